@@ -1,0 +1,88 @@
+"""What a pyramidal run costs: tokens and floating point operations of Wan's transformer.
+
+One multiply-add counts as two operations; one TFLOPs is 10^12 of them. The count reproduces every cost that
+PyramidalWan publishes (arXiv 2601.04792, table 1) to the printed digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .stages import LatentShape, PyramidSpec
+
+PATCH = (1, 2, 2)
+"""Latents per token on the time, height and width axes (Wan)."""
+
+
+@dataclass(frozen=True)
+class WanDimensions:
+    """Sizes of a Wan transformer. text: number of text tokens; text_dim: width of one; in_channels: 36 for I2V."""
+
+    dim: int
+    ffn_dim: int
+    layers: int
+    in_channels: int = 16
+    out_channels: int = 16
+    text: int = 512
+    text_dim: int = 4096
+
+
+WAN_DIMENSIONS = {
+    "1.3B": WanDimensions(dim=1536, ffn_dim=8960, layers=30),
+    "14B": WanDimensions(dim=5120, ffn_dim=13824, layers=40),
+}
+
+
+def tokens(shape: LatentShape) -> int:
+    """Tokens of one latent; sides that do not fill a patch are padded."""
+    sides = zip((shape.frames, shape.height, shape.width), PATCH, strict=True)
+    count = 1
+    for side, patch in sides:
+        count *= -(-side // patch)
+    return count
+
+
+def forward_tflops(tokens: int, dimensions: WanDimensions) -> float:
+    """TFLOPs of one forward pass of one latent with one prompt.
+
+    Per layer: four projections of self-attention and two of cross-attention on the video tokens (6 d^2), the MLP,
+    attention against video and text tokens, and two cross-attention projections of the text. Then the embeddings of
+    patches and text and the output head. Left out: normalisations, modulation, RoPE and the time embedding (< 0.1 %).
+    """
+    d, n, text = dimensions.dim, tokens, dimensions.text
+    projections = 2 * n * (6 * d**2 + 2 * d * dimensions.ffn_dim)
+    attention = 4 * n**2 * d + 4 * n * text * d
+    text_projections = 2 * text * 2 * d**2
+    patch = PATCH[0] * PATCH[1] * PATCH[2]
+    ends = 2 * n * d * patch * (dimensions.in_channels + dimensions.out_channels)
+    text_embedding = 2 * text * (dimensions.text_dim * d + d**2)
+    return (dimensions.layers * (projections + attention + text_projections) + ends + text_embedding) / 1e12
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage of a schedule. tflops: of all its steps, with cfg where that is on."""
+
+    index: int
+    shape: LatentShape
+    tokens: int
+    steps: int
+    forward_tflops: float
+    tflops: float
+
+
+def schedule_cost(
+    spec: PyramidSpec, full: LatentShape, steps: Sequence[int], dimensions: WanDimensions, *, cfg: bool = False
+) -> list[StageCost]:
+    """The cost of each stage, in running order. ``steps`` may leave leading stages out with 0; cfg doubles it."""
+    costs = []
+    for index, (shape, count) in enumerate(zip(spec.shapes(full), steps, strict=True)):
+        n = tokens(shape)
+        one = forward_tflops(n, dimensions)
+        costs.append(StageCost(index, shape, n, count, one, one * count * (2 if cfg else 1)))
+    return costs
+
+
+def total_tflops(costs: Sequence[StageCost]) -> float:
+    return sum(cost.tflops for cost in costs)

@@ -1,0 +1,64 @@
+"""The path of a stage: training pairs out of clean data, and the clean data that a prediction implies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .noise_levels import NoiseLevel
+from .resize import project
+from .stages import Stage
+from .transition import path_shares
+
+
+@dataclass(frozen=True)
+class PathSample:
+    """A point on a stage's path.
+
+    x: ``(B, C, T, H, W)``. level: what the network is told and what is in x.
+    velocity: ``d x / d sigma`` per frame, the regression target, shape of x; Wan's ``noise - clean`` where nothing is
+        blurred.
+    """
+
+    x: Tensor
+    level: NoiseLevel
+    velocity: Tensor
+
+
+def stage_path(
+    clean: Tensor, blurred: Tensor, noise: Tensor, stage: Stage, natural: float | Tensor
+) -> PathSample:
+    """The point of the stage's path at a natural level, () or (B,).
+
+    clean: data at the stage's size. blurred: the coarser stage's data, upsampled to it; without effect on a natural
+    path and where the pyramid starts. noise: white; one and the same for both ends of the stage.
+    Source: PyramidalWan section 3: ``x = (1 - rho) * y_c + rho * y_n``; the target is divided by
+    ``sigma_n - sigma_c`` (Pyramidal Flow trains the undivided one).
+    """
+    natural = torch.as_tensor(natural, dtype=clean.dtype, device=clean.device)
+    level = stage.at(natural)
+    if stage.field == "natural" or stage.from_coarser is None:
+        return PathSample((1 - level.sigma) * clean + level.sigma * noise, level, noise - clean)
+    clean_share, blurred_share = path_shares(stage, natural, like=clean)
+    ends = stage.per_frame(stage.sigma_clean, natural), stage.per_frame(stage.sigma_noisy, natural)
+    slope = ((1 - ends[0]) * clean - (1 - ends[1]) * blurred) / (ends[1] - ends[0])
+    return PathSample(clean_share * clean + blurred_share * blurred + level.sigma * noise, level, noise - slope)
+
+
+def clean_prediction(x: Tensor, velocity: Tensor, stage: Stage, natural: float | Tensor) -> Tensor:
+    """The clean data that a velocity implies: E[clean | x] for the exact field.
+
+    ``x - sigma * velocity`` is right in the low band; in the high band of a pyramidal stage it is too large by
+    ``kappa = (1 - sigma_c) * sigma_n / (sigma_n - sigma_c)``, per frame (derived; kappa is 1 at both ends of the
+    pyramid).
+    """
+    natural = torch.as_tensor(natural, dtype=x.dtype, device=x.device)
+    raw = x - stage.at(natural).sigma * velocity
+    if stage.field == "natural" or stage.from_coarser is None or stage.level == 0:
+        return raw
+    clean, noisy = stage.per_frame(stage.sigma_clean, natural), stage.per_frame(stage.sigma_noisy, natural)
+    kappa = (1 - clean) * noisy / (noisy - clean)
+    low = project(raw, stage.from_coarser)
+    return low + (raw - low) / kappa

@@ -1,0 +1,163 @@
+"""Halving and doubling latents with orthonormal transforms.
+
+A resize keeps the low band of a one-level orthonormal transform ``W = [W_L; W_H]``. With ``n`` fine samples per coarse
+one, ``down = W_L / sqrt(n)`` and ``up = sqrt(n) * W_L^T``; both have unit DC gain. Latents are ``(B, C, T, H, W)``.
+
+Time always halves with Haar and keeps latent frame 0 apart, because Wan's causal VAE encodes one pixel frame into it:
+``1 + 2k`` frames become ``1 + k``. Longer filters would have no partner for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from einops import rearrange, reduce, repeat
+from torch import Tensor
+
+AXES = ("THW", "HW", "T")
+"""Which axes one transition may halve."""
+
+
+class OrthonormalResize(Protocol):
+    """Laws, tested for every implementation: ``down(up(y)) == y``; ``up(down(.))`` is a symmetric projector; constants
+    stay constants; ``sum(up(y) ** 2) == sum(children * y ** 2)``."""
+
+    def down(self, x: Tensor) -> Tensor:
+        """``(B, C, 1+2k, 2h, 2w)`` to ``(B, C, 1+k, h, w)``, unit DC gain; axes that are not halved stay."""
+        ...
+
+    def up(self, y: Tensor) -> Tensor:
+        """The other way round, unit DC gain."""
+        ...
+
+    def children(self, frames: int) -> tuple[int, ...]:
+        """Fine samples per coarse sample, for each of ``frames`` coarse latent frames."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Resize:
+    """Haar in time, ``spatial`` in space."""
+
+    axes: str
+    spatial: str
+
+    def down(self, x: Tensor) -> Tensor:
+        if "T" in self.axes:
+            x = _halve_frames(x)
+        if "HW" in self.axes:
+            x = _halve_space(x, self.spatial)
+        return x
+
+    def up(self, y: Tensor) -> Tensor:
+        if "HW" in self.axes:
+            y = _double_space(y, self.spatial)
+        if "T" in self.axes:
+            y = _double_frames(y)
+        return y
+
+    def children(self, frames: int) -> tuple[int, ...]:
+        first, rest = children_per_frame(self.axes)
+        return (first, *[rest] * (frames - 1))
+
+
+def make_resize(name: str, axes: str) -> OrthonormalResize:
+    """The resize called ``name`` (one of ``RESIZES``) over ``axes`` (one of ``AXES``)."""
+    return _Resize(axes=axes, spatial=name)
+
+
+def children_per_frame(axes: str) -> tuple[int, int]:
+    """Fine samples per coarse sample in latent frame 0, which has no partner in time, and in the other frames."""
+    space = 4 if "HW" in axes else 1
+    return space, space * (2 if "T" in axes else 1)
+
+
+def project(x: Tensor, resize: OrthonormalResize) -> Tensor:
+    """``up(down(x))``, the low band of ``x`` at its own size."""
+    return resize.up(resize.down(x))
+
+
+def missing_band(noise: Tensor, resize: OrthonormalResize) -> Tensor:
+    """``noise - up(down(noise))``: what of a fine draw the coarser stage cannot hold."""
+    return noise - project(noise, resize)
+
+
+def _halve_frames(x: Tensor) -> Tensor:
+    return torch.cat([x[:, :, :1], reduce(x[:, :, 1:], "b c (t two) h w -> b c t h w", "mean", two=2)], dim=2)
+
+
+def _double_frames(y: Tensor) -> Tensor:
+    return torch.cat([y[:, :, :1], repeat(y[:, :, 1:], "b c t h w -> b c (t two) h w", two=2)], dim=2)
+
+
+def _halve_space(x: Tensor, spatial: str) -> Tensor:
+    if spatial == "haar":
+        return reduce(x, "b c t (h i) (w j) -> b c t h w", "mean", i=2, j=2)
+    rows, columns = (_low_band(spatial, size).to(x) / math.sqrt(2) for size in x.shape[-2:])
+    return rows @ x @ columns.T
+
+
+def _double_space(y: Tensor, spatial: str) -> Tensor:
+    if spatial == "haar":
+        return repeat(y, "b c t h w -> b c t (h i) (w j)", i=2, j=2)
+    rows, columns = (_low_band(spatial, 2 * size).to(y) * math.sqrt(2) for size in y.shape[-2:])
+    return rows.T @ y @ columns
+
+
+@functools.lru_cache(maxsize=64)
+def _low_band(spatial: str, size: int) -> Tensor:
+    """W_L of one axis: ``(size / 2, size)`` with orthonormal rows, on the CPU."""
+    band = _dct_low_band(size) if spatial == "dct" else _wavelet_low_band(_scaling_filter(spatial), size)
+    return torch.from_numpy(band)
+
+
+def _dct_low_band(size: int) -> np.ndarray:
+    """Keeps the lower half of the DCT-II spectrum of the whole axis."""
+    return _dct_matrix(size // 2).T @ _dct_matrix(size)[: size // 2]
+
+
+def _dct_matrix(size: int) -> np.ndarray:
+    k, i = np.arange(size)[:, None], np.arange(size)[None, :]
+    matrix = np.sqrt(2 / size) * np.cos(np.pi * k * (2 * i + 1) / (2 * size))
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def _wavelet_low_band(scaling: np.ndarray, size: int) -> np.ndarray:
+    """Periodised: a filter longer than the axis wraps around it, as often as needed, and stays orthonormal.
+
+    The filter is placed so that coarse sample k lies nearest to the middle of fine samples 2k and 2k + 1.
+    """
+    centre = np.average(np.arange(len(scaling)), weights=scaling)
+    offset = round(0.5 - centre)
+    band = np.zeros((size // 2, size))
+    for k in range(size // 2):
+        np.add.at(band[k], (2 * k + offset + np.arange(len(scaling))) % size, scaling)
+    return band
+
+
+def _scaling_filter(wavelet: str) -> np.ndarray:
+    """The orthonormal low-pass filter of a PyWavelets wavelet, ``sum(h ** 2) == 1`` and ``sum(h) == sqrt(2)``."""
+    try:
+        import pywt
+    except ImportError:
+        raise ValueError(
+            f"resize '{wavelet}' needs the Python package PyWavelets, which is not installed; "
+            "'haar' and 'dct' work without it"
+        ) from None
+    return np.array(pywt.Wavelet(wavelet).rec_lo)
+
+
+WAVELETS = (
+    *(f"db{order}" for order in range(2, 39)),
+    *(f"sym{order}" for order in range(2, 21)),
+    *(f"coif{order}" for order in range(1, 18)),
+)
+"""The wavelets of PyWavelets whose filters are orthonormal to 1e-9 (db1 is Haar)."""
+
+RESIZES = ("haar", "dct", *WAVELETS)

@@ -1,0 +1,97 @@
+"""Video sizes that a pyramid can halve down to its lowest stage, for Wan's VAE and patches.
+
+Wan's VAE makes one latent out of 8x8 pixels and of 4 frames, after a first frame of its own: ``1 + 4k`` frames become
+``1 + k`` latent frames. Its transformer takes 2x2 latents as one token, so the sides of every stage should be even.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .stages import LatentShape, PyramidSpec
+
+VAE_SPACE = 8
+VAE_TIME = 4
+PATCH = 2
+
+SNAPS = ("nearest", "smaller", "larger")
+
+
+@dataclass(frozen=True)
+class VideoSize:
+    """Frames, and pixels."""
+
+    width: int
+    height: int
+    frames: int
+
+    @property
+    def latent(self) -> LatentShape:
+        return LatentShape((self.frames - 1) // VAE_TIME + 1, self.height // VAE_SPACE, self.width // VAE_SPACE)
+
+
+def video_size(shape: LatentShape) -> VideoSize:
+    """Width, height and frames that a latent of this size decodes to."""
+    return VideoSize(shape.width * VAE_SPACE, shape.height * VAE_SPACE, (shape.frames - 1) * VAE_TIME + 1)
+
+
+def side_multiple(spec: PyramidSpec) -> int:
+    """Width and height must be multiples of this many pixels: 64 for three stages in space."""
+    return VAE_SPACE * PATCH * 2 ** sum("HW" in axes for axes in spec.halves)
+
+
+def frame_multiple(spec: PyramidSpec) -> int:
+    """Frames must be 1 plus a multiple of this: 16 for three stages in time."""
+    return VAE_TIME * 2 ** sum("T" in axes for axes in spec.halves)
+
+
+def snap(size: VideoSize, spec: PyramidSpec, rule: str = "nearest") -> VideoSize:
+    """The nearest size, or the nearest that is not larger or not smaller, that the pyramid can halve.
+
+    A tie goes to the smaller one: 832x480 becomes 832x448.
+    """
+    if rule not in SNAPS:
+        raise ValueError(f"snap is {rule!r}; allowed are {', '.join(SNAPS)}")
+    side, step = side_multiple(spec), frame_multiple(spec)
+    return VideoSize(
+        width=_snap(size.width, side, rule),
+        height=_snap(size.height, side, rule),
+        frames=1 + _snap(size.frames - 1, step, rule, least=0),
+    )
+
+
+def check_shape(shape: LatentShape, spec: PyramidSpec) -> None:
+    """ValueError in plain words, with the nearest sizes that work, for a latent the pyramid cannot halve cleanly."""
+    size = video_size(shape)
+    fits = snap(size, spec)
+    sides_fit = (fits.width, fits.height) == (size.width, size.height) or not any("HW" in axes for axes in spec.halves)
+    if sides_fit and fits.frames == size.frames:
+        return
+    smaller, larger = snap(size, spec, "smaller"), snap(size, spec, "larger")
+    raise ValueError(
+        f"a video of {_text(size)} does not fit a pyramid of {spec.number_of_stages} stages: width and height must be "
+        f"multiples of {side_multiple(spec)}, frames 1 plus a multiple of {frame_multiple(spec)}; "
+        f"the nearest that fit are {_text(smaller)} and {_text(larger)}"
+    )
+
+
+def _snap(value: int, multiple: int, rule: str, least: int | None = None) -> int:
+    least = multiple if least is None else least
+    down = value // multiple * multiple
+    up = -(-value // multiple) * multiple
+    if rule == "nearest":
+        return max(least, down if value - down <= up - value else up)
+    return max(least, down if rule == "smaller" else up)
+
+
+def _text(size: VideoSize) -> str:
+    return f"{size.width}x{size.height} with {size.frames} frames"
+
+
+def describe_stages(wanted: VideoSize, size: VideoSize, spec: PyramidSpec) -> str:
+    """The size taken and every stage's, low to high resolution, one line each."""
+    lines = [_text(size) if size == wanted else f"{_text(size)}, nearest to {_text(wanted)}"]
+    for index, shape in enumerate(spec.shapes(size.latent)):
+        stage = video_size(shape)
+        lines.append(f"stage {index}: {_text(stage)} (latent {shape.frames}x{shape.height}x{shape.width})")
+    return "\n".join(lines)

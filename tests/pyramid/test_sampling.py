@@ -1,0 +1,147 @@
+"""Check F: a Gaussian pyramid reproduces the data, mean and covariance, end to end; solvers have the order they claim."""
+
+import numpy as np
+import pytest
+import torch
+from gaussian_data import ExactField, GaussianData, LinearStudent, as_matrix, basis
+
+from pyramid.noise_pyramid import noise_pyramid
+from pyramid.paths import clean_prediction
+from pyramid.sampling import sample_pyramid, solver_stage
+from pyramid.schedules import stage_levels
+from pyramid.solvers import euler, few_step, heun
+from pyramid.stages import LatentShape, PyramidSpec
+
+SHAPE = LatentShape(5, 8, 8)
+
+
+def run(spec, field_type, solver, steps, *, top_up=None, noise=None, data=None):
+    """Affine map of a whole run: (end for zero noise, matrix of the noise)."""
+    data = data or GaussianData.smooth(SHAPE)
+    stages = spec.stages(SHAPE)
+    levels = stage_levels(spec, [steps] * len(stages))
+    noise = torch.cat([torch.zeros_like(basis(SHAPE)[:1]), basis(SHAPE)]) if noise is None else noise
+    end = sample_pyramid(
+        solver_stage(field_type(data, stages), solver, levels), noise_pyramid(noise, stages), stages, top_up=top_up
+    ).flatten(1)
+    return end[0], (end[1:] - end[0]).T
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        PyramidSpec(),
+        PyramidSpec(resize="db2"),
+        PyramidSpec(resize="dct"),
+        PyramidSpec((8 / 9, 0.5), ("HW", "HW")),
+        PyramidSpec((0.8, 0.4), ("T", "T")),
+        PyramidSpec((0.9, 0.6), ("T", "HW"), told="sigma"),
+        PyramidSpec((), ()),
+    ],
+    ids=["wan", "db2", "dct", "HW", "T", "T-HW", "plain"],
+)
+def test_a_gaussian_pyramid_ends_with_the_data(spec):
+    data = GaussianData.smooth(SHAPE)
+    mean, matrix = run(spec, ExactField, heun, 100)
+    error = (matrix @ matrix.T - data.covariance).abs().max() / data.covariance.abs().max()
+    assert error < 2e-3
+    assert (mean - data.mean).abs().max() < 2e-3
+
+
+def test_the_shared_first_frame_rule_ends_with_the_data_too():
+    """Its top-up is a second draw: the covariance adds up over the pyramid's noise and each stage's top-up."""
+    data, spec = GaussianData.smooth(SHAPE), PyramidSpec(first_frame="shared")
+    units = torch.cat([torch.zeros_like(basis(SHAPE)[:1]), basis(SHAPE)])
+    zeros = lambda stage: torch.zeros(len(units), 1, *vars(stage.shape).values(), dtype=torch.float64)  # noqa: E731
+    _, matrix = run(spec, ExactField, heun, 100, top_up=zeros)
+    covariance = matrix @ matrix.T
+    for topped in (1, 2):
+        shape = spec.stages(SHAPE)[topped].shape
+        own = basis(shape)
+        nothing = torch.zeros(len(own) + 1, 1, *vars(SHAPE).values(), dtype=torch.float64)
+
+        def draw(stage, topped=topped, own=own):
+            if stage.index == topped:
+                return torch.cat([torch.zeros_like(own[:1]), own])
+            return torch.zeros(len(own) + 1, 1, *vars(stage.shape).values(), dtype=torch.float64)
+
+        _, extra = run(spec, ExactField, heun, 100, top_up=draw, noise=nothing)
+        covariance = covariance + extra @ extra.T
+    assert (covariance - data.covariance).abs().max() / data.covariance.abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("resize", ["haar", "db2"])
+def test_few_steps_of_a_linear_student_end_with_the_data(resize, steps):
+    """Every fresh draw is probed with its own unit vectors; the pieces of the covariance add up exactly."""
+    data, spec = GaussianData.smooth(SHAPE), PyramidSpec(resize=resize)
+    stages = spec.stages(SHAPE)
+    levels = stage_levels(spec, [steps] * 3)
+    student = LinearStudent(data, stages)
+    draws = [None] + [(s.index, step) for s in stages for step in range(steps) if (s.level, step) != (0, steps - 1)]
+    covariance = torch.zeros_like(data.covariance)
+    for active in draws:
+        shape = SHAPE if active is None else stages[active[0]].shape
+        count = len(basis(shape)) + 1
+
+        def fresh(stage, step, active=active, shape=shape, count=count):
+            zero = torch.zeros(count, 1, *vars(stage.shape).values(), dtype=torch.float64)
+            return torch.cat([zero[:1], basis(shape)]) if (stage.index, step) == active else zero
+
+        def run_stage(signal, noise, stage, fresh=fresh):
+            solver = few_step(lambda step: fresh(stage, step))
+            return solver_stage(student, solver, levels)(signal, noise, stage)
+
+        noise = torch.zeros(count, 1, *vars(SHAPE).values(), dtype=torch.float64)
+        if active is None:
+            noise[1:] = basis(SHAPE)
+        end = sample_pyramid(run_stage, noise_pyramid(noise, stages), stages).flatten(1)
+        matrix = (end[1:] - end[0]).T
+        covariance += matrix @ matrix.T
+        torch.testing.assert_close(end[0], data.mean, atol=1e-8, rtol=0)
+    torch.testing.assert_close(covariance, data.covariance, atol=1e-8, rtol=0)
+
+
+def test_the_exact_fields_clean_prediction_is_the_conditional_mean():
+    data = GaussianData.smooth(SHAPE)
+    stages = PyramidSpec().stages(SHAPE)
+    field = ExactField(data, stages)
+    for stage in stages:
+        natural = torch.tensor(stage.natural_at(0.4), dtype=torch.float64)
+        here = data.coarse(stages, stage)
+        a, s, _, _ = here.path_maps(stage, float(natural))
+        gain = here.covariance @ a.T @ torch.linalg.inv(a @ here.covariance @ a.T + s @ s.T)
+        x = torch.randn(3, 1, *vars(stage.shape).values(), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        wanted = here.mean + (x.flatten(1) - a @ here.mean) @ gain.T
+        got = clean_prediction(x, field(x, stage.at(natural), stage), stage, natural)
+        torch.testing.assert_close(got.flatten(1), wanted, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(("solver", "order"), [(euler, 1), (heun, 2)])
+def test_solvers_have_their_order(solver, order):
+    data = GaussianData.smooth(SHAPE)
+    spec = PyramidSpec()
+    noise = torch.randn(2, 1, *vars(SHAPE).values(), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    stages = spec.stages(SHAPE)[:1]  # one stage, far from the singular end
+
+    def end(solver, steps):
+        runner = solver_stage(ExactField(data, spec.stages(SHAPE)), solver, stage_levels(spec, [steps] * 3))
+        return runner(torch.zeros_like(start), start, stages[0])
+
+    start = noise_pyramid(noise, spec.stages(SHAPE))[0]
+    reference = end(heun, 1024)
+    counts = [8, 16, 32, 64]
+    errors = [float((end(solver, n) - reference).norm()) for n in counts]
+    slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert abs(slope - order) < 0.25
+
+
+def test_a_run_goes_on_from_the_stage_before_it():
+    spec = PyramidSpec()
+    stages = spec.stages(SHAPE)
+    runner = solver_stage(ExactField(GaussianData.smooth(SHAPE), stages), euler, stage_levels(spec, [3, 3, 3]))
+    noises = noise_pyramid(torch.randn(1, 1, 5, 8, 8, dtype=torch.float64), stages)
+    whole = sample_pyramid(runner, noises, stages)
+    draft = sample_pyramid(runner, noises[:1], stages[:1])
+    rest = sample_pyramid(runner, noises[1:], stages[1:], signal=draft, previous=stages[0])
+    torch.testing.assert_close(rest, whole, atol=0, rtol=0)

@@ -1,0 +1,91 @@
+"""Steps in running order, grids, and cutting a host's curve at the boundaries."""
+
+import pytest
+
+from pyramid.noise_levels import shift_sigma
+from pyramid.schedules import cut, join, parse_steps, stage_levels, without_skipped
+from pyramid.stages import LatentShape, PyramidSpec
+
+WAN = PyramidSpec()
+ROW_C = PyramidSpec((shift_sigma(0.6, 5), shift_sigma(0.2, 5)))
+
+
+def test_parse_steps():
+    assert parse_steps("20-20-10", 3) == (20, 20, 10)
+    assert parse_steps(" 2-2-1 ", 3) == (2, 2, 1)
+    assert parse_steps("50", 1) == (50,)
+    assert parse_steps("0-0-4", 3) == (0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("20-20", "2 numbers, but the pyramid has 3 stages.*for example 20-20-20"),
+        ("1-2-3-4", "4 numbers"),
+        ("20-0-10", "only leading stages"),
+        ("20-20-0", "only leading stages"),
+        ("0-0-0", "no stage at all"),
+        ("a-b-c", "numbers joined by '-'"),
+        ("2-2--1", "numbers joined by '-'"),
+        ("", "numbers joined by '-'"),
+    ],
+)
+def test_bad_steps_are_refused(text, words):
+    with pytest.raises(ValueError, match=words):
+        parse_steps(text, 3)
+
+
+def test_a_leading_zero_starts_the_next_stage_at_natural_one():
+    spec, steps = without_skipped(WAN, parse_steps("0-3-2", 3))
+    levels = stage_levels(spec, steps)
+    assert spec.boundaries == (0.602,) and [len(level) - 1 for level in levels] == [3, 2]
+    assert levels[0][0] == 1.0 and levels[0][-1] == 0.602
+
+
+def test_uniform_grid_is_even_in_each_stages_sigma():
+    levels = stage_levels(WAN, (4, 3, 2))
+    for stage, naturals in zip(WAN.stages(LatentShape(5, 8, 8)), levels, strict=True):
+        rhos = [stage.rho(natural) for natural in naturals]
+        count = len(rhos) - 1
+        assert rhos == pytest.approx([1 - i / count for i in range(count + 1)], abs=1e-12)
+
+
+def test_wans_shift_five_curve_with_row_c_is_20_20_10():
+    wan = [shift_sigma(1 - i / 50, 5.0) for i in range(51)]
+    joined = join(stage_levels(ROW_C, (20, 20, 10), grid="shift", shift=5.0))
+    assert joined == pytest.approx(wan, abs=1e-12)
+    assert [len(part) - 1 for part in cut(wan, ROW_C.boundaries)] == [20, 20, 10]
+
+
+def test_cut_is_the_inverse_of_join():
+    levels = stage_levels(WAN, (2, 2, 1))
+    assert cut(join(levels), WAN.boundaries) == [pytest.approx(part) for part in levels]
+
+
+def test_a_boundary_replaces_the_nearest_inner_level():
+    curve = [1.0, 0.95, 0.88, 0.7, 0.6, 0.3, 0.0]
+    parts = cut(curve, WAN.boundaries)
+    assert parts == [(1.0, 0.95, 0.896), (0.896, 0.7, 0.602), (0.602, 0.3, 0.0)]
+    assert sum(len(part) - 1 for part in parts) == len(curve) - 1
+    assert cut([1.0, 0.99, 0.4, 0.0], (0.5,)) == [(1.0, 0.99, 0.5), (0.5, 0.0)]
+
+
+def test_one_stage_is_never_touched():
+    curve = [1.0, 0.77, 0.31, 0.0]
+    assert cut(curve, ()) == [tuple(curve)]
+
+
+@pytest.mark.parametrize(
+    ("curve", "words"),
+    [
+        ([1.0, 0.5, 0.0], "2 steps leaves a stage of the 3"),
+        ([1.0, 0.0], "leaves a stage"),
+        ([1.0, 0.75, 0.1, 0.0], "leaves a stage"),
+        ([1.0, 0.5, 0.5, 0.3, 0.0], "fall"),
+        ([0.0, 0.5, 1.0], "fall"),
+        ([1.0], "at least two"),
+    ],
+)
+def test_curves_that_cannot_be_cut_are_refused(curve, words):
+    with pytest.raises(ValueError, match=words):
+        cut(curve, WAN.boundaries)

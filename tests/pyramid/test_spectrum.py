@@ -1,0 +1,45 @@
+"""Band energies of latents with a known spectrum, and the boundaries that follow."""
+
+import pytest
+import torch
+from gaussian_data import GaussianData
+
+from pyramid.noise_levels import shift_sigma
+from pyramid.spectrum import band_energies, propose_boundaries
+from pyramid.stages import LatentShape, PyramidSpec
+
+SHAPE = LatentShape(5, 8, 8)
+
+
+def test_energies_are_those_of_the_covariance():
+    data, spec = GaussianData.smooth(SHAPE), PyramidSpec()
+    stages = spec.stages(SHAPE)
+    root = torch.linalg.cholesky(data.covariance)
+    draws = torch.randn(4000, 320, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) @ root.T
+    bands = band_energies([draws.reshape(4000, 1, 5, 8, 8)[:1000], draws.reshape(4000, 1, 5, 8, 8)[1000:]], spec)
+    for stage, band in zip(stages[1:], bands, strict=True):
+        here = data.coarse(stages, stage)
+        fine = here.covariance.shape[0]
+        coarse = data.coarse(stages, stages[stage.index - 1]).covariance.shape[0]
+        children = torch.tensor(stage.from_coarser.children(stages[stage.index - 1].shape.frames), dtype=torch.float64)
+        below = data.coarse(stages, stages[stage.index - 1]).covariance.diagonal().reshape(len(children), -1)
+        wanted = (here.covariance.trace() - (children[:, None] * below).sum()) / (fine - coarse)
+        assert band.energy == pytest.approx(float(wanted), rel=0.03)
+        snr = (1 - band.sigma) ** 2 * band.energy / band.sigma**2
+        assert snr == pytest.approx(0.1)
+        assert band.natural == pytest.approx(shift_sigma(band.sigma, stage.children**0.5))
+
+
+def test_boundaries_fall_for_natural_spectra_and_move_with_the_threshold():
+    data, spec = GaussianData.smooth(SHAPE, correlation=0.95), PyramidSpec()
+    root = torch.linalg.cholesky(data.covariance)
+    latents = (torch.randn(200, 320, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) @ root.T).reshape(-1, 1, 5, 8, 8)
+    strict, loose = (propose_boundaries(spec, band_energies([latents], spec, threshold=t)) for t in (0.05, 0.5))
+    assert all(s > w for s, w in zip(strict.boundaries, loose.boundaries, strict=True))
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="no latents"):
+        band_energies([], PyramidSpec())
+    with pytest.raises(ValueError, match="above 0"):
+        band_energies([torch.zeros(1, 1, 5, 8, 8)], PyramidSpec(), threshold=0)
