@@ -1,0 +1,43 @@
+"""Schedules as nodes speak of them: a text of steps, a grid that may be "auto", SIGMAS on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..pyramid.schedules import GRIDS, cut, join, parse_steps, stage_levels, without_skipped
+from ..pyramid.stages import PyramidSpec
+
+GRID_CHOICES = ("auto", *GRIDS)
+
+Levels = list[tuple[float, ...]]
+"""Natural levels of each stage in running order."""
+
+
+def levels_for(spec: PyramidSpec, steps: str, grid: str, shift: float) -> tuple[PyramidSpec, Levels]:
+    """The stages that run and their levels; ValueError in plain words for steps that do not fit."""
+    spec, counts = without_skipped(spec, parse_steps(steps, spec.number_of_stages))
+    if grid == "auto":
+        grid = "uniform" if spec.field == "pyramidal" else "shift"
+    return spec, stage_levels(spec, counts, grid=grid, shift=shift)
+
+
+def to_sigmas(levels: Sequence[Sequence[float]]) -> Tensor:
+    """SIGMAS: the whole curve, float32."""
+    return torch.tensor(join(levels), dtype=torch.float32)
+
+
+def from_sigmas(sigmas: Tensor, spec: PyramidSpec) -> Levels:
+    """Cuts SIGMAS of natural levels, from our schedule or any other, at the boundaries of the pyramid."""
+    return cut(sigmas.tolist(), spec.boundaries)
+
+
+def steps_problem(steps: str) -> str | None:
+    """What is wrong with a text of steps, whatever the pyramid; None if nothing is."""
+    try:
+        parse_steps(steps, len(steps.split("-")))
+    except ValueError as error:
+        return str(error)
+    return None

@@ -1,0 +1,128 @@
+"""Gaussian data inside the real host: its closed-form field replaces the output of a tiny Wan model.
+
+The data has independent orthonormal Haar coefficients: one standard deviation for each band, for latent frame 0 and
+for the others. So a stage's field acts on every band by a number, and what a run should end with is known exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from pyramid.resize import missing_band
+from pyramid.stages import LatentShape, PyramidSpec, Stage
+
+BAND_STD = ((0.35, 0.25), (0.9, 0.6), (2.0, 1.6))
+"""(Frame 0, other frames): per coefficient of the band that a level adds to the next coarser one; the coarsest level
+of a pyramid holds all the rest with its own number. In units of the level's latents: ``clean_coarse = down(clean)``."""
+
+
+class GaussianHost:
+    """Puts the field of Gaussian data into a MODEL; which stage it is asked about shows in the size of x."""
+
+    def __init__(self, spec: PyramidSpec, full: LatentShape):
+        self.stages = spec.stages(full)
+
+    def into(self, model, *, student: bool = False):
+        """A clone of the model that answers with the field, or with a one-step student that ends in the data's law."""
+        gain = _student_velocity if student else _velocity
+
+        def answer(executor, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options=None, **kwargs):
+            stage = self.stage_of(x)
+            sigma = transformer_options["sigmas"].flatten()[0].double()
+            return self.per_band(x[:, :16].double(), stage, sigma, gain).to(x.dtype)
+
+        clone = model.clone()
+        clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "gaussian_data", answer)
+        return clone
+
+    def conditional_mean(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """``E[clean | x]`` at the reference sigma of x's stage, written down directly, not through the velocity."""
+        return self.per_band(x.double(), self.stage_of(x), sigma.double(), _mean)
+
+    def stage_of(self, x: Tensor) -> Stage:
+        return next(stage for stage in self.stages if tuple(vars(stage.shape).values()) == tuple(x.shape[2:]))
+
+    def per_band(self, x: Tensor, stage: Stage, sigma: Tensor, gain: Callable[..., float]) -> Tensor:
+        """Multiplies each band of x, at a stage, by ``gain(data std, signal, slope, sigma, noise variance, kappa)``."""
+
+        def walk(x: Tensor, at: Stage, noise: tuple[float, float]) -> Tensor:
+            factors = tuple(
+                gain(BAND_STD[at.level][f], *_path(stage, at, float(sigma), f), noise[f]) for f in (0, 1)
+            )
+            own = at.per_frame(factors, x)
+            if at.from_coarser is None:
+                return own * x
+            children = at.from_coarser.children(2)
+            below = walk(at.from_coarser.down(x), self.stages[at.index - 1], (noise[0] / children[0], noise[1] / children[1]))
+            return own * missing_band(x, at.from_coarser) + at.from_coarser.up(below)
+
+        return walk(x, stage, (1.0, 1.0))
+
+    def band_std(self, latents: Tensor) -> dict[tuple[int, int], float]:
+        """Standard deviation per coefficient for each (level, frame) of full-resolution model latents."""
+        found, x = {}, latents.double()
+        for stage in reversed(self.stages):
+            if stage.from_coarser is None:
+                counts, band = [1.0] * x.shape[2], x
+            else:
+                band, coarse = missing_band(x, stage.from_coarser), stage.from_coarser.down(x)
+                n = stage.from_coarser.children(2)
+                counts = [1 - 1 / n[min(frame, 1)] for frame in range(x.shape[2])]
+            for frame, share in enumerate(counts):  # a band has fewer coefficients than samples, or none at all
+                if share:
+                    found[stage.level, frame] = math.sqrt(float(band[:, :, frame].square().mean()) / share)
+            x = coarse if stage.from_coarser is not None else x
+        return found
+
+    def worst_error(self, latents: Tensor) -> float:
+        """Largest relative error of a band's standard deviation in any frame."""
+        return max(abs(std / BAND_STD[level][min(frame, 1)] - 1) for (level, frame), std in self.band_std(latents).items())
+
+    def whitened(self, noise: Tensor) -> Tensor:
+        """White noise whose bands have exactly unit deviation in every frame, so that a linear run ends exactly."""
+        index = len(self.stages) - 1
+
+        def walk(x: Tensor, index: int) -> Tensor:
+            stage = self.stages[index]
+            if stage.from_coarser is None:
+                return x / x.square().mean(dim=(0, 1, 3, 4), keepdim=True).sqrt()
+            n = stage.from_coarser.children((x.shape[2] + 1) // 2 if "T" in stage.from_coarser.axes else x.shape[2])
+            coarse = stage.from_coarser.down(x) * torch.tensor(n, dtype=x.dtype).sqrt()[:, None, None]
+            low = walk(coarse, index - 1) / torch.tensor(n, dtype=x.dtype).sqrt()[:, None, None]
+            band = missing_band(x, stage.from_coarser)
+            share = torch.tensor([1 - 1 / n[min(f, 1)] for f in range(x.shape[2])], dtype=x.dtype)[:, None, None]
+            scale = (band.square().mean(dim=(0, 1, 3, 4), keepdim=True) / share.clamp_min(1e-9)).sqrt()
+            if "T" in stage.from_coarser.axes:  # the frames of a pair share their band
+                pairs = scale[:, :, 1:].square().reshape(1, 1, -1, 2, 1, 1).mean(3, keepdim=True).sqrt()
+                scale = torch.cat([scale[:, :, :1], pairs.expand(-1, -1, -1, 2, -1, -1).reshape(1, 1, -1, 1, 1)], dim=2)
+            return band / torch.where(share > 0, scale, 1.0) + stage.from_coarser.up(low)
+
+        return walk(noise.double(), index).to(noise.dtype)
+
+
+def _path(running: Stage, at: Stage, sigma: float, frame: int) -> tuple[float, float, float, float]:
+    """(signal, d signal / d sigma, sigma of the frame, kappa) of the band of level ``at`` while ``running`` runs."""
+    clean, noisy = running.sigma_clean[frame], running.sigma_noisy[frame]
+    rho = (sigma - running.sigma_clean[1]) / (running.sigma_noisy[1] - running.sigma_clean[1])
+    own_sigma = clean + rho * (noisy - clean)
+    if at is running and running.field == "pyramidal" and running.from_coarser is not None:
+        return (1 - rho) * (1 - clean), -(1 - clean) / (noisy - clean), own_sigma, (1 - clean) * noisy / (noisy - clean)
+    return 1 - own_sigma, -1.0, own_sigma, 1.0
+
+
+def _velocity(std: float, signal: float, slope: float, sigma: float, kappa: float, noise: float) -> float:
+    return (slope * signal * std**2 + sigma * noise) / (signal**2 * std**2 + sigma**2 * noise)
+
+
+def _mean(std: float, signal: float, slope: float, sigma: float, kappa: float, noise: float) -> float:
+    return signal * std**2 / (signal**2 * std**2 + sigma**2 * noise)
+
+
+def _student_velocity(std: float, signal: float, slope: float, sigma: float, kappa: float, noise: float) -> float:
+    """Implies a clean prediction with exactly the data's deviation: ``(x - kappa * clean) / sigma``."""
+    return (1 - kappa * std / math.sqrt(signal**2 * std**2 + sigma**2 * noise)) / sigma

@@ -1,0 +1,35 @@
+"""Shorthand for the host's own objects, as graphs make them."""
+
+from __future__ import annotations
+
+import comfy.samplers
+import torch
+
+
+def prompt(seed: int = 0, tokens: int = 7, **options) -> list:
+    """CONDITIONING with a random embedding."""
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(1, tokens, 4096, generator=generator), dict(options)]]
+
+
+def guider(model, cfg: float = 1.0, positive=None, negative=None):
+    """GUIDER, as the host's CFGGuider node makes it."""
+    made = comfy.samplers.CFGGuider(model)
+    made.set_conds(positive or prompt(1), negative or prompt(2))
+    made.set_cfg(cfg)
+    return made
+
+
+def empty(frames: int = 5, height: int = 16, width: int = 16, batch: int = 1, **keys) -> dict:
+    """LATENT of zeros."""
+    return {"samples": torch.zeros(batch, 16, frames, height, width), **keys}
+
+
+class GivenNoise:
+    """NOISE that is known."""
+
+    def __init__(self, tensor: torch.Tensor, seed: int = 0):
+        self.tensor, self.seed = tensor, seed
+
+    def generate_noise(self, latent: dict) -> torch.Tensor:
+        return self.tensor

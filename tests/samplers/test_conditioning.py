@@ -1,0 +1,140 @@
+"""Conditioning that follows the stage, and the sentences for what cannot."""
+
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from host_graph import empty, guider, prompt
+from pyramidalwan.pyramid.schedules import stage_levels
+from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramidalwan.samplers.allowed import make_sampler
+from pyramidalwan.samplers.conditioning import halve_latent, halve_mask, stage_conds
+from pyramidalwan.samplers.one_node import SeedNoise
+from pyramidalwan.samplers.run import PyramidRun
+
+WAN = PRESETS["pyramidal-wan"]
+
+
+def image_prompt(frames=5, height=16, width=16, given=1, channels=1, seed=3, **options):
+    """CONDITIONING as the host's image-to-video nodes make it: the given frames have mask 0."""
+    generator = torch.Generator().manual_seed(seed)
+    latent = torch.randn(1, 16, frames, height, width, generator=generator)
+    mask = torch.ones(1, channels, frames, height, width)
+    mask[:, :, :given] = 0
+    return prompt(1, concat_latent_image=latent, concat_mask=mask, **options)
+
+
+def sample(model, spec, positive, latent=None, steps=None):
+    levels = stage_levels(spec, steps or (2,) * spec.number_of_stages)
+    run = PyramidRun(guider(model, 1.0, positive, positive), SeedNoise(1), make_sampler("euler"), levels, spec)
+    return run.sample(latent or empty())
+
+
+def seen_images(model, spec, positive):
+    """What the network gets besides the noisy latent in each stage: {frames: (mask, image)}."""
+    watched, seen = model.clone(), {}
+
+    def watch(executor, x, *args, **kwargs):
+        seen[x.shape[2], x.shape[3]] = x[:, 16:20].clone(), x[:, 20:].clone()
+        return executor(x, *args, **kwargs)
+
+    watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", watch)
+    result = sample(watched, spec, positive)
+    assert torch.isfinite(result.output["samples"]).all()
+    return seen
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_image_to_video_follows_in_time_and_space(i2v_model, channels):
+    positive = image_prompt(channels=channels)
+    seen = seen_images(i2v_model, WAN, positive)
+    assert set(seen) == {(2, 4), (3, 8), (5, 16)}
+    full = i2v_model.model.process_latent_in(positive[0][1]["concat_latent_image"].clone())
+    torch.testing.assert_close(seen[5, 16][1], full)
+    blocks = full.reshape(1, 16, 5, 8, 2, 8, 2).mean((4, 6))
+    torch.testing.assert_close(seen[3, 8][1], blocks[:, :, [0, 2, 4]])  # the first frame, and the later one of each pair
+    torch.testing.assert_close(seen[2, 4][1], blocks[:, :, [0, 4]].reshape(1, 16, 2, 4, 2, 4, 2).mean((4, 6)))
+    for (frames, _), (mask, _image) in seen.items():
+        assert mask[:, :, 0].min() == 1 and mask[:, :, 1:].max() == 0 and mask.shape[2] == frames
+
+
+def test_a_given_last_frame_stays_given_in_its_last_pixel_frame(i2v_model):
+    positive = image_prompt(channels=4)
+    positive[0][1]["concat_mask"][:, 3, -1] = 0  # the last of the four pixel frames of the last latent frame
+    seen = seen_images(i2v_model, WAN, positive)
+    for mask, _ in seen.values():
+        assert mask[0, :, -1, 0, 0].tolist() == [0, 0, 0, 1]
+        assert mask[0, :, 0].min() == 1
+
+
+def test_masks_keep_every_second_pixel_frame():
+    pixels = torch.arange(16.0).reshape(1, 4, 4, 1, 1).permute(0, 2, 1, 3, 4)  # frames 1..4 with pixel frames 0..15
+    mask = torch.cat([torch.full((1, 4, 1, 1, 1), -1.0), pixels], dim=2)
+    halved = halve_mask(mask, "THW")
+    assert halved.shape == (1, 4, 3, 1, 1)
+    assert halved[0, :, 1, 0, 0].tolist() == [1, 3, 5, 7] and halved[0, :, 2, 0, 0].tolist() == [9, 11, 13, 15]
+    assert halve_mask(mask, "HW") is mask
+    latent = torch.arange(5.0).reshape(1, 1, 5, 1, 1).expand(1, 1, 5, 3, 3)
+    assert halve_latent(latent, "THW")[0, 0, :, 0, 0].tolist() == [0, 2, 4]
+    assert halve_latent(latent, "THW").shape[-2:] == (3, 3)  # odd sides are the host's
+
+
+def test_conds_are_copied_not_written_into():
+    conds = {"positive": [{"concat_latent_image": torch.randn(1, 16, 5, 8, 8), "concat_mask": torch.ones(1, 1, 5, 8, 8), "x": 1}]}
+    image = conds["positive"][0]["concat_latent_image"].clone()
+    made = stage_conds(conds, 3, ("THW",))
+    assert made["positive"][0]["concat_latent_image"].shape == (1, 16, 3, 4, 4)
+    assert torch.equal(conds["positive"][0]["concat_latent_image"], image) and made["positive"][0]["x"] == 1
+
+
+def test_an_image_prompt_of_another_length_is_refused(i2v_model):
+    with pytest.raises(ValueError, match="made for another length"):
+        sample(i2v_model, WAN, image_prompt(frames=9))
+
+
+def test_without_an_image_the_host_fills_in(i2v_model):
+    assert torch.isfinite(sample(i2v_model, WAN, prompt(1)).output["samples"]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"vace_frames": [torch.zeros(1, 32, 5, 16, 16)]}, "VACE control frames"),
+        ({"vace_mask": [torch.zeros(1, 64, 5, 16, 16)]}, "VACE mask"),
+        ({"time_dim_concat": torch.zeros(1, 16, 1, 16, 16)}, "frames appended in time"),
+        ({"camera_conditions": torch.zeros(1, 24, 5, 16, 16)}, "camera motion"),
+        ({"control_video": torch.zeros(1, 16, 5, 16, 16)}, "a control video"),
+        ({"pose_video_latent": torch.zeros(1, 16, 5, 16, 16)}, "a pose video"),
+        ({"audio_embed": torch.zeros(1, 5, 4)}, "audio"),
+        ({"control": object()}, "a ControlNet"),
+        ({"area": (1, 16, 16, 0, 0, 0)}, "area in pixels"),
+        ({"another_pack": torch.zeros(1, 3, 5, 4, 4)}, "'another_pack' with 5 frames"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_follow_is_refused_in_words(t2v_model, options, words):
+    with pytest.raises(ValueError, match=words):
+        sample(t2v_model, WAN, prompt(1, **options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"area": ("percentage", 1.0, 0.5, 0.5, 0.0, 0.0, 0.5)},
+        {"mask": torch.ones(1, 16, 16), "mask_strength": 0.7},
+        {"reference_latents": [torch.randn(1, 16, 1, 16, 16)], "pooled_output": None},
+    ],
+    ids=["area", "mask", "reference"],
+)
+def test_what_can_follow_is_not_refused(t2v_model, options):
+    result = sample(t2v_model, WAN, prompt(1, **options))
+    assert torch.isfinite(result.output["samples"]).all()
+
+
+def test_one_stage_refuses_nothing(t2v_model):
+    result = sample(t2v_model, PRESETS["plain"], prompt(1, another_pack=torch.zeros(1, 3, 5, 4, 4)))
+    assert torch.isfinite(result.output["samples"]).all()
+
+
+def test_time_is_only_checked_where_it_changes(t2v_model):
+    sample(t2v_model, PRESETS["training-free"], prompt(1, another_pack=torch.zeros(1, 3, 5, 4, 4)))
+    assert PyramidSpec().shapes(LatentShape(5, 16, 16))[0].frames == 2

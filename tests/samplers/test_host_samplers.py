@@ -1,0 +1,92 @@
+"""What "a sampler works" means: the Gaussian pyramid inside the real host ends with the right deviations.
+
+The closed-form field replaces the network's answer; each sampler of the host integrates every stage in 100 steps. Those
+that end more than 2 % off in some band and frame are the ones we refuse, and no others.
+"""
+
+import comfy.samplers
+import pytest
+import torch
+from host_gaussian import GaussianHost
+from host_graph import GivenNoise, empty, guider
+from pyramidalwan.pyramid.schedules import stage_levels
+from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramidalwan.samplers.allowed import FEW_STEP, STOCHASTIC, check_sampler_name, make_sampler, name_of, sampler_names
+from pyramidalwan.samplers.run import PyramidRun
+
+FULL = LatentShape(5, 16, 16)
+BATCH = 6
+WAN = PRESETS["pyramidal-wan"]
+
+
+def run_gaussian(model, spec, name, steps, *, batch=BATCH, student=False, monkeypatch=None):
+    """Final model latents of a Gaussian run, and the data."""
+    if monkeypatch is not None:
+        monkeypatch.setattr("pyramidalwan.samplers.run.check_sampler", lambda *_: None)
+    data = GaussianHost(spec, FULL)
+    noise = data.whitened(torch.randn(batch, 16, 5, 16, 16, generator=torch.Generator().manual_seed(0)))
+    run = PyramidRun(
+        guider(data.into(model, student=student)),
+        GivenNoise(noise, seed=3),
+        make_sampler(name),
+        stage_levels(spec, [steps] * spec.number_of_stages),
+        spec,
+    )
+    result = run.sample(empty(batch=batch))
+    return model.model.process_latent_in(result.output["samples"]), data
+
+
+def refused(name, spec):
+    try:
+        check_sampler_name(name, spec)
+    except ValueError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", comfy.samplers.SAMPLER_NAMES)
+def test_exactly_the_samplers_that_fail_are_refused(t2v_model, monkeypatch, name):
+    if name == "dpm_adaptive":
+        assert refused(name, WAN) and refused(name, PRESETS["training-free"])
+        return
+    latents, data = run_gaussian(t2v_model, WAN, name, 100, monkeypatch=monkeypatch)
+    error = data.worst_error(latents)
+    assert refused(name, WAN) == (error > 0.02), f"{name} ends {error:.1%} off"
+    assert not refused(name, PRESETS["training-free"])
+
+
+@pytest.mark.parametrize("spec", [
+    PRESETS["pyramidal-flow"],
+    PRESETS["tpdiff"],
+    PyramidSpec(told="sigma"),
+    PyramidSpec(told="pyramid-flow"),
+    PyramidSpec((0.9, 0.5), ("T", "THW")),
+    PRESETS["plain"],
+], ids=["HW", "T", "told-sigma", "told-pf", "T-THW", "plain"])  # fmt: skip
+def test_other_pyramids_end_with_the_data(t2v_model, spec):
+    latents, data = run_gaussian(t2v_model, spec, "heun", 100)
+    assert data.worst_error(latents) < 0.01
+
+
+def test_the_shared_first_frame_rule_in_the_host(t2v_model):
+    """Frame 0 is topped up with a draw of its own, so this one is a sample: 24 videos of 16 channels."""
+    latents, data = run_gaussian(t2v_model, PyramidSpec(first_frame="shared"), "uni_pc", 60, batch=24)
+    assert data.worst_error(latents) < 0.02
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_few_steps_of_a_one_step_student_end_with_the_data(t2v_model, steps):
+    latents, data = run_gaussian(t2v_model, WAN, FEW_STEP, steps, batch=48, student=True)
+    assert data.worst_error(latents) < 0.02
+
+
+def test_few_step_without_a_pyramid_is_the_hosts_lcm_in_law(t2v_model):
+    latents, data = run_gaussian(t2v_model, PRESETS["plain"], FEW_STEP, 4, batch=24, student=True)
+    assert data.worst_error(latents) < 0.02
+
+
+def test_every_sampler_has_a_name_and_newer_ones_are_known():
+    for name in sampler_names():
+        assert name_of(make_sampler(name)) == ("euler" if name == "ddim" else name)
+    assert name_of(comfy.samplers.KSAMPLER(lambda *_: None)) is None
+    assert "exp_heun_2_x0_sde" in STOCHASTIC
