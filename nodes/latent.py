@@ -1,0 +1,60 @@
+"""Empty latents of sizes that a pyramid can halve."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..pyramid.sizes import SNAPS, VideoSize, describe_stages
+from ..pyramid.sizes import snap as snap_size
+from ..pyramid.stages import PRESETS
+from ..samplers.latents import empty_latent
+from .schema import Pyramid, schema
+
+
+class PyramidalWanEmptyLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PyramidalWanEmptyLatent",
+            display_name="Pyramidal Empty Latent",
+            description="An empty Wan video of the nearest size that the pyramid can halve down to its lowest stage: "
+            "832x480 becomes 832x448 or 832x512. Says which size it took and how large every stage is.",
+            search_aliases=["empty latent video", "wan size", "resolution", "pyramid size"],
+            inputs=[
+                io.Int.Input("width", default=832, min=16, max=16384, step=16, tooltip="Width in pixels."),
+                io.Int.Input("height", default=480, min=16, max=16384, step=16, tooltip="Height in pixels."),
+                io.Int.Input(
+                    "frames",
+                    default=81,
+                    min=1,
+                    max=16384,
+                    step=4,
+                    tooltip="Number of video frames. Three stages in time want 16k+1, such as 33, 49, 65 or 81.",
+                ),
+                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="How many videos to make at once."),
+                io.Combo.Input(
+                    "snap",
+                    options=list(SNAPS),
+                    default="nearest",
+                    tooltip="Which size to take when the wanted one does not fit: the nearest, the next smaller or larger.",
+                ),
+                Pyramid.Input(
+                    "pyramid",
+                    optional=True,
+                    tooltip="The pyramid the size must fit. Without it, three stages that halve time, width and height: "
+                    "that fits every preset.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output("latent", display_name="latent", tooltip="The empty video."),
+                io.String.Output("sizes", display_name="sizes", tooltip="The size taken, and the size of every stage."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, width, height, frames, batch_size, snap, pyramid=None) -> io.NodeOutput:
+        spec = pyramid or PRESETS["pyramidal-wan"]
+        wanted = VideoSize(width, height, frames)
+        size = snap_size(wanted, spec, snap)
+        text = describe_stages(wanted, size, spec)
+        return io.NodeOutput(empty_latent(size.latent, batch_size), text, ui=ui.PreviewText(text))

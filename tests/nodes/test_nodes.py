@@ -1,0 +1,161 @@
+"""What each node hands out, and the sentence for each mistake, without a server."""
+
+import json
+
+import folder_paths
+import pytest
+import torch
+from host_graph import empty, prompt
+from pyramidalwan.nodes.conditioning import PyramidalWanLoadConditioning, PyramidalWanSaveConditioning
+from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
+from pyramidalwan.nodes.sampler import PyramidalWanSampler
+from pyramidalwan.nodes.schedule import PyramidalWanSchedule
+from pyramidalwan.nodes.spec import PyramidalWanSpec
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
+from pyramidalwan.samplers import conditioning_file
+from safetensors.torch import save_file
+
+CUSTOM = {"preset": "custom", "boundaries": "0.9, 0.5", "halves": "THW,hw", "resize": "db2", "field": "pyramidal",
+          "told": "sigma", "first_frame": "shared", "rope": "scaled"}  # fmt: skip
+
+
+def values(output):
+    return output.args
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_spec_presets(name):
+    assert values(PyramidalWanSpec.execute(**{**CUSTOM, "preset": name})) == (PRESETS[name],)
+
+
+def test_spec_custom():
+    (spec,) = values(PyramidalWanSpec.execute(**CUSTOM))
+    assert spec == PyramidSpec((0.9, 0.5), ("THW", "HW"), "db2", "pyramidal", "sigma", "shared", "scaled")
+    assert PyramidalWanSpec.validate_inputs(**CUSTOM) is True
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"boundaries": "0.5, 0.9"}, "must fall"),
+        ({"boundaries": "a"}, "separated by commas"),
+        ({"halves": "THW"}, "2 boundaries and 1 transitions"),
+        ({"halves": "THW, W"}, "allowed are THW, HW, T"),
+        ({"field": "natural", "first_frame": "per-frame"}, "must be 'shared'"),
+        ({"preset": "pyramid"}, "there is no preset 'pyramid'"),
+        ({"resize": "dmey"}, "resize is 'dmey'"),
+    ],
+)
+def test_spec_mistakes_are_said_at_queue_time(change, words):
+    assert words in PyramidalWanSpec.validate_inputs(**{**CUSTOM, **change})
+
+
+@pytest.mark.parametrize(
+    ("snap", "size"), [("nearest", (832, 448)), ("smaller", (832, 448)), ("larger", (832, 512))]
+)
+def test_empty_latent_snaps_and_tells(snap, size):
+    latent, text = values(PyramidalWanEmptyLatent.execute(832, 480, 81, 2, snap))
+    assert latent["samples"].shape == (2, 16, 21, size[1] // 8, 104)
+    first, *stages = text.splitlines()
+    assert first == f"832x{size[1]} with 81 frames, nearest to 832x480 with 81 frames"
+    assert stages[0] == f"stage 0: 208x{size[1] // 4} with 21 frames (latent 6x{size[1] // 32}x26)"
+    assert len(stages) == 3 and stages[2].startswith(f"stage 2: 832x{size[1]} with 81 frames")
+
+
+def test_empty_latent_follows_the_pyramid_it_is_given():
+    latent, text = values(PyramidalWanEmptyLatent.execute(832, 480, 77, 1, "nearest", PRESETS["training-free"]))
+    assert latent["samples"].shape == (1, 16, 20, 60, 104)
+    assert text.splitlines()[0] == "832x480 with 77 frames"
+    assert values(PyramidalWanEmptyLatent.execute(20, 16, 2, 1, "smaller"))[0]["samples"].shape == (1, 16, 1, 8, 8)
+
+
+def test_schedule_has_the_boundaries_and_the_steps():
+    sigmas, spec = values(PyramidalWanSchedule.execute(PRESETS["pyramidal-wan"], "20-20-10", "auto", 5.0))
+    assert len(sigmas) == 51 and sigmas[0] == 1 and sigmas[-1] == 0 and bool((sigmas.diff() < 0).all())
+    assert sigmas[20] == pytest.approx(0.896) and sigmas[40] == pytest.approx(0.602) and spec == PRESETS["pyramidal-wan"]
+    sigmas, spec = values(PyramidalWanSchedule.execute(PRESETS["pyramidal-wan"], "0-2-1", "auto", 5.0))
+    assert len(sigmas) == 4 and spec.number_of_stages == 2
+    assert "only leading stages" in PyramidalWanSchedule.validate_inputs("2-0-1")
+    with pytest.raises(ValueError, match="2 numbers, but the pyramid has 3 stages"):
+        PyramidalWanSchedule.execute(PRESETS["pyramidal-wan"], "20-20", "auto", 5.0)
+
+
+def test_sampler_without_a_pyramid_is_training_free(t2v_model):
+    arguments = dict(seed=1, steps="2-1", cfg="2", sampler_name="euler", grid="auto", shift=5.0)
+    default = values(PyramidalWanSampler.execute(t2v_model, prompt(1), prompt(2), empty(), **arguments))
+    given = values(PyramidalWanSampler.execute(t2v_model, prompt(1), prompt(2), empty(), **arguments, pyramid=PRESETS["training-free"]))
+    assert torch.equal(default[0]["samples"], given[0]["samples"]) and default[0]["samples"].shape == (1, 16, 5, 16, 16)
+    with pytest.raises(ValueError, match="3 numbers, but the pyramid has 2 stages"):
+        PyramidalWanSampler.execute(t2v_model, prompt(1), prompt(2), empty(), **{**arguments, "steps": "2-2-1"})
+    assert "numbers joined by '-'" in PyramidalWanSampler.validate_inputs("many")
+    assert PyramidalWanSampler.validate_inputs("2-2-1") is True
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    for name in ("input", "output"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(folder_paths, f"get_{name}_directory", lambda name=name: str(tmp_path / name))
+    return tmp_path
+
+
+def test_conditioning_round_trip(folders):
+    written = [*prompt(1, start_percent=0.0, end_percent=0.4), *prompt(2, tokens=3, pooled_output=torch.ones(1, 5))]
+    PyramidalWanSaveConditioning.execute(written, "shots/a red fox")
+    assert PyramidalWanLoadConditioning.define_schema().inputs[0].options == ["shots/a red fox.safetensors [output]"]
+    (read,) = values(PyramidalWanLoadConditioning.execute("shots/a red fox.safetensors [output]"))
+    assert [set(options) for _, options in read] == [{"start_percent", "end_percent"}, {"pooled_output"}]
+    for (tensor, options), (other, others) in zip(written, read, strict=True):
+        assert torch.equal(tensor, other) and options.get("end_percent") == others.get("end_percent")
+    assert not list(folders.rglob("*.part"))
+
+
+def test_a_plain_embedding_file_is_read(folders):
+    (folders / "input" / "conditioning").mkdir()
+    save_file({"cross_attn": torch.ones(1, 4, 8)}, folders / "input" / "conditioning" / "x.safetensors")
+    (read,) = values(PyramidalWanLoadConditioning.execute("x.safetensors"))
+    assert read[0][0].shape == (1, 4, 8) and read[0][1] == {}
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/../../../evil", "/etc/evil", "", "a\x00b", "b|c"])
+def test_names_stay_in_the_hosts_folders(folders, name):
+    with pytest.raises(ValueError, match="not a usable file name|outside the folder"):
+        conditioning_file.save_conditioning(prompt(1), name)
+    assert PyramidalWanSaveConditioning.validate_inputs(name) is not True
+    assert not [p for p in folders.parent.rglob("evil*")]
+
+
+def test_reading_stays_in_the_hosts_folders(folders):
+    save_file({"cross_attn": torch.ones(1, 4, 8)}, folders / "secret.safetensors")
+    assert "outside the folder" in PyramidalWanLoadConditioning.validate_inputs("../../secret.safetensors [output]")
+    assert "no conditioning file 'y.safetensors'" in PyramidalWanLoadConditioning.validate_inputs("y.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"not a file", "not a readable safetensors file"),
+        (b"", "not a readable safetensors file"),
+        ({"weight": torch.ones(2)}, "holds no conditioning"),
+        ({"cross_attn": torch.ones(2)}, r"embedding of shape \(2,\)"),
+        ({"cross_attn": torch.ones(1, 2, 3, dtype=torch.int32)}, "floating point"),
+        (({"0.pooled_output": torch.ones(2)}, {"format": "1", "conds": [{}]}), "damaged: prompt 1 of 1"),
+        (({"0.cross_attn": torch.ones(1, 1, 1)}, {"format": "9", "conds": [{}]}), "conditioning format '9'"),
+    ],
+)
+def test_a_broken_file_is_one_sentence(folders, content, words):
+    path = folders / "input" / "conditioning" / "x.safetensors"
+    path.parent.mkdir()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        tensors, metadata = content if isinstance(content, tuple) else (content, None)
+        save_file(tensors, path, metadata and {"conditioning": json.dumps(metadata)})
+    with pytest.raises(ValueError, match=words) as caught:
+        PyramidalWanLoadConditioning.execute("x.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_only_prompts_are_saved(folders):
+    with pytest.raises(ValueError, match="also carries concat_latent_image"):
+        conditioning_file.save_conditioning(prompt(1, concat_latent_image=torch.ones(1)), "x")
