@@ -27,9 +27,7 @@ class PathSample:
     velocity: Tensor
 
 
-def stage_path(
-    clean: Tensor, blurred: Tensor, noise: Tensor, stage: Stage, natural: float | Tensor
-) -> PathSample:
+def stage_path(clean: Tensor, blurred: Tensor, noise: Tensor, stage: Stage, natural: float | Tensor) -> PathSample:
     """The point of the stage's path at a natural level, () or (B,).
 
     clean: data at the stage's size. blurred: the coarser stage's data, upsampled to it; without effect on a natural

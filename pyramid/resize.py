@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from einops import rearrange, reduce, repeat
+from einops import reduce, repeat
 from torch import Tensor
 
 AXES = ("THW", "HW", "T")
@@ -147,10 +147,9 @@ def _scaling_filter(wavelet: str) -> np.ndarray:
         import pywt
     except ImportError:
         raise ValueError(
-            f"resize '{wavelet}' needs the Python package PyWavelets, which is not installed; "
-            "'haar' and 'dct' work without it"
+            f"resize '{wavelet}' needs the Python package PyWavelets, which is not installed; 'haar' and 'dct' work without it"
         ) from None
-    return np.array(pywt.Wavelet(wavelet).rec_lo)
+    return np.array(pywt.Wavelet(wavelet).rec_lo)  # pyright: ignore[reportAttributeAccessIssue] - it is in an extension
 
 
 WAVELETS = (

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from .noise_levels import shift_sigma
-from .stages import LatentShape, PyramidSpec, Stage
+from .stages import PyramidSpec, Stage
 
 GRIDS = ("uniform", "shift")
 """How the steps of a stage are spaced: evenly in sigma (Pyramidal Flow), or evenly before a flow shift (Wan)."""
@@ -60,7 +60,7 @@ def stage_levels(
     """
     if grid not in GRIDS:
         raise ValueError(f"grid is {grid!r}; allowed are {', '.join(GRIDS)}")
-    stages = spec.stages(_any_shape(spec))
+    stages = spec.stages(spec.smallest_shape())
     return [_levels(stage, count, grid, shift) for stage, count in zip(stages, steps, strict=True)]
 
 
@@ -126,9 +126,3 @@ def _fit(steps: tuple[int, ...], number_of_stages: int) -> list[int]:
     """Some steps with the right number of stages, for an error message."""
     padded = [max(1, count) for count in steps] or [1]
     return ([padded[0]] * (number_of_stages - len(padded)) + padded)[-number_of_stages:]
-
-
-def _any_shape(spec: PyramidSpec) -> LatentShape:
-    """Levels do not depend on the size; this one halves as often as needed."""
-    size = 2**spec.number_of_stages
-    return LatentShape(frames=1 + size, height=size, width=size)

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -55,6 +56,12 @@ def band_energies(latents: Sequence[Tensor], spec: PyramidSpec, *, threshold: fl
 
 def propose_boundaries(spec: PyramidSpec, bands: Sequence[BandEnergy]) -> PyramidSpec:
     """The spec with measured boundaries; ValueError if they do not fall from stage to stage."""
+    levels = [band.natural for band in bands]
+    if any(later >= earlier for earlier, later in pairwise(levels)):
+        raise ValueError(
+            f"the measured boundaries {', '.join(f'{level:.4g}' for level in levels)} do not fall from stage to stage: these "
+            "clips hold as much in their fine detail as in their coarse; measure more typical ones, or use fewer stages"
+        )
     return dataclasses.replace(spec, boundaries=tuple(band.natural for band in bands))
 
 

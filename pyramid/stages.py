@@ -13,12 +13,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .noise_levels import NoiseLevel, shift_sigma
+from .noise_levels import Level, NoiseLevel, shift_sigma
 from .resize import AXES, RESIZES, OrthonormalResize, children_per_frame, make_resize
 
 FIELDS = ("pyramidal", "natural")
@@ -53,6 +52,14 @@ class LatentShape:
             width=self.width // 2 if "HW" in axes else self.width,
         )
 
+    def doubled(self, axes: str) -> LatentShape:
+        """The next finer size; the inverse of ``halved``."""
+        return LatentShape(
+            frames=2 * self.frames - 1 if "T" in axes else self.frames,
+            height=2 * self.height if "HW" in axes else self.height,
+            width=2 * self.width if "HW" in axes else self.width,
+        )
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -82,15 +89,15 @@ class Stage:
     from_coarser: OrthonormalResize | None
     rope_scale: tuple[float, float, float]
 
-    def reference_sigma(self, natural: float | Tensor) -> Any:
-        """The sigma of the frames other than 0 at a natural level (method: T_N inverse); type of its argument."""
+    def reference_sigma(self, natural: Level) -> Level:
+        """The sigma of the frames other than 0 at a natural level (method: T_N inverse)."""
         return shift_sigma(natural, 1 / math.sqrt(self.children))
 
-    def natural_level(self, reference_sigma: float | Tensor) -> Any:
+    def natural_level(self, reference_sigma: Level) -> Level:
         """Inverse of ``reference_sigma``."""
         return shift_sigma(reference_sigma, math.sqrt(self.children))
 
-    def rho(self, natural: float | Tensor) -> Any:
+    def rho(self, natural: Level) -> Level:
         """Local time: 1 at the noisy end, 0 at the clean end; linear in sigma."""
         clean, noisy = self.sigma_clean[1], self.sigma_noisy[1]
         return (self.reference_sigma(natural) - clean) / (noisy - clean)
@@ -132,9 +139,7 @@ class Stage:
     def per_frame(self, values: PerFrame, like: Tensor) -> Tensor:
         """``(T, 1, 1)`` on the device and in the dtype of ``like`` (a floating point tensor)."""
         first, rest = values
-        return torch.tensor([first, *[rest] * (self.shape.frames - 1)], dtype=like.dtype, device=like.device)[
-            :, None, None
-        ]
+        return torch.tensor([first, *[rest] * (self.shape.frames - 1)], dtype=like.dtype, device=like.device)[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,16 @@ class PyramidSpec:
         for axes in reversed(self.halves):
             shapes.append(shapes[-1].halved(axes))
         return tuple(reversed(shapes))
+
+    def full_shape(self, shape: LatentShape, index: int) -> LatentShape:
+        """The full-resolution size above stage ``index`` at this size; the inverse of ``shapes``."""
+        for axes in self.halves[index:]:
+            shape = shape.doubled(axes)
+        return shape
+
+    def smallest_shape(self) -> LatentShape:
+        """A full-resolution size that halves as often as needed, for what does not depend on the size, such as levels."""
+        return self.full_shape(LatentShape(2, 2, 2), 0)
 
     def stages(self, full: LatentShape) -> tuple[Stage, ...]:
         """The stages for a full-resolution latent of this size, in running order."""

@@ -104,11 +104,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _check_savable(options: dict) -> None:
-    foreign = [
-        key
-        for key, value in options.items()
-        if value is not None and key not in (*TENSORS, *NUMBERS, *IGNORED)
-    ]
+    foreign = [key for key, value in options.items() if value is not None and key not in (*TENSORS, *NUMBERS, *IGNORED)]
     if foreign:
         raise ValueError(
             f"only prompts can be saved; this conditioning also carries {', '.join(sorted(foreign))}: "

@@ -30,7 +30,12 @@ def few_step_sampler() -> comfy.samplers.KSAMPLER:
 
 @torch.no_grad()
 def sample_few_step(
-    model: Any, x: Tensor, sigmas: Tensor, extra_args: dict | None = None, callback: Any = None, disable: bool | None = None
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict | None = None,
+    callback: Any = None,
+    disable: bool | None = None,
 ) -> Tensor:
     """A sampler function of the host; ``sigmas`` are the stage's, falling."""
     extra_args = extra_args or {}

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..pyramid.sizes import check_shape
 from ..pyramid.stages import LatentShape, PyramidSpec
 
-
 CHANNELS = 16
 """Of Wan 2.1's latents, and of Wan 2.2's 14B models."""
 
@@ -31,9 +30,8 @@ def fit_channels(model: Any, latent: dict) -> Tensor:
     return comfy.sample.fix_empty_latent_channels(model, samples).float()
 
 
-def check_latent(model: Any, samples: Tensor, latent: dict, spec: PyramidSpec) -> None:
-    """ValueError in plain words for a LATENT that cannot go through the pyramid."""
-    channels = model.get_model_object("latent_format").latent_channels
+def check_latent(samples: Tensor, latent: dict, spec: PyramidSpec, *, channels: int = CHANNELS) -> None:
+    """ValueError in plain words for a LATENT that cannot go through the pyramid; ``channels`` are the model's."""
     if samples.ndim != 5:
         raise ValueError(
             f"the LATENT has {samples.ndim} dimensions, a video latent has 5; use 'Pyramidal Empty Latent' "

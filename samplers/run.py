@@ -22,6 +22,7 @@ from .allowed import check_sampler
 from .conditioning import check_conds, stage_conds
 from .few_step import BATCH_INDEX
 from .schedule import Levels
+from .stage_lora import check_spec
 from .stage_model import bind_stage, check_model, check_no_context_windows
 from .start import Start, find_start
 from .tags import CLEAN, END, KEY, StageTag, tagged
@@ -75,9 +76,7 @@ class PyramidRun:
         )
         return self._result(latent, start, running, end, progress)
 
-    def _run_stage(
-        self, signal: Tensor, noise: Tensor, stage: Stage, progress: _Progress, batch_index: Any
-    ) -> Tensor:
+    def _run_stage(self, signal: Tensor, noise: Tensor, stage: Stage, progress: _Progress, batch_index: Any) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigmas = torch.tensor([stage.reference_sigma(natural) for natural in self.levels[stage.index]])
         guider = self._stage_guider(stage, batch_index)
@@ -96,7 +95,7 @@ class PyramidRun:
     def _stage_guider(self, stage: Stage, batch_index: Any) -> Any:
         """A shallow copy of the GUIDER, of any pack, with its own clone of the stage's model and its own conds."""
         base, own = self.guider, copy.copy(self.guider)
-        own.model_patcher = bind_stage(self.models.get(stage.index, base.model_patcher), stage)
+        own.model_patcher = bind_stage(self.models.get(stage.index, base.model_patcher), stage, self.spec.number_of_stages)
         options = own.model_patcher.model_options
         if base.model_options is not base.model_patcher.model_options:  # somebody gave the guider options of its own
             options = comfy.patcher_extension.merge_nested_dicts(options, base.model_options)
@@ -117,15 +116,16 @@ class PyramidRun:
     def _check(self) -> None:
         for model in (self.guider.model_patcher, *self.models.values()):
             check_model(model)
+            check_spec(model, self.spec)
+        if self.cfgs and not hasattr(self.guider, "cfg"):
+            raise ValueError("this GUIDER has no single cfg that could change from stage to stage; leave cfg empty")
 
     def _check_conds(self, start: Start) -> None:
         check_conds(self.guider.original_conds, start.full, start.stages)
         for model_options in (self.guider.model_options, *(model.model_options for model in self.models.values())):
             check_no_context_windows(model_options, start.stages)
 
-    def _result(
-        self, latent: dict, start: Start, running: Sequence[Stage], end: Tensor, progress: _Progress
-    ) -> Result:
+    def _result(self, latent: dict, start: Start, running: Sequence[Stage], end: Tensor, progress: _Progress) -> Result:
         def pack(samples: Tensor, stage: Stage, state: str) -> dict:
             packed = {**_without_size_notes(latent), "samples": samples}
             if stage.level == 0:

@@ -16,25 +16,27 @@ from typing import Any
 import comfy.model_base
 import comfy.model_patcher
 import comfy.model_sampling
-import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..pyramid.paths import clean_prediction
 from ..pyramid.stages import LatentShape, Stage
+from .stage_lora import apply_stage_loras
 
 KEY = "pyramidal_wan"
 """Under this key our wrappers hang on a model."""
 
 
-def bind_stage(model: Any, stage: Stage) -> Any:
-    """A clone of a MODEL (ModelPatcher) that samples one stage; the original stays as it is."""
+def bind_stage(model: Any, stage: Stage, number_of_stages: int) -> Any:
+    """A clone of a MODEL (ModelPatcher) that samples one stage, with the LoRAs of that stage; the original stays as it
+    is."""
     bound = model.clone()
     bound.add_object_patch("model_sampling", stage_sampling(model.get_model_object("model_sampling"), stage))
     if stage.rope_scale != (1.0, 1.0, 1.0):
         _scale_rope(bound, stage.rope_scale)
     if not _host_prediction_is_clean(stage):
         _hand_out_clean_predictions(bound, stage)
+    apply_stage_loras(bound, stage, number_of_stages)
     return bound
 
 
@@ -64,9 +66,7 @@ def _stage_class(base: type) -> type:
         def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
             return model_input - model_output * (_spread(sigma) * frame_pace(self.stage, model_input))
 
-        def noise_scaling(
-            self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False
-        ) -> Tensor:
+        def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
             sigma = self.frame_sigma(sigma, noise)
             return sigma * (getattr(self, "noise_scale", 1.0) * noise) + (1.0 - sigma) * latent_image
 
@@ -140,7 +140,13 @@ def _hand_out_clean_predictions(bound: Any, stage: Stage) -> None:
         return denoised
 
     def sampler_sample(
-        executor: Callable[..., Tensor], guider: Any, sigmas: Tensor, extra_args: dict, callback: Any, *args: Any, **kwargs: Any
+        executor: Callable[..., Tensor],
+        guider: Any,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> Tensor:
         def hand_out(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
             callback(step, latest.get("clean", denoised), x, total)

@@ -13,7 +13,8 @@ from ..pyramid.noise_pyramid import noise_pyramid
 from ..pyramid.stages import LatentShape, PyramidSpec, Stage
 from ..pyramid.transition import renoise
 from .latents import check_latent, fit_channels
-from .tags import CLEAN, check_same_pyramid, stage_name, tag_of
+from .stage_names import stage_name
+from .tags import CLEAN, check_same_pyramid, tag_of
 
 
 @dataclass(frozen=True)
@@ -33,33 +34,34 @@ def find_start(
     model: Any, noise: Any, latent: dict, spec: PyramidSpec, levels: Sequence[Sequence[float]], first: int | None
 ) -> Start:
     """Reads the start off the LATENT and the schedule; ``first`` is the stage asked for, None for what fits."""
-    samples = fit_channels(model, latent)
+    samples, count = fit_channels(model, latent), spec.number_of_stages
     tag = tag_of(latent)
     if tag is None:
         if first:
             raise ValueError(
-                f"the run should start at stage '{stage_name(first, spec)}', but the LATENT is not the output of the stage "
+                f"the run should start at stage '{stage_name(first, count)}', but the LATENT is not the output of the stage "
                 "before it; give it the latent of a run that ended there"
             )
-        check_latent(model, samples, latent, spec)
+        channels = model.get_model_object("latent_format").latent_channels
+        check_latent(samples, latent, spec, channels=channels)
         return _from_video(noise, latent, samples, spec, levels)
     check_same_pyramid(tag, spec)
+    if not all(levels):
+        raise ValueError("a run that goes on after a stage needs its whole schedule: set denoise to 1, or start SIGMAS at 1")
     if tag.state == CLEAN:
         raise ValueError(
-            f"this LATENT is the clean prediction of stage '{stage_name(tag.stage, spec)}'; to go on, use the 'latent' "
+            f"this LATENT is the clean prediction of stage '{stage_name(tag.stage, count)}'; to go on, use the 'latent' "
             "output of that run instead of 'denoised'"
         )
     if first is not None and first != tag.stage + 1:
         raise ValueError(
-            f"this LATENT is the output of stage '{stage_name(tag.stage, spec)}', so the run goes on with "
-            f"'{stage_name(tag.stage + 1, spec)}', not with '{stage_name(first, spec)}'"
+            f"this LATENT is the output of stage '{stage_name(tag.stage, count)}', so the run goes on with "
+            f"'{stage_name(tag.stage + 1, count)}', not with '{stage_name(first, count)}'"
         )
     return _after_stage(noise, latent, samples, spec, tag.stage, tag.size)
 
 
-def _from_video(
-    noise: Any, latent: dict, samples: Tensor, spec: PyramidSpec, levels: Sequence[Sequence[float]]
-) -> Start:
+def _from_video(noise: Any, latent: dict, samples: Tensor, spec: PyramidSpec, levels: Sequence[Sequence[float]]) -> Start:
     full = LatentShape(*samples.shape[2:])
     stages = spec.stages(full)
     first = next(index for index, level in enumerate(levels) if level)
@@ -78,15 +80,12 @@ def _from_video(
     return Start(full, stages, first, [start, *draws[1:]], signal)
 
 
-def _after_stage(
-    noise: Any, latent: dict, samples: Tensor, spec: PyramidSpec, done: int, full: LatentShape
-) -> Start:
+def _after_stage(noise: Any, latent: dict, samples: Tensor, spec: PyramidSpec, done: int, full: LatentShape) -> Start:
     stages = spec.stages(full)
     if tuple(vars(stages[done].shape).values()) != tuple(samples.shape[2:]):
-        raise ValueError(
-            f"the LATENT has {samples.shape[2]}x{samples.shape[3]}x{samples.shape[4]} latents, but stage "
-            f"'{stage_name(done, spec)}' of this run has {'x'.join(map(str, vars(stages[done].shape).values()))}: it was resized"
-        )
+        here, wanted = ("x".join(map(str, sides)) for sides in (samples.shape[2:], vars(stages[done].shape).values()))
+        name = stage_name(done, spec.number_of_stages)
+        raise ValueError(f"the LATENT has {here} latents, but stage '{name}' of this run has {wanted}: it was resized")
     draws = noise_pyramid(full_noise(noise, latent, (*samples.shape[:2], *vars(full).values())), stages)
     return Start(full, stages, done + 1, draws[done + 1 :], samples, stages[done])
 

@@ -38,13 +38,4 @@ def tag_of(latent: dict) -> StageTag | None:
 
 def check_same_pyramid(tag: StageTag, spec: PyramidSpec) -> None:
     if tag.spec != spec:
-        raise ValueError(
-            "this LATENT comes from another pyramid than the one given here; wire the same 'Pyramid' to all nodes"
-        )
-
-
-def stage_name(index: int, spec: PyramidSpec) -> str:
-    """What an artist calls a stage: low, mid, high, or its number where there are more."""
-    count = spec.number_of_stages
-    names = {1: ["high"], 2: ["low", "high"], 3: ["low", "mid", "high"]}.get(count)
-    return names[index] if names else f"{index} of {count}"
+        raise ValueError("this LATENT comes from another pyramid than the one given here; wire the same 'Pyramid' to all nodes")

@@ -36,9 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def import_pack() -> None:
     """The pack as the host imports it: a package by its path. Tests say ``from pyramidalwan.samplers import ...``."""
-    spec = importlib.util.spec_from_file_location(
-        "pyramidalwan", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
+    spec = importlib.util.spec_from_file_location("pyramidalwan", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     module = importlib.util.module_from_spec(spec)
     sys.modules["pyramidalwan"] = module
     spec.loader.exec_module(module)
@@ -48,6 +46,7 @@ def import_pack() -> None:
 def t2v_model():
     """A tiny random Wan text-to-video MODEL of the real host."""
     import comfy.sd
+
     from demo.tiny_wan import t2v_state_dict
 
     return comfy.sd.load_diffusion_model_state_dict(t2v_state_dict())
@@ -57,6 +56,7 @@ def t2v_model():
 def i2v_model():
     """A tiny random Wan image-to-video MODEL of the real host."""
     import comfy.sd
+
     from demo.tiny_wan import i2v_state_dict
 
     return comfy.sd.load_diffusion_model_state_dict(i2v_state_dict())

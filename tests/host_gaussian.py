@@ -51,9 +51,7 @@ class GaussianHost:
         """Multiplies each band of x, at a stage, by ``gain(data std, signal, slope, sigma, noise variance, kappa)``."""
 
         def walk(x: Tensor, at: Stage, noise: tuple[float, float]) -> Tensor:
-            factors = tuple(
-                gain(BAND_STD[at.level][f], *_path(stage, at, float(sigma), f), noise[f]) for f in (0, 1)
-            )
+            factors = tuple(gain(BAND_STD[at.level][f], *_path(stage, at, float(sigma), f), noise[f]) for f in (0, 1))
             own = at.per_frame(factors, x)
             if at.from_coarser is None:
                 return own * x

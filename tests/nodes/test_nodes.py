@@ -50,9 +50,7 @@ def test_spec_mistakes_are_said_at_queue_time(change, words):
     assert words in PyramidalWanSpec.validate_inputs(**{**CUSTOM, **change})
 
 
-@pytest.mark.parametrize(
-    ("snap", "size"), [("nearest", (832, 448)), ("smaller", (832, 448)), ("larger", (832, 512))]
-)
+@pytest.mark.parametrize(("snap", "size"), [("nearest", (832, 448)), ("smaller", (832, 448)), ("larger", (832, 512))])
 def test_empty_latent_snaps_and_tells(snap, size):
     latent, text = values(PyramidalWanEmptyLatent.execute(832, 480, 81, 2, snap))
     assert latent["samples"].shape == (2, 16, 21, size[1] // 8, 104)
@@ -81,14 +79,17 @@ def test_schedule_has_the_boundaries_and_the_steps():
 
 
 def test_sampler_without_a_pyramid_is_training_free(t2v_model):
-    arguments = dict(seed=1, steps="2-1", cfg="2", sampler_name="euler", grid="auto", shift=5.0)
+    arguments = dict(seed=1, steps="2-1", cfg="2", sampler_name="euler", denoise=1.0, grid="auto", shift=5.0)
+    arguments |= dict(start_stage="auto", end_stage="auto")
     default = values(PyramidalWanSampler.execute(t2v_model, prompt(1), prompt(2), empty(), **arguments))
-    given = values(PyramidalWanSampler.execute(t2v_model, prompt(1), prompt(2), empty(), **arguments, pyramid=PRESETS["training-free"]))
+    given = values(
+        PyramidalWanSampler.execute(t2v_model, prompt(1), prompt(2), empty(), **arguments, pyramid=PRESETS["training-free"])
+    )
     assert torch.equal(default[0]["samples"], given[0]["samples"]) and default[0]["samples"].shape == (1, 16, 5, 16, 16)
     with pytest.raises(ValueError, match="3 numbers, but the pyramid has 2 stages"):
         PyramidalWanSampler.execute(t2v_model, prompt(1), prompt(2), empty(), **{**arguments, "steps": "2-2-1"})
-    assert "numbers joined by '-'" in PyramidalWanSampler.validate_inputs("many")
-    assert PyramidalWanSampler.validate_inputs("2-2-1") is True
+    assert "numbers joined by '-'" in PyramidalWanSampler.validate_inputs("many", "1")
+    assert PyramidalWanSampler.validate_inputs("2-2-1", "5-6-4") is True
 
 
 @pytest.fixture

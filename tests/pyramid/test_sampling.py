@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gaussian_data import ExactField, GaussianData, LinearStudent, as_matrix, basis
+from gaussian_data import ExactField, GaussianData, LinearStudent, basis
 
 from pyramid.noise_pyramid import noise_pyramid
 from pyramid.paths import clean_prediction

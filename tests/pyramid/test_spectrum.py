@@ -33,7 +33,9 @@ def test_energies_are_those_of_the_covariance():
 def test_boundaries_fall_for_natural_spectra_and_move_with_the_threshold():
     data, spec = GaussianData.smooth(SHAPE, correlation=0.95), PyramidSpec()
     root = torch.linalg.cholesky(data.covariance)
-    latents = (torch.randn(200, 320, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) @ root.T).reshape(-1, 1, 5, 8, 8)
+    latents = (torch.randn(200, 320, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) @ root.T).reshape(
+        -1, 1, 5, 8, 8
+    )
     strict, loose = (propose_boundaries(spec, band_energies([latents], spec, threshold=t)) for t in (0.05, 0.5))
     assert all(s > w for s, w in zip(strict.boundaries, loose.boundaries, strict=True))
 

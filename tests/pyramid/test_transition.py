@@ -124,7 +124,9 @@ def test_the_noise_pyramid_is_white_and_independent(halves, resize):
     torch.testing.assert_close(parts[0] @ parts[0].T, torch.eye(len(parts[0]), dtype=torch.float64), atol=1e-10, rtol=0)
     for i, part in enumerate(parts):
         for other in parts[:i]:
-            torch.testing.assert_close(part @ other.T, torch.zeros(len(part), len(other), dtype=torch.float64), atol=1e-10, rtol=0)
+            torch.testing.assert_close(
+                part @ other.T, torch.zeros(len(part), len(other), dtype=torch.float64), atol=1e-10, rtol=0
+            )
         if i:
             low = stages[i].from_coarser
             white = basis(stages[i].shape)

@@ -4,23 +4,15 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from host_graph import empty, guider, prompt
+from host_images import image_prompt
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.allowed import make_sampler
 from pyramidalwan.samplers.conditioning import halve_latent, halve_mask, stage_conds
-from pyramidalwan.samplers.one_node import SeedNoise
+from pyramidalwan.samplers.requests import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
 
 WAN = PRESETS["pyramidal-wan"]
-
-
-def image_prompt(frames=5, height=16, width=16, given=1, channels=1, seed=3, **options):
-    """CONDITIONING as the host's image-to-video nodes make it: the given frames have mask 0."""
-    generator = torch.Generator().manual_seed(seed)
-    latent = torch.randn(1, 16, frames, height, width, generator=generator)
-    mask = torch.ones(1, channels, frames, height, width)
-    mask[:, :, :given] = 0
-    return prompt(1, concat_latent_image=latent, concat_mask=mask, **options)
 
 
 def sample(model, spec, positive, latent=None, steps=None):
@@ -79,7 +71,9 @@ def test_masks_keep_every_second_pixel_frame():
 
 
 def test_conds_are_copied_not_written_into():
-    conds = {"positive": [{"concat_latent_image": torch.randn(1, 16, 5, 8, 8), "concat_mask": torch.ones(1, 1, 5, 8, 8), "x": 1}]}
+    conds = {
+        "positive": [{"concat_latent_image": torch.randn(1, 16, 5, 8, 8), "concat_mask": torch.ones(1, 1, 5, 8, 8), "x": 1}]
+    }
     image = conds["positive"][0]["concat_latent_image"].clone()
     made = stage_conds(conds, 3, ("THW",))
     assert made["positive"][0]["concat_latent_image"].shape == (1, 16, 3, 4, 4)

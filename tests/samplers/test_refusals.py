@@ -9,7 +9,7 @@ from host_graph import empty, guider
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.allowed import check_sampler, make_sampler
-from pyramidalwan.samplers.one_node import SeedNoise, parse_cfg
+from pyramidalwan.samplers.requests import SeedNoise, parse_cfg
 from pyramidalwan.samplers.run import PyramidRun
 from pyramidalwan.samplers.stage_model import bind_stage
 
@@ -27,7 +27,10 @@ def sample(model, spec=WAN, latent=None, sampler=None, steps=2):
         ({"samples": torch.ones(1, 16, 64)}, "3 dimensions, a video latent has 5"),
         ({"samples": torch.ones(1, 48, 5, 16, 16)}, "48 channels and this model's latents have 16"),
         (empty(noise_mask=torch.ones(1, 5, 16, 16)), "noise mask"),
-        (empty(height=60, width=104, frames=21), "832x480 with 81 frames does not fit.*832x448 with 81 frames and 832x512"),
+        (
+            empty(height=60, width=104, frames=21),
+            "832x480 with 81 frames does not fit.*832x448 with 81 frames and 832x512",
+        ),
         (empty(frames=20), "with 77 frames does not fit.*65 frames and .*81 frames"),
         (empty(height=6), "multiples of 64"),
     ],
@@ -59,7 +62,7 @@ def test_models_that_are_not_wan_or_not_flow(t2v_model):
 
 
 def test_a_model_bound_to_a_stage_is_not_sampled_again(t2v_model):
-    bound = bind_stage(t2v_model, WAN.stages(LatentShape(5, 16, 16))[0])
+    bound = bind_stage(t2v_model, WAN.stages(LatentShape(5, 16, 16))[0], 3)
     with pytest.raises(ValueError, match="already bound to a stage"):
         sample(bound)
 

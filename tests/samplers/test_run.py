@@ -9,7 +9,7 @@ from host_graph import GivenNoise, empty, guider, prompt
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.allowed import FEW_STEP, make_sampler
-from pyramidalwan.samplers.one_node import SeedNoise
+from pyramidalwan.samplers.requests import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
 
 WAN = PRESETS["pyramidal-wan"]
@@ -22,7 +22,9 @@ def run(model, spec=WAN, steps=(3, 2, 2), name="euler", seed=5, latent=None, cfg
     )
 
 
-@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "uni_pc", "dpmpp_sde", "euler_ancestral", "lcm", "res_multistep"])
+@pytest.mark.parametrize(
+    "name", ["euler", "heun", "dpmpp_2m", "uni_pc", "dpmpp_sde", "euler_ancestral", "lcm", "res_multistep"]
+)
 def test_one_stage_is_the_hosts_own_sampler_bit_for_bit(t2v_model, name):
     spec, latent = PRESETS["plain"], empty()
     levels = stage_levels(spec, (6,), grid="shift", shift=8.0)
@@ -72,7 +74,9 @@ def test_cfg_one_never_asks_for_the_negative_prompt(t2v_model):
     assert seen[:3] == [1] * 3 and sum(seen[3:-2]) == 4 and seen[-2:] == [1, 1]
 
 
-@pytest.mark.parametrize("spec", [WAN, PRESETS["pyramidal-flow"], PyramidSpec(resize="haar", told="sigma")], ids=["wan", "flow", "sigma"])
+@pytest.mark.parametrize(
+    "spec", [WAN, PRESETS["pyramidal-flow"], PyramidSpec(resize="haar", told="sigma")], ids=["wan", "flow", "sigma"]
+)
 @pytest.mark.parametrize("name", ["euler", "heun", "uni_pc"])
 def test_previews_are_the_conditional_mean(t2v_model, monkeypatch, name, spec):
     """On Gaussian data the clean prediction of each step is E[clean | x] of the x that was evaluated."""
@@ -153,7 +157,9 @@ def test_an_interrupted_run_leaves_the_model_as_it_was(t2v_model, monkeypatch, w
             run(t2v_model)
     assert torch.equal(run(t2v_model).output["samples"], undisturbed)
     plain = guider(t2v_model)
-    again = plain.sample(torch.zeros(1, 16, 5, 16, 16), torch.zeros(1, 16, 5, 16, 16), make_sampler("euler"), torch.tensor([1.0, 0.0]))
+    again = plain.sample(
+        torch.zeros(1, 16, 5, 16, 16), torch.zeros(1, 16, 5, 16, 16), make_sampler("euler"), torch.tensor([1.0, 0.0])
+    )
     assert torch.isfinite(again).all()
     assert type(t2v_model.model.model_sampling).__name__ != "StageSampling"
     for key, value in t2v_model.model.state_dict().items():
@@ -207,7 +213,7 @@ def test_rope_positions_are_scaled_on_top_of_the_models_own(t2v_model):
     model = t2v_model.clone()
     model.model_options["transformer_options"]["rope_options"] = {"scale_t": 0.5, "shift_t": 3.0}
     stage = PyramidSpec(rope="scaled").stages(LatentShape(5, 16, 16))[0]
-    rope = bind_stage(model, stage).model_options["transformer_options"]["rope_options"]
+    rope = bind_stage(model, stage, 3).model_options["transformer_options"]["rope_options"]
     assert rope == {"scale_t": 2.0, "shift_t": 3.0, "scale_x": 4.0, "scale_y": 4.0}
     assert model.model_options["transformer_options"]["rope_options"] == {"scale_t": 0.5, "shift_t": 3.0}
     native, scaled = (run(t2v_model, PyramidSpec(rope=rope)).output["samples"] for rope in ("native", "scaled"))
@@ -228,5 +234,7 @@ def test_the_network_is_told_what_the_spec_says(t2v_model):
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", watch)
         run(model, spec, (2, 2, 2), cfg=1.0)
         stages = spec.stages(LatentShape(5, 16, 16))
-        wanted = [1000 * float(s.at(n).told) for s, ns in zip(stages, stage_levels(spec, (2, 2, 2)), strict=True) for n in ns[:-1]]
+        wanted = [
+            1000 * float(s.at(n).told) for s, ns in zip(stages, stage_levels(spec, (2, 2, 2)), strict=True) for n in ns[:-1]
+        ]
         assert seen == pytest.approx(wanted, abs=1e-2)

@@ -1,0 +1,71 @@
+"""Cost and calibration of a pyramid for what is in the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.latent_formats
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..pyramid.flops import WAN_DIMENSIONS, StageCost, WanDimensions, forward_tflops, schedule_cost, tokens
+from ..pyramid.schedules import parse_steps
+from ..pyramid.sizes import check_shape
+from ..pyramid.spectrum import BandEnergy, band_energies, propose_boundaries
+from ..pyramid.stages import LatentShape, PyramidSpec
+from .latents import CHANNELS, check_latent
+from .requests import parse_cfg
+
+PLAIN_STEPS = 50
+
+
+def cost_of(latent: dict, spec: PyramidSpec, steps: str, cfg: str, model: Any = None) -> tuple[list[StageCost], float]:
+    """The cost of each stage, and that of 50 steps at full size, of every video of the LATENT; cfg counts where it is
+    not 1, for the plain run if any stage has it."""
+    samples = latent["samples"]
+    full = LatentShape(*samples.shape[2:])
+    check_shape(full, spec)
+    counts = parse_steps(steps, spec.number_of_stages)
+    factors = [1 if value == 1 else 2 for value in parse_cfg(cfg, spec.number_of_stages)]
+    dimensions = WAN_DIMENSIONS["1.3B"] if model is None else dimensions_of(model)
+    batch = samples.shape[0]
+    costs = [
+        StageCost(c.index, c.shape, c.tokens, c.steps, c.forward_tflops, c.tflops * factor * batch)
+        for c, factor in zip(schedule_cost(spec, full, counts, dimensions), factors, strict=True)
+    ]
+    plain = PLAIN_STEPS * forward_tflops(tokens(full), dimensions) * max(factors) * batch
+    return costs, plain
+
+
+def dimensions_of(model: Any) -> WanDimensions:
+    """Sizes of a Wan MODEL, from the configuration the host found in its weights."""
+    config = model.model.model_config.unet_config
+    try:
+        return WanDimensions(
+            dim=config["dim"],
+            ffn_dim=config["ffn_dim"],
+            layers=config["num_layers"],
+            in_channels=config["in_dim"],
+            out_channels=config["out_dim"],
+        )
+    except KeyError:
+        raise ValueError(f"this MODEL is {type(model.model).__name__}; the cost is known for Wan models") from None
+
+
+def calibrate(latent: dict, spec: PyramidSpec, threshold: float) -> tuple[PyramidSpec, list[BandEnergy]]:
+    """The pyramid with boundaries measured on encoded clips (a LATENT of the host, a clip per batch member)."""
+    samples = latent["samples"].float()
+    check_latent(samples, latent, spec, channels=CHANNELS)
+    if torch.count_nonzero(samples) == 0:
+        raise ValueError("the LATENT is empty; calibration needs encoded clips ('VAE Encode')")
+    if spec.number_of_stages == 1:
+        raise ValueError("a pyramid of 1 stage has no boundary to calibrate")
+    bands = band_energies([comfy.latent_formats.Wan21().process_in(samples)], spec, threshold=threshold)
+    return propose_boundaries(spec, bands), bands
+
+
+def as_image(picture: Image.Image) -> Tensor:
+    """IMAGE of the host: ``(1, H, W, 3)`` in [0, 1]."""
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
