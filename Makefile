@@ -1,0 +1,36 @@
+# Everything below sets up .venv and .host by itself, and a second time only looks whether they are there.
+#
+#   PYTHON=python3.12            the Python to make .venv with
+#   COMFYUI_DIR=~/ComfyUI        a ComfyUI of your own instead of the one that is fetched
+#   ARGS="-k transition"         further arguments for pytest, or for ComfyUI in 'make serve'
+#   PORT=8188                    where 'make serve' listens
+
+PORT ?= 8188
+ARGS ?=
+RUN := .venv/bin/python -m
+
+.PHONY: help set-up demo test serve lint clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@sed -n 's/^#  / /p' Makefile
+
+set-up: ## .venv, and ComfyUI in .host
+	@python=$$(sh scripts/find_python.sh) && "$$python" scripts/set_up.py
+
+demo: set-up ## one small video through a pyramid, on the CPU, into output/
+	@$(RUN) demo.run
+
+test: set-up ## all tests
+	@$(RUN) pytest -n auto $(ARGS)
+
+serve: set-up ## ComfyUI in the browser, with the pack and tiny random models
+	@$(RUN) demo.serve --port $(PORT) $(ARGS)
+
+lint: set-up ## ruff and pyright
+	@$(RUN) ruff check .
+	@$(RUN) pyright
+
+clean: ## removes .venv, .host and caches; output/ stays
+	rm -rf .venv .host .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
