@@ -3,7 +3,7 @@
 They are a few megabytes, so everything around the network can be run and tested on a laptop's CPU. The weights are
 random: what they make is finite, depends on every input and looks like noise.
 
-Run: .venv/bin/python demo/tiny_wan.py MODELS_FOLDER
+Run: .venv/bin/python -m demo.tiny_wan MODELS_FOLDER
 writes diffusion_models/tiny_random_wan_{t2v,i2v}.safetensors and vae/tiny_random_wan_vae.safetensors.
 """
 
@@ -67,7 +67,7 @@ def _weight(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
 
 def _transformer(dim: int, ffn_dim: int, layers: int, *, in_channels: int, image: bool) -> Shapes:
     if dim % HEAD_DIM:
-        raise ValueError(f"dim is {dim}; ComfyUI reads the number of heads off it, so multiples of {HEAD_DIM} are allowed")
+        raise ValueError(f"dim is {dim}; ComfyUI takes heads of {HEAD_DIM}, so its multiples are allowed")
     yield from _layer("patch_embedding", dim, in_channels, *PATCH)
     yield from _layer("text_embedding.0", dim, TEXT_DIM)
     yield from _layer("text_embedding.2", dim, dim)
@@ -173,19 +173,18 @@ def _layer(name: str, *shape: int) -> Shapes:
 CHECKPOINTS: dict[str, Callable[[], StateDict]] = {
     "diffusion_models/tiny_random_wan_t2v.safetensors": t2v_state_dict,
     "diffusion_models/tiny_random_wan_i2v.safetensors": i2v_state_dict,
-    "vae/tiny_random_wan_vae.safetensors": vae_state_dict,
+    "vae/tiny_random_wan_vae.safetensors": lambda: vae_state_dict(dim=4),  # the decoder is what takes time on a CPU
 }
 
 
 def write_checkpoints(models: Path) -> list[Path]:
-    """Write those that are missing under ``models``; a file is either there as a whole or not at all."""
+    """Write them under ``models``; a file is either there as a whole or not at all."""
     for name, state_dict in CHECKPOINTS.items():
         path = models / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-            save_file(state_dict(), unfinished)
-            unfinished.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+        save_file(state_dict(), unfinished)
+        unfinished.replace(path)
     return [models / name for name in CHECKPOINTS]
 
 

@@ -65,8 +65,8 @@ class PyramidalWanSampler(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     tooltip="1 makes a new video. Below 1 an encoded video is changed: only this share of the steps "
-                    "is run, the "
-                    "last ones, from the video noised to where they start.",
+                    "is run, the last ones, "
+                    "from the video noised to where they start.",
                 ),
                 *grid_widgets(),
                 *_stage_range_widgets(),

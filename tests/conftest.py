@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -10,36 +9,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HOST = Path(os.environ.get("COMFYUI_DIR") or ROOT / ".host" / "ComfyUI")
 
 sys.dont_write_bytecode = True
-for folder in (ROOT / "tests", ROOT, HOST):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not (HOST / "main.py").is_file():
-        raise pytest.UsageError(f"no ComfyUI in {HOST}: run 'make test', or set COMFYUI_DIR to a checkout")
-    sys.argv = sys.argv[:1]  # the host parses the command line when it is imported
-    import comfy.options
+    from demo.in_process import use_comfyui
 
-    comfy.options.enable_args_parsing(False)
-    from comfy.cli_args import args
-
-    args.cpu = True
+    try:
+        use_comfyui()
+    except FileNotFoundError as error:
+        raise pytest.UsageError(str(error)) from None
     import torch
 
-    import_pack()
-    torch.set_num_threads(max(1, int(os.environ.get("PYRAMID_TEST_THREADS", "1"))))
-
-
-def import_pack() -> None:
-    """The pack as the host imports it: a package by its path. Tests say ``from pyramidalwan.samplers import ...``."""
-    spec = importlib.util.spec_from_file_location("pyramidalwan", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pyramidalwan"] = module
-    spec.loader.exec_module(module)
+    torch.set_num_threads(int(os.environ.get("PYRAMID_TEST_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")

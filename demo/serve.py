@@ -1,0 +1,38 @@
+"""ComfyUI in the browser with this pack and tiny random models in it.
+
+Run: make serve    (or .venv/bin/python -m demo.serve [--port 8188] [any option of ComfyUI])
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import torch
+
+from .comfyui_server import command
+from .workspace import default_workspace, prepare
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8188)
+    options, arguments = parser.parse_known_args()
+    try:
+        workspace = default_workspace()
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    prepare(workspace)
+    if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        arguments.append("--cpu")
+    database = f"sqlite:///{workspace.base / 'user' / 'comfyui.db'}"
+    line = command(workspace, port=options.port, database=database, arguments=("--preview-method", "auto", *arguments))
+    print(f"models: {workspace.base / 'models'}")
+    print(f"open:   http://127.0.0.1:{options.port}   (Ctrl-C stops it)", flush=True)
+    os.chdir(workspace.comfyui)
+    os.execv(line[0], line)
+
+
+if __name__ == "__main__":
+    main()

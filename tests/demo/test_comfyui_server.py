@@ -1,0 +1,101 @@
+"""The real ComfyUI over HTTP, with the pack in it; and what is said when it does not come up."""
+
+import asyncio
+import sys
+
+import av
+import pytest
+
+from demo.comfyui_server import ComfyUIServer, GraphError, ServerError, command
+from demo.run import VideoSize, cost_table, video_graph
+from demo.workspace import Workspace, default_workspace, prepare
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Makes a workspace whose ComfyUI is the given program."""
+
+    def make(program):
+        (tmp_path / "main.py").write_text(program)
+        return Workspace(tmp_path, tmp_path, tmp_path)
+
+    return make
+
+
+async def start(workspace, **options):
+    async with ComfyUIServer(workspace, **options):
+        pass
+
+
+def test_a_death_at_the_start_shows_the_end_of_the_log(broken):
+    workspace = broken("for line in range(100): print(line)\nraise SystemExit('no torch here')")
+    with pytest.raises(ServerError, match=r"(?s)ended with exit status 1.*\n  99\n  no torch here") as error:
+        asyncio.run(start(workspace))
+    assert "  50\n" not in str(error.value)
+
+
+def test_a_server_that_never_answers_is_given_up_and_stopped(broken):
+    workspace = broken("import time\nprint('thinking', flush=True)\ntime.sleep(60)")
+    server = ComfyUIServer(workspace, start_timeout=2)
+    with pytest.raises(ServerError, match=r"did not answer within 2 s.*\n  thinking"):
+        asyncio.run(server.__aenter__())
+    assert server.process.returncode is not None
+
+
+def test_cancelling_the_start_stops_the_server(broken):
+    server = ComfyUIServer(broken("import time\ntime.sleep(60)"))
+
+    async def cancelled():
+        task = asyncio.create_task(server.__aenter__())
+        await asyncio.sleep(0.5)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+    assert server.process.returncode is not None
+
+
+def test_the_command_line_keeps_inside_the_workspace(tmp_path):
+    line = command(Workspace(tmp_path / "c", tmp_path / "b", tmp_path / "o"), port=5, database="sqlite:///:memory:")
+    assert line[:2] == [sys.executable, str(tmp_path / "c" / "main.py")]
+    assert line[line.index("--base-directory") + 1] == str(tmp_path / "b")
+    assert line[line.index("--output-directory") + 1] == str(tmp_path / "o")
+
+
+def test_without_comfyui_it_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMFYUI_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="set COMFYUI_DIR to a checkout"):
+        default_workspace()
+
+
+def test_a_graph_runs_and_mistakes_are_named(tmp_path):
+    workspace = Workspace(default_workspace().comfyui, tmp_path / "base", tmp_path / "output")
+    prepare(workspace)
+    graph = video_graph(VideoSize(width=64, height=64, frames=17), steps="2-2-1")
+    missing = graph | {"pyramid": {"class_type": "NoSuchNode", "inputs": {}}}
+    wrong = graph | {"pyramid": {"class_type": "PyramidalWanSpec", "inputs": {"preset": "no-such"}}}
+    seen = []
+
+    async def scenario():
+        async with ComfyUIServer(workspace) as server:
+            with pytest.raises(GraphError, match="NoSuchNode does not exist"):
+                await server.run(missing)
+            with pytest.raises(GraphError, match="PyramidalWanSpec: .*no preset 'no-such'"):
+                await server.run(wrong)
+            outputs = await server.run(graph, seen.append)
+        return server, outputs
+
+    server, outputs = asyncio.run(scenario())
+    assert server.process.returncode is not None
+    (saved,) = outputs["file"]["images"]
+    with av.open(str(workspace.output / saved["subfolder"] / saved["filename"])) as video:
+        stream = video.streams.video[0]
+        assert (stream.width, stream.height, sum(1 for _ in video.decode(stream))) == (64, 64, 17)
+    steps = [progress for progress in seen if progress.node == "samples" and progress.steps]
+    assert (steps[-1].step, steps[-1].steps) == (5, 5)
+
+
+def test_the_cost_table_agrees_with_the_paper():
+    rows = [line.split() for line in cost_table().splitlines()[1:]]
+    assert [(row[0], row[2]) for row in rows] == [("0-0-50", "25184"), ("20-20-10", "5642"), ("2-2-1", "282")]

@@ -1,0 +1,192 @@
+"""Every node in the running host over its HTTP API, text to video and image to video, with tiny models."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+import torch
+from PIL import Image
+from pyramidalwan.nodes import NODES
+from safetensors.torch import load_file, save_file
+
+from demo.comfyui_server import ComfyUIServer, GraphError
+from demo.workspace import Workspace, default_workspace, prepare
+from pyramid.stages import PyramidSpec
+
+WIDTH = HEIGHT = 128
+FRAMES = 17
+STAGES = ("low", "mid", "high")
+
+
+class Wiring:
+    """A graph in API format, built by calls: ``add("Node", name=value)`` gives a reference to output 0."""
+
+    def __init__(self):
+        self.graph = {}
+
+    def add(self, kind, **inputs):
+        name = str(len(self.graph) + 1)
+        inputs = {key: list(value) if isinstance(value, tuple) else value for key, value in inputs.items()}
+        self.graph[name] = {"class_type": kind, "inputs": inputs}
+        return name, 0
+
+    def save(self, samples, name):
+        self.add("SaveLatent", samples=samples, filename_prefix=name)
+
+
+def out(reference, index):
+    return reference[0], index
+
+
+def prompts(graph, vae=None, image=False):
+    """(positive, negative, latent) for text or for an image."""
+    positive = graph.add("PyramidalWanLoadConditioning", filename="tiny_random_prompt.safetensors")
+    negative = graph.add("PyramidalWanLoadConditioning", filename="tiny_random_negative_prompt.safetensors")
+    if not image:
+        return positive, negative, graph.add("PyramidalWanEmptyLatent", width=WIDTH, height=HEIGHT, frames=FRAMES)
+    start = graph.add("EmptyImage", width=WIDTH, height=HEIGHT, batch_size=1, color=0x3366CC)
+    both = graph.add(
+        "WanImageToVideo", positive=positive, negative=negative, vae=vae, width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1,
+        start_image=start,
+    )  # fmt: skip
+    return both, out(both, 1), out(both, 2)
+
+
+def three_forms(graph, model, positive, negative, latent):
+    """One node, advanced node and stock graph, each saved."""
+    spec = graph.add("PyramidalWanSpec", preset="pyramidal-wan")
+    schedule = graph.add("PyramidalWanSchedule", pyramid=spec, steps="2-2-1")
+    few = graph.add("PyramidalWanFewStepSampler")
+    noise = graph.add("RandomNoise", noise_seed=5)
+    one = graph.add(
+        "PyramidalWanSampler", model=model, positive=positive, negative=negative, latent=latent, pyramid=spec, seed=5, steps="2-2-1",
+        cfg="2", sampler_name="pyramid_few_step",
+    )  # fmt: skip
+    graph.save(one, "one")
+    guider = graph.add("CFGGuider", model=model, positive=positive, negative=negative, cfg=2.0)
+    advanced = graph.add(
+        "PyramidalWanSamplerAdvanced", noise=noise, guider=guider, sampler=few, sigmas=schedule, latent=latent, pyramid=spec
+    )
+    graph.save(advanced, "advanced")
+    at = graph.add("PyramidalWanStageStart", noise=noise, latent=latent, pyramid=spec)
+    for stage in STAGES:
+        bound = graph.add("PyramidalWanStageModel", model=model, pyramid=spec, stage=stage)
+        guider = graph.add("CFGGuider", model=bound, positive=positive, negative=negative, cfg=2.0)
+        sigmas = graph.add("PyramidalWanStageSigmas", sigmas=schedule, pyramid=spec, stage=stage)
+        done = graph.add("SamplerCustomAdvanced", noise=out(at, 1), guider=guider, sampler=few, sigmas=sigmas, latent_image=at)
+        if stage != "high":
+            at = graph.add("PyramidalWanStageTransition", latent=done, noise=noise, pyramid=spec, stage=stage)
+    graph.save(done, "stock")
+    return spec, schedule, one, guider
+
+
+def everything_else(graph, model, positive, negative, latent, spec, one, vae):
+    trained = graph.add("PyramidalWanSpecFromFile", file="loras/tiny.safetensors")
+    lora = graph.add("PyramidalWanStageLoRA", model=model, lora_name="tiny.safetensors", strength=0.5, stages="low,high")
+    with_lora = graph.add(
+        "PyramidalWanSampler", model=lora, positive=positive, negative=negative, latent=latent, pyramid=trained, steps="2-2-1", cfg="1"
+    )
+    graph.save(with_lora, "lora")
+    pictures = graph.add("VAEDecode", samples=out(with_lora, 2), vae=vae)  # the drafts: a list of three sizes
+    graph.add("SaveImage", images=pictures, filename_prefix="draft")
+    noise = graph.add("RandomNoise", noise_seed=6)
+    again = graph.add("PyramidalWanRenoise", latent=out(one, 1), noise=noise, pyramid=spec, stage="high", level=0.4)
+    graph.save(again, "renoised")
+    cost = graph.add("PyramidalWanCost", latent=latent, steps="20-20-10", cfg="5", pyramid=spec, model=model)
+    graph.add("SaveImage", images=out(cost, 1), filename_prefix="cost")
+    two = graph.add("PyramidalWanSpec", preset="training-free")
+    calibrated = graph.add("PyramidalWanCalibrate", latent=one, threshold=0.1, pyramid=two)
+    graph.add("SaveImage", images=out(calibrated, 1), filename_prefix="bands")
+    graph.add("PyramidalWanSaveConditioning", conditioning=positive, filename="again")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("http")
+    workspace = Workspace(default_workspace().comfyui, folder / "base", folder / "output")
+    prepare(workspace)
+    loras = workspace.base / "models" / "loras"
+    loras.mkdir(parents=True, exist_ok=True)
+    module = "diffusion_model.blocks.0.self_attn.q"
+    tensors = {f"{module}.lora_up.weight": torch.ones(128, 2), f"{module}.lora_down.weight": torch.ones(2, 128)}
+    save_file(tensors, loras / "tiny.safetensors", PyramidSpec().to_metadata())
+    return workspace
+
+
+def text_graph():
+    graph = Wiring()
+    model = graph.add("UNETLoader", unet_name="tiny_random_wan_t2v.safetensors", weight_dtype="default")
+    vae = graph.add("VAELoader", vae_name="tiny_random_wan_vae.safetensors")
+    positive, negative, latent = prompts(graph)
+    spec, _, one, _ = three_forms(graph, model, positive, negative, latent)
+    everything_else(graph, model, positive, negative, latent, spec, one, vae)
+    return graph.graph
+
+
+def image_graph():
+    graph = Wiring()
+    model = graph.add("UNETLoader", unet_name="tiny_random_wan_i2v.safetensors", weight_dtype="default")
+    vae = graph.add("VAELoader", vae_name="tiny_random_wan_vae.safetensors")
+    three_forms(graph, model, *prompts(graph, vae, image=True))
+    return graph.graph
+
+
+def small_graph():
+    """Only the sampler node; its name."""
+    graph = Wiring()
+    model = graph.add("UNETLoader", unet_name="tiny_random_wan_t2v.safetensors", weight_dtype="default")
+    positive, negative, latent = prompts(graph)
+    spec = graph.add("PyramidalWanSpec", preset="pyramidal-wan")
+    one = graph.add(
+        "PyramidalWanSampler", model=model, positive=positive, negative=negative, latent=latent, pyramid=spec, steps="2-2-1"
+    )
+    graph.save(one, "small")
+    return graph.graph, one[0]
+
+
+def saved(workspace, name):
+    newest = max(workspace.output.glob(f"{name}_*.latent"), key=lambda path: path.stat().st_mtime_ns)
+    return load_file(newest)["latent_tensor"]
+
+
+def check_three_forms(workspace):
+    one = saved(workspace, "one")
+    assert one.shape == (1, 16, 5, 16, 16) and one.abs().max() > 0.1
+    for other in ("advanced", "stock"):
+        assert (saved(workspace, other) - one).abs().max() / one.abs().max() < 1e-5, other
+
+
+def test_all_nodes_text_and_image(workspace):
+    graphs = {"text": text_graph(), "image": image_graph()}
+    used = {node["class_type"] for graph in graphs.values() for node in graph.values()}
+    assert {node.__name__ for node in NODES} <= used
+
+    async def run():
+        async with ComfyUIServer(workspace) as server:
+            found = await server.get("/object_info")
+            assert {node.__name__ for node in NODES} <= set(found)
+            widgets = found["PyramidalWanSampler"]["input"]["required"]
+            assert widgets["grid"][1]["advanced"] is True and widgets["seed"][1]["control_after_generate"] is True
+            for graph in graphs.values():
+                await server.run(graph)
+                check_three_forms(workspace)
+            small, sampler = small_graph()
+            for change, words in (
+                ({"steps": "2-x-1"}, "numbers joined by '-'"),
+                ({"cfg": "much"}, "cfg is one number"),
+                ({"steps": "2-2"}, "2 numbers, but the pyramid has 3 stages"),
+                ({"sampler_name": "lcm"}, "sampler 'lcm' adds noise"),
+            ):
+                inputs = {**small[sampler]["inputs"], **change}
+                with pytest.raises(GraphError, match=words):
+                    await server.run({**small, sampler: {**small[sampler], "inputs": inputs}})
+        return server
+
+    server = asyncio.run(run())
+    assert saved(workspace, "lora").shape == (1, 16, 5, 16, 16)
+    drafts = [Image.open(path).size for path in workspace.output.glob("draft_*.png")]
+    assert Counter(drafts) == {(32, 32): 5, (64, 64): 9, (128, 128): 17}
+    assert list(workspace.output.glob("cost_*.png")) and list(workspace.output.glob("bands_*.png"))
+    assert (workspace.output / "conditioning" / "again.safetensors").is_file()
+    log = server.log.read_text(errors="replace")
+    assert "Cannot import" not in log and "memory leak" not in log
