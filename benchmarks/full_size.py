@@ -1,0 +1,59 @@
+"""A full-size random Wan2.1 1.3B in bfloat16: loads in the host and runs the low stage once through the sampler node.
+
+Shows that real dimensions pass through every part; the picture is noise. Needs about 10 GB of memory and some minutes
+on a CPU.
+
+Run: .venv/bin/python -m benchmarks.full_size [--stage low]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+
+from demo.in_process import use_comfyui
+from demo.tiny_wan import t2v_state_dict
+from pyramid.flops import WAN_DIMENSIONS, schedule_cost
+from pyramid.sizes import VideoSize
+from pyramid.stages import PRESETS
+
+SIZE = VideoSize(width=832, height=448, frames=81)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", default="low", choices=("low", "mid", "high"), help="the last stage to run")
+    stage = parser.parse_args().stage
+    cpu = not torch.cuda.is_available()
+    use_comfyui(cpu=cpu)
+    dims = WAN_DIMENSIONS["1.3B"]
+    weights = t2v_state_dict(dim=dims.dim, ffn_dim=dims.ffn_dim, layers=dims.layers)
+    weights = {name: weights[name].to(torch.bfloat16) for name in list(weights)}
+    print(f"{sum(w.numel() for w in weights.values()) / 1e9:.3f} billion weights in {len(weights)} tensors")
+    with torch.inference_mode():
+        seconds, samples = run(weights, stage)
+    cost = schedule_cost(PRESETS["pyramidal-wan"], SIZE.latent, (1, 1, 1), dims)[0]
+    print(f"{stage} stage: {tuple(samples.shape)} in {seconds:.1f} s, deviation {samples.std():.3f}, {samples.isnan().sum()} NaN")
+    print(f"the low stage is {cost.tokens} tokens and {cost.forward_tflops:.2f} TFLOPs a forward")
+
+
+def run(weights: dict[str, torch.Tensor], stage: str) -> tuple[float, torch.Tensor]:
+    import comfy.sd
+    from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
+    from pyramidalwan.nodes.sampler import PyramidalWanSampler
+
+    model = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.bfloat16})
+    print(f"the host made {type(model.model).__name__} of {model.model.model_config.unet_config['dim']} in {model.model_dtype()}")
+    latent = PyramidalWanEmptyLatent.execute(SIZE.width, SIZE.height, SIZE.frames, 1, "nearest").args[0]
+    prompt = [[torch.randn(1, 512, 4096), {}]]
+    start = time.perf_counter()
+    output = PyramidalWanSampler.execute(
+        model, prompt, prompt, latent, 0, "1-1-1", "1", "euler", 1.0, "auto", 5.0, "auto", stage, PRESETS["pyramidal-wan"]
+    )
+    return time.perf_counter() - start, output.args[0]["samples"].float()
+
+
+if __name__ == "__main__":
+    main()
