@@ -1,0 +1,132 @@
+"""The tested host made to behave like 0.38.1 where a pack can notice; the differences were read in its sources.
+
+This does not replace a run on the newer host (``COMFYUI_DIR=... make test``); it keeps known differences from breaking us.
+"""
+
+import comfy.model_base
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import comfy.weight_adapter
+import pytest
+import torch
+from host_graph import empty, prompt
+from pyramidalwan.nodes.sampler import PyramidalWanSampler
+from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramidalwan.samplers.lora_file import load_lora_file
+from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
+from pyramidalwan.samplers.stage_model import bind_stage, stage_sampling
+from safetensors.torch import save_file
+
+WAN = PRESETS["pyramidal-wan"]
+
+
+@pytest.fixture
+def newer_host(monkeypatch):
+    """Signatures, argument handling and sharing as in 0.38.1."""
+    clone = comfy.model_patcher.ModelPatcher.clone
+
+    def newer_clone(self, disable_dynamic=False, model_override=None, force_deepcopy=False):
+        assert not (disable_dynamic or force_deepcopy)
+        made = clone(self)
+        made.model_options = shallow(self.model_options)  # only dicts and lists are copied, other objects are shared
+        return made
+
+    def shallow(value):
+        if isinstance(value, dict):
+            return {key: shallow(item) for key, item in value.items()}
+        return [shallow(item) for item in value] if isinstance(value, list) else value
+
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "clone", newer_clone)
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "is_dynamic", lambda self: False, raising=False)
+
+    fix = comfy.sample.fix_empty_latent_channels
+
+    def newer_fix(model, latent_image, downscale_ratio_spacial=None, downscale_ratio_temporal=None):
+        assert downscale_ratio_spacial is None and downscale_ratio_temporal is None
+        return fix(model, latent_image)
+
+    monkeypatch.setattr(comfy.sample, "fix_empty_latent_channels", newer_fix)
+
+    sample = comfy.samplers.KSAMPLER.sample
+
+    def newer_sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+        assert model_wrap.model_patcher.model is not None and model_wrap.cfg is not None
+
+        def always(step, denoised, x, total):
+            if callback is not None:
+                callback(step, denoised, x, total)
+
+        return sample(self, model_wrap, sigmas, extra_args, always, noise, latent_image, denoise_mask, disable_pbar)
+
+    monkeypatch.setattr(comfy.samplers.KSAMPLER, "sample", newer_sample)
+
+    outer = comfy.samplers.CFGGuider.outer_sample
+
+    def newer_outer(self, noise, latent_image, *args, **kwargs):
+        return outer(self, noise.to(torch.float32), latent_image.to(torch.float32), *args, **kwargs)
+
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "outer_sample", newer_outer)
+
+    apply = comfy.model_base.BaseModel._apply_model
+
+    def newer_apply(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        transformer_options = {**(transformer_options or {}), "prefetch_dynamic_vbars": False}  # a shallow copy
+        return apply(self, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+    monkeypatch.setattr(comfy.model_base.BaseModel, "_apply_model", newer_apply)
+    return monkeypatch
+
+
+def sample(model, **changes):
+    values = dict(
+        seed=5, steps="2-2-1", cfg="3", sampler_name="euler", denoise=1.0, grid="auto", shift=5.0, start_stage="auto", end_stage="auto",
+        pyramid=WAN,
+    )  # fmt: skip
+    return PyramidalWanSampler.execute(model, prompt(1), prompt(2), empty(), **{**values, **changes}).args[0]["samples"]
+
+
+@pytest.mark.parametrize("name", ["euler", "uni_pc", "pyramid_few_step"])
+def test_the_same_video_on_both(t2v_model, request, name):
+    spec = PyramidSpec(rope="scaled", first_frame="shared")
+    before = sample(t2v_model, sampler_name=name, pyramid=spec)
+    request.getfixturevalue("newer_host")
+    torch.testing.assert_close(sample(t2v_model, sampler_name=name, pyramid=spec), before, atol=0, rtol=0)
+
+
+def test_model_options_that_are_shared_are_not_written_into(t2v_model, newer_host):
+    model = t2v_model.clone()
+    rope = {"scale_t": 1.0}
+    model.model_options["transformer_options"]["rope_options"] = rope
+    bind_stage(model, PyramidSpec(rope="scaled").stages(LatentShape(5, 16, 16))[0], 3)
+    assert rope == {"scale_t": 1.0} and model.model_options["transformer_options"]["rope_options"] == rope
+    assert not model.wrappers and "wrappers" not in model.model_options["transformer_options"]
+
+
+def test_streamed_weights_take_patches_that_the_host_can_rebuild(t2v_model, newer_host, tmp_path):
+    """A dynamic patcher makes adapters anew from (loaded_keys, weights), and asserts on injections it cannot stream."""
+    newer_host.setattr(comfy.model_patcher.ModelPatcher, "is_dynamic", lambda self: True, raising=False)
+    module = "diffusion_model.blocks.0.self_attn.q"
+    save_file(
+        {f"{module}.lora_up.weight": torch.ones(128, 2) * 0.1, f"{module}.lora_down.weight": torch.ones(2, 128) * 0.1},
+        tmp_path / "x.safetensors",
+    )
+    model, _ = add_stage_lora(t2v_model, StageLora(load_lora_file(tmp_path / "x.safetensors", "x"), 1.0, "low"))
+    low, mid, _ = (bind_stage(model, stage, 3) for stage in WAN.stages(LatentShape(5, 16, 16)))
+    assert not low.injections and not mid.patches
+    ((strength, adapter, *_),) = low.patches[f"{module}.weight"]
+    again = type(adapter)(adapter.loaded_keys, adapter.weights)
+    weight = torch.zeros(128, 128)
+    args = (weight.clone(), f"{module}.weight", strength, 1.0, None, lambda a: a)
+    torch.testing.assert_close(again.calculate_weight(*args), adapter.calculate_weight(weight.clone(), *args[1:]))
+    assert torch.isfinite(sample(model)).all()
+
+
+def test_the_noise_scale_of_newer_hosts_scales_all_noise(t2v_model):
+    base = t2v_model.get_model_object("model_sampling")
+    stage = WAN.stages(LatentShape(5, 16, 16))[1]
+    bound = stage_sampling(base, stage)
+    noise, latent, sigma = torch.randn(1, 16, 3, 8, 8), torch.randn(1, 16, 3, 8, 8), torch.tensor(stage.sigma_noisy[1])
+    plain = bound.noise_scaling(sigma, noise, latent)
+    bound.noise_scale = 1.5
+    torch.testing.assert_close(bound.noise_scaling(sigma, noise / 1.5, latent), plain)
