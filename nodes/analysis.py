@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..plots.bands import band_chart, band_text
 from ..plots.chart import draw
@@ -13,7 +13,7 @@ from ..samplers.requests import cfg_problem
 from ..samplers.schedule import levels_for, steps_problem
 from .sampler import CFG_TOOLTIP
 from .schedule import STEPS_TOOLTIP, grid_widgets
-from .schema import Pyramid, schema
+from .schema import Pyramid, schema, tell
 
 
 class PyramidalWanCost(io.ComfyNode):
@@ -24,6 +24,7 @@ class PyramidalWanCost(io.ComfyNode):
             display_name="Pyramidal Cost",
             description="What a run costs before it is started: tokens and TFLOPs of every stage, and the share of 50 steps at "
             "full size, as text and as a picture. Nothing is sampled.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["flops", "speed", "estimate", "pyramid"],
             inputs=[
                 io.Latent.Input("latent", tooltip="A latent of the full size."),
@@ -49,7 +50,8 @@ class PyramidalWanCost(io.ComfyNode):
         costs, plain = cost_of(latent, spec, steps, cfg, model)
         _, levels = levels_for(spec, steps, grid, shift)
         text = cost_text(costs, plain)
-        return io.NodeOutput(text, as_image(draw(cost_chart(costs, levels, plain))), ui=ui.PreviewText(text))
+        tell(cls, text)
+        return io.NodeOutput(text, as_image(draw(cost_chart(costs, levels, plain))))
 
 
 class PyramidalWanCalibrate(io.ComfyNode):
@@ -60,6 +62,7 @@ class PyramidalWanCalibrate(io.ComfyNode):
             display_name="Pyramidal Calibrate",
             description="Measures on encoded clips above which noise level each stage's missing detail drowns, and proposes "
             "the boundaries of the pyramid there.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["spectrum", "boundaries", "pyramid"],
             inputs=[
                 io.Latent.Input("latent", tooltip="Encoded real clips, best many and typical ones (a batch)."),
@@ -90,4 +93,5 @@ class PyramidalWanCalibrate(io.ComfyNode):
     def execute(cls, latent, threshold, pyramid=None) -> io.NodeOutput:
         spec, bands = calibrate(latent, pyramid or PRESETS["pyramidal-wan"], threshold)
         text = band_text(bands, threshold)
-        return io.NodeOutput(spec, as_image(draw(band_chart(bands, threshold))), text, ui=ui.PreviewText(text))
+        tell(cls, text)
+        return io.NodeOutput(spec, as_image(draw(band_chart(bands, threshold))), text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..samplers.conditioning_file import (
     fingerprint,
@@ -11,7 +11,7 @@ from ..samplers.conditioning_file import (
     name_problem,
     save_conditioning,
 )
-from .schema import schema
+from .schema import schema, tell
 
 
 class PyramidalWanSaveConditioning(io.ComfyNode):
@@ -22,6 +22,7 @@ class PyramidalWanSaveConditioning(io.ComfyNode):
             display_name="Save Conditioning",
             description="Writes a prompt's embedding to a file, so that the large text encoder need not be loaded again: "
             "read it with 'Load Conditioning'.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["save prompt", "text embedding", "cache prompt"],
             is_output_node=True,
             inputs=[
@@ -41,7 +42,8 @@ class PyramidalWanSaveConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, filename) -> io.NodeOutput:
-        return io.NodeOutput(ui=ui.PreviewText(str(save_conditioning(conditioning, filename))))
+        tell(cls, f"saved as {save_conditioning(conditioning, filename)}")
+        return io.NodeOutput()
 
 
 class PyramidalWanLoadConditioning(io.ComfyNode):

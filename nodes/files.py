@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..samplers.model_files import lora_from_list, lora_names, spec_file_names, spec_from_file
 from ..samplers.stage_lora import StageLora, add_stage_lora
 from ..samplers.stage_names import stages_problem
-from .schema import Pyramid, schema
+from .schema import Pyramid, schema, tell
 
 
 class PyramidalWanStageLoRA(io.ComfyNode):
@@ -20,6 +20,7 @@ class PyramidalWanStageLoRA(io.ComfyNode):
             "come from the ordinary loader. A LoRA trained for a pyramid brings that pyramid along: leave the sampler's "
             "pyramid input open. Step-distilled LoRAs for plain Wan go with the training-free pyramid (cfg 1, grid 'shift', "
             "shift 5, steps such as 2-2).",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["lora", "lora per stage", "lightning", "distilled lora", "pyramid"],
             inputs=[
                 io.Model.Input("model", tooltip="A Wan model."),
@@ -45,7 +46,8 @@ class PyramidalWanStageLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, model, lora_name, strength, stages) -> io.NodeOutput:
         made, report = add_stage_lora(model, StageLora(lora_from_list(lora_name), strength, stages))
-        return io.NodeOutput(made, ui=ui.PreviewText(report))
+        tell(cls, report)
+        return io.NodeOutput(made)
 
 
 class PyramidalWanSpecFromFile(io.ComfyNode):

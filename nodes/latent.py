@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..pyramid.sizes import SNAPS, VideoSize, describe_stages
 from ..pyramid.sizes import snap as snap_size
 from ..pyramid.stages import PRESETS
 from ..samplers.latents import empty_latent
-from .schema import Pyramid, schema
+from .schema import Pyramid, schema, tell
 
 
 class PyramidalWanEmptyLatent(io.ComfyNode):
@@ -19,6 +19,7 @@ class PyramidalWanEmptyLatent(io.ComfyNode):
             display_name="Pyramidal Empty Latent",
             description="An empty Wan video of the nearest size that the pyramid can halve down to its lowest stage: "
             "832x480 becomes 832x448 or 832x512. Says which size it took and how large every stage is.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["empty latent video", "wan size", "resolution", "pyramid size"],
             inputs=[
                 io.Int.Input("width", default=832, min=16, max=16384, step=16, tooltip="Width in pixels."),
@@ -57,4 +58,5 @@ class PyramidalWanEmptyLatent(io.ComfyNode):
         wanted = VideoSize(width, height, frames)
         size = snap_size(wanted, spec, snap)
         text = describe_stages(wanted, size, spec)
-        return io.NodeOutput(empty_latent(size.latent, batch_size), text, ui=ui.PreviewText(text))
+        tell(cls, text)
+        return io.NodeOutput(empty_latent(size.latent, batch_size), text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
@@ -26,3 +27,11 @@ def advanced(widget: Input) -> Input:
     """Marks an expert widget; hosts that do not know the mark show it like any other."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
     return widget
+
+
+def tell(node: type[io.ComfyNode], text: str) -> None:
+    """Shows a text on the node in the front end. Without a server, or on a host that cannot, nothing happens."""
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    node_id = getattr(node.hidden, "unique_id", None)
+    if node_id is not None and hasattr(server, "send_progress_text"):
+        server.send_progress_text(text, node_id)

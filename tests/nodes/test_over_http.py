@@ -46,8 +46,8 @@ def prompts(graph, vae=None, image=False):
         return positive, negative, graph.add("PyramidalWanEmptyLatent", width=WIDTH, height=HEIGHT, frames=FRAMES)
     start = graph.add("EmptyImage", width=WIDTH, height=HEIGHT, batch_size=1, color=0x3366CC)
     both = graph.add(
-        "WanImageToVideo", positive=positive, negative=negative, vae=vae, width=WIDTH, height=HEIGHT, length=FRAMES, batch_size=1,
-        start_image=start,
+        "WanImageToVideo", positive=positive, negative=negative, vae=vae, width=WIDTH, height=HEIGHT, length=FRAMES,
+        batch_size=1, start_image=start,
     )  # fmt: skip
     return both, out(both, 1), out(both, 2)
 
@@ -59,8 +59,8 @@ def three_forms(graph, model, positive, negative, latent):
     few = graph.add("PyramidalWanFewStepSampler")
     noise = graph.add("RandomNoise", noise_seed=5)
     one = graph.add(
-        "PyramidalWanSampler", model=model, positive=positive, negative=negative, latent=latent, pyramid=spec, seed=5, steps="2-2-1",
-        cfg="2", sampler_name="pyramid_few_step",
+        "PyramidalWanSampler", model=model, positive=positive, negative=negative, latent=latent, pyramid=spec, seed=5,
+        steps="2-2-1", cfg="2", sampler_name="pyramid_few_step",
     )  # fmt: skip
     graph.save(one, "one")
     guider = graph.add("CFGGuider", model=model, positive=positive, negative=negative, cfg=2.0)
@@ -84,7 +84,14 @@ def everything_else(graph, model, positive, negative, latent, spec, one, vae):
     trained = graph.add("PyramidalWanSpecFromFile", file="loras/tiny.safetensors")
     lora = graph.add("PyramidalWanStageLoRA", model=model, lora_name="tiny.safetensors", strength=0.5, stages="low,high")
     with_lora = graph.add(
-        "PyramidalWanSampler", model=lora, positive=positive, negative=negative, latent=latent, pyramid=trained, steps="2-2-1", cfg="1"
+        "PyramidalWanSampler",
+        model=lora,
+        positive=positive,
+        negative=negative,
+        latent=latent,
+        pyramid=trained,
+        steps="2-2-1",
+        cfg="1",
     )
     graph.save(with_lora, "lora")
     pictures = graph.add("VAEDecode", samples=out(with_lora, 2), vae=vae)  # the drafts: a list of three sizes

@@ -58,6 +58,23 @@ def test_a_node_explains_itself(node):
     assert f'node_id="{node.__name__}"' in inspect.getsource(node), "found by static scanners"
 
 
+def test_texts_are_shown_on_the_node_and_nothing_breaks_without_a_server(monkeypatch):
+    import sys
+    import types
+
+    from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
+    from pyramidalwan.nodes.schema import tell
+
+    tell(PyramidalWanEmptyLatent, "nobody listens")
+    shown = []
+    server = types.SimpleNamespace(send_progress_text=lambda text, node_id: shown.append((node_id, text)))
+    prompt_server = types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=server))
+    monkeypatch.setitem(sys.modules, "server", prompt_server)
+    monkeypatch.setattr(PyramidalWanEmptyLatent, "hidden", types.SimpleNamespace(unique_id="7"))
+    PyramidalWanEmptyLatent.execute(832, 480, 81, 1, "nearest")
+    assert shown[0][0] == "7" and shown[0][1].startswith("832x448")
+
+
 def test_newer_hosts_get_their_search_words_and_older_ones_do_not_break(monkeypatch):
     from pyramidalwan.nodes import schema as probes
 
