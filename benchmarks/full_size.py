@@ -35,7 +35,8 @@ def main() -> None:
     with torch.inference_mode():
         seconds, samples = run(weights, stage)
     cost = schedule_cost(PRESETS["pyramidal-wan"], SIZE.latent, (1, 1, 1), dims)[0]
-    print(f"{stage} stage: {tuple(samples.shape)} in {seconds:.1f} s, deviation {samples.std():.3f}, {samples.isnan().sum()} NaN")
+    numbers = f"deviation {samples.std():.3f}, {samples.isnan().sum()} NaN"
+    print(f"{stage} stage: {tuple(samples.shape)} in {seconds:.1f} s, {numbers}")
     print(f"the low stage is {cost.tokens} tokens and {cost.forward_tflops:.2f} TFLOPs a forward")
 
 
@@ -45,7 +46,8 @@ def run(weights: dict[str, torch.Tensor], stage: str) -> tuple[float, torch.Tens
     from pyramidalwan.nodes.sampler import PyramidalWanSampler
 
     model = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.bfloat16})
-    print(f"the host made {type(model.model).__name__} of {model.model.model_config.unet_config['dim']} in {model.model_dtype()}")
+    width = model.model.model_config.unet_config["dim"]
+    print(f"the host made {type(model.model).__name__} of width {width} in {model.model_dtype()}")
     latent = PyramidalWanEmptyLatent.execute(SIZE.width, SIZE.height, SIZE.frames, 1, "nearest").args[0]
     prompt = [[torch.randn(1, 512, 4096), {}]]
     start = time.perf_counter()

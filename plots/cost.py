@@ -10,7 +10,7 @@ from .chart import COLOURS, Area, Chart, Line
 
 
 def cost_text(costs: Sequence[StageCost], plain_tflops: float) -> str:
-    """One line per stage, low to high resolution, and the total against 50 steps at full size."""
+    """The total against 50 steps at full size, and one line per stage, low to high resolution."""
     lines = []
     for cost in costs:
         size = video_size(cost.shape)
@@ -19,7 +19,7 @@ def cost_text(costs: Sequence[StageCost], plain_tflops: float) -> str:
             f"{cost.steps} steps x {cost.forward_tflops:.4g} TFLOPs = {cost.tflops:.4g} TFLOPs"
         )
     total = sum(cost.tflops for cost in costs)
-    return "\n".join([*lines, f"total: {total:.4g} TFLOPs, {100 * total / plain_tflops:.3g} % of 50 steps at full size"])
+    return "\n".join([f"total: {total:.4g} TFLOPs, {100 * total / plain_tflops:.3g} % of 50 steps at full size", *lines])
 
 
 def cost_chart(costs: Sequence[StageCost], levels: Sequence[Sequence[float]], plain_tflops: float) -> Chart:

@@ -50,14 +50,14 @@ def newer_host(monkeypatch):
 
     sample = comfy.samplers.KSAMPLER.sample
 
-    def newer_sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+    def newer_sample(self, model_wrap, sigmas, extra_args, callback, *args, **kwargs):
         assert model_wrap.model_patcher.model is not None and model_wrap.cfg is not None
 
         def always(step, denoised, x, total):
             if callback is not None:
                 callback(step, denoised, x, total)
 
-        return sample(self, model_wrap, sigmas, extra_args, always, noise, latent_image, denoise_mask, disable_pbar)
+        return sample(self, model_wrap, sigmas, extra_args, always, *args, **kwargs)
 
     monkeypatch.setattr(comfy.samplers.KSAMPLER, "sample", newer_sample)
 
@@ -80,8 +80,8 @@ def newer_host(monkeypatch):
 
 def sample(model, **changes):
     values = dict(
-        seed=5, steps="2-2-1", cfg="3", sampler_name="euler", denoise=1.0, grid="auto", shift=5.0, start_stage="auto", end_stage="auto",
-        pyramid=WAN,
+        seed=5, steps="2-2-1", cfg="3", sampler_name="euler", denoise=1.0, grid="auto", shift=5.0,
+        start_stage="auto", end_stage="auto", pyramid=WAN,
     )  # fmt: skip
     return PyramidalWanSampler.execute(model, prompt(1), prompt(2), empty(), **{**values, **changes}).args[0]["samples"]
 

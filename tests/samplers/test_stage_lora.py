@@ -73,8 +73,8 @@ def write(tmp_path):
 
 def sample(model, steps="2-2-1", **changes):
     values = dict(
-        seed=5, steps=steps, cfg="1", sampler_name="euler", denoise=1.0, grid="auto", shift=5.0, start_stage="auto", end_stage="auto",
-        pyramid=WAN,
+        seed=5, steps=steps, cfg="1", sampler_name="euler", denoise=1.0, grid="auto", shift=5.0,
+        start_stage="auto", end_stage="auto", pyramid=WAN,
     )  # fmt: skip
     return PyramidalWanSampler.execute(model, prompt(1), prompt(2), empty(), **{**values, **changes}).args[0]["samples"]
 
