@@ -18,8 +18,8 @@ class PyramidalWanStageLoRA(io.ComfyNode):
             display_name="Pyramidal Stage LoRA",
             description="Loads a LoRA that acts in some stages only; chain several. Style LoRAs for all stages may as well "
             "come from the ordinary loader. A LoRA trained for a pyramid brings that pyramid along: leave the sampler's "
-            "pyramid input open. Step-distilled LoRAs for plain Wan go with the training-free pyramid (cfg 1, grid 'shift', "
-            "shift 5, steps such as 2-2).",
+            "pyramid input open. Step-distilled LoRAs for plain Wan go with the training-free pyramid: cfg 1, grid "
+            "'distilled', shift 5, steps such as 2-2.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["lora", "lora per stage", "lightning", "distilled lora", "pyramid"],
             inputs=[

@@ -6,8 +6,15 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..samplers.allowed import sampler_names
-from ..samplers.requests import StageOptions, cfg_problem, sample_with_conds, sample_with_guider
+from ..samplers.allowed import sampler_name_problem, sampler_names
+from ..samplers.requests import (
+    StageOptions,
+    cfg_problem,
+    check_parts,
+    check_widgets,
+    sample_with_conds,
+    sample_with_guider,
+)
 from ..samplers.schedule import steps_problem
 from ..samplers.stage_names import AUTO, STAGE_CHOICES
 from .schedule import STEPS_TOOLTIP, grid_widgets
@@ -28,13 +35,13 @@ class PyramidalWanSampler(io.ComfyNode):
             description="Samples a Wan video through a pyramid: noisy steps at low resolution and frame rate, only the "
             "cleanest ones at full size. Without a pyramid it takes the one that the model's stage LoRAs were trained for, or "
             "the training-free one for stock weights. Step-distilled style LoRAs made for plain Wan work with the "
-            "training-free pyramid: cfg 1, grid 'shift' with shift 5, and steps that add up to the LoRA's, such as 2-2 for "
-            "a four-step one.",
+            "training-free pyramid: cfg 1, grid 'distilled' with the LoRA's shift (5 for most), and steps that add up to the "
+            "LoRA's, such as 2-2 for a four-step one.",
             search_aliases=["ksampler", "pyramid", "wan fast", "multi-stage", "2-2-1", "20-20-10"],
             inputs=[
-                io.Model.Input("model", tooltip="A Wan 2.1 or 2.2 (14B) model, with any LoRAs and patches."),
-                io.Conditioning.Input("positive", tooltip="What the video should show."),
-                io.Conditioning.Input("negative", tooltip="What it should not show; unused when cfg is 1."),
+                io.Model.Input("model", lazy=True, tooltip="A Wan 2.1 or 2.2 (14B) model, with any LoRAs and patches."),
+                io.Conditioning.Input("positive", lazy=True, tooltip="What the video should show."),
+                io.Conditioning.Input("negative", lazy=True, tooltip="What it should not show; unused when cfg is 1."),
                 io.Latent.Input(
                     "latent",
                     tooltip="The video's size ('Pyramidal Empty Latent' makes one that fits), an encoded video to start from "
@@ -76,8 +83,15 @@ class PyramidalWanSampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, steps, cfg):
-        return steps_problem(steps) or cfg_problem(cfg) or True
+    def validate_inputs(cls, steps, cfg, sampler_name):
+        return steps_problem(steps) or cfg_problem(cfg) or sampler_name_problem(sampler_name) or True
+
+    @classmethod
+    def check_lazy_status(cls, steps, cfg, sampler_name, grid, shift, start_stage, end_stage, pyramid=None, **inputs):
+        if pyramid is not None:  # what does not fit the pyramid is said before a model is loaded
+            options = StageOptions(cfg, start_stage=start_stage, end_stage=end_stage)
+            check_widgets(pyramid, options, steps=steps, sampler_name=sampler_name, grid=grid, shift=shift)
+        return _waiting(inputs)
 
     @classmethod
     def execute(
@@ -103,7 +117,7 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
             search_aliases=["samplercustomadvanced", "custom sampling", "pyramid", "guider"],
             inputs=[
                 io.Noise.Input("noise", tooltip="The run's noise; every further draw is derived from its seed."),
-                io.Guider.Input("guider", tooltip="Model and prompts. The model must not be bound to a stage."),
+                io.Guider.Input("guider", lazy=True, tooltip="Model and prompts. The model must not be bound to a stage."),
                 io.Sampler.Input(
                     "sampler",
                     tooltip="How each stage is sampled; 'Pyramidal Few-Step Sampler' is for distilled models.",
@@ -130,6 +144,13 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         return (cfg_problem(cfg) if cfg.strip() else None) or True
 
     @classmethod
+    def check_lazy_status(cls, sampler, sigmas, cfg, start_stage, end_stage, pyramid=None, **inputs):
+        if pyramid is not None:
+            options = StageOptions(cfg, start_stage=start_stage, end_stage=end_stage)
+            check_parts(pyramid, options, sampler=sampler, sigmas=sigmas)
+        return _waiting(inputs)
+
+    @classmethod
     def execute(
         cls,
         noise,
@@ -147,6 +168,11 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         options = StageOptions(cfg, model_mid, model_low, start_stage, end_stage)
         result = sample_with_guider(noise, guider, sampler, sigmas, latent, pyramid, options)
         return io.NodeOutput(result.output, result.denoised, result.drafts)
+
+
+def _waiting(inputs: dict[str, Any]) -> list[str]:
+    """Connected inputs that are not there yet: the host makes lazy ones only when they are asked for."""
+    return [name for name, value in inputs.items() if value is None]
 
 
 def _stage_range_widgets() -> list[io.Input]:
@@ -177,11 +203,13 @@ def _optional_sockets(pyramid: str) -> list[io.Input]:
         io.Model.Input(
             "model_mid",
             optional=True,
+            lazy=True,
             tooltip="Another model for the stages between the lowest and the highest, if wanted.",
         ),
         io.Model.Input(
             "model_low",
             optional=True,
+            lazy=True,
             tooltip="Another model for the lowest stage, if wanted: a larger one, or Wan 2.2's high-noise expert.",
         ),
     ]

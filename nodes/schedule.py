@@ -22,7 +22,8 @@ def grid_widgets() -> list[io.Input]:
                 options=list(GRID_CHOICES),
                 default="auto",
                 tooltip="How the steps of a stage are spaced. uniform: evenly in the noise. shift: by a flow shift, as stock "
-                "Wan. auto: uniform for a pyramidal model, shift for stock weights.",
+                "Wan. auto: uniform for a pyramidal model, shift for stock weights. distilled: for step-distilled LoRAs of "
+                "plain Wan; the model is told exactly the levels it was trained on, and the boundaries move to them.",
             )
         ),
         advanced(

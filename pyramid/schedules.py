@@ -6,6 +6,7 @@ Steps are written in running order, low to high resolution: "20-20-10" is 20 ste
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -62,6 +63,26 @@ def stage_levels(
         raise ValueError(f"grid is {grid!r}; allowed are {', '.join(GRIDS)}")
     stages = spec.stages(spec.smallest_shape())
     return [_levels(stage, count, grid, shift) for stage, count in zip(stages, steps, strict=True)]
+
+
+def distilled_levels(spec: PyramidSpec, steps: Sequence[int], shift: float) -> tuple[PyramidSpec, list[tuple[float, ...]]]:
+    """Levels at which the network is told exactly what a step-distilled model for plain Wan was trained on.
+
+    ``K = sum(steps)`` steps tell it ``shift_sigma(1 - k / K, shift)``: 1000, 937.5, 833.3 and 625 for four steps of shift 5
+    (derived for a pyramid: a stage is entered where its first step is due, so the boundaries move there). ValueError for
+    a pyramidal field, whose weights know their own boundaries.
+    """
+    if spec.field != "natural":
+        raise ValueError("step-distilled models for plain Wan go with a pyramid of field 'natural', such as training-free")
+    total, done = sum(steps), 0
+    visited: list[list[float]] = []
+    for stage, count in zip(spec.stages(spec.smallest_shape()), steps, strict=True):
+        told = [shift_sigma(1 - step / total, shift) for step in range(done, done + count)]
+        visited.append([stage.natural_level(level) if spec.told == "sigma" else level for level in told])
+        done += count
+    boundaries = tuple(stage[0] for stage in visited[1:])
+    levels = [(*stage, end) for stage, end in zip(visited, (*boundaries, 0.0), strict=True)]
+    return dataclasses.replace(spec, boundaries=boundaries), levels
 
 
 def _levels(stage: Stage, count: int, grid: str, shift: float) -> tuple[float, ...]:

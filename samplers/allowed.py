@@ -11,7 +11,7 @@ from typing import Any
 
 import comfy.samplers
 
-from ..pyramid.stages import PyramidSpec
+from ..pyramid.stages import PRESETS, PyramidSpec
 from .few_step import few_step_sampler, sample_few_step
 
 FEW_STEP = "pyramid_few_step"
@@ -89,3 +89,14 @@ def check_sampler_name(name: str | None, spec: PyramidSpec) -> None:
             f"sampler '{name}' adds noise that does not fit a pyramidal stage and gives wrong videos; use a deterministic "
             f"one such as euler, heun, dpmpp_2m or uni_pc, or '{FEW_STEP}' for distilled models"
         )
+
+
+def sampler_name_problem(name: str) -> str | None:
+    """What is wrong with a sampler whatever the pyramid; None if nothing is."""
+    if name not in sampler_names():
+        return f"there is no sampler '{name}'; there are {', '.join(sampler_names())}"
+    try:
+        check_sampler_name(name, PRESETS["training-free"])
+    except ValueError as error:
+        return str(error)
+    return None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..pyramid.schedules import keep_last
 from ..pyramid.stages import PRESETS, PyramidSpec
-from .allowed import make_sampler
+from .allowed import check_sampler, check_sampler_name, make_sampler
 from .run import PyramidRun, Result
 from .schedule import Levels, from_sigmas, levels_for
 from .stage_lora import spec_of_loras
@@ -83,6 +83,24 @@ def sample_with_guider(
     spec = find_spec(pyramid, guider.model_patcher, options)
     cfgs = parse_cfg(options.cfg, spec.number_of_stages) if options.cfg.strip() else []
     return _run(guider, noise, sampler, from_sigmas(sigmas, spec), spec, latent, cfgs, options)
+
+
+def check_widgets(spec: PyramidSpec, options: StageOptions, *, steps: str, sampler_name: str, grid: str, shift: float) -> None:
+    """Everything that can be wrong with the widgets of the sampler node for a pyramid, before a model is loaded."""
+    levels_for(spec, steps, grid, shift)
+    parse_cfg(options.cfg, spec.number_of_stages)
+    check_sampler_name(sampler_name, spec)
+    for name in (options.start_stage, options.end_stage):
+        if name != AUTO:
+            stage_index(name, spec.number_of_stages)
+
+
+def check_parts(spec: PyramidSpec, options: StageOptions, *, sigmas: Tensor, sampler: Any) -> None:
+    """The same for the advanced node."""
+    levels = from_sigmas(sigmas, spec)
+    check_sampler(sampler, spec, [len(level) - 1 for level in levels])
+    if options.cfg.strip():
+        parse_cfg(options.cfg, spec.number_of_stages)
 
 
 def find_spec(pyramid: PyramidSpec | None, model: Any, options: StageOptions) -> PyramidSpec:

@@ -7,18 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..pyramid.schedules import GRIDS, cut, join, parse_steps, stage_levels, without_skipped
+from ..pyramid.schedules import GRIDS, cut, distilled_levels, join, parse_steps, stage_levels, without_skipped
 from ..pyramid.stages import PyramidSpec
 
-GRID_CHOICES = ("auto", *GRIDS)
+DISTILLED = "distilled"
+GRID_CHOICES = ("auto", *GRIDS, DISTILLED)
 
 Levels = list[tuple[float, ...]]
 """Natural levels of each stage in running order."""
 
 
 def levels_for(spec: PyramidSpec, steps: str, grid: str, shift: float) -> tuple[PyramidSpec, Levels]:
-    """The stages that run and their levels; ValueError in plain words for steps that do not fit."""
+    """The stages that run and their levels; ValueError in plain words for steps that do not fit.
+
+    The grid "distilled" moves the boundaries of the pyramid to the levels a step-distilled model was trained on.
+    """
     spec, counts = without_skipped(spec, parse_steps(steps, spec.number_of_stages))
+    if grid == DISTILLED:
+        return distilled_levels(spec, counts, shift)
     if grid == "auto":
         grid = "uniform" if spec.field == "pyramidal" else "shift"
     return spec, stage_levels(spec, counts, grid=grid, shift=shift)

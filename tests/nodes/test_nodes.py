@@ -88,8 +88,10 @@ def test_sampler_without_a_pyramid_is_training_free(t2v_model):
     assert torch.equal(default[0]["samples"], given[0]["samples"]) and default[0]["samples"].shape == (1, 16, 5, 16, 16)
     with pytest.raises(ValueError, match="3 numbers, but the pyramid has 2 stages"):
         PyramidalWanSampler.execute(t2v_model, prompt(1), prompt(2), empty(), **{**arguments, "steps": "2-2-1"})
-    assert "numbers joined by '-'" in PyramidalWanSampler.validate_inputs("many", "1")
-    assert PyramidalWanSampler.validate_inputs("2-2-1", "5-6-4") is True
+    assert "numbers joined by '-'" in PyramidalWanSampler.validate_inputs("many", "1", "euler")
+    assert PyramidalWanSampler.validate_inputs("2-2-1", "5-6-4", "lcm") is True
+    assert "chooses its own number" in PyramidalWanSampler.validate_inputs("2-2-1", "5", "dpm_adaptive")
+    assert "there is no sampler 'x'" in PyramidalWanSampler.validate_inputs("2-2-1", "5", "x")
 
 
 @pytest.fixture

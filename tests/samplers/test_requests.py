@@ -136,7 +136,7 @@ def test_cfg_for_each_stage(t2v_model):
     torch.testing.assert_close(one, sampler(t2v_model, cfg="3-3-3")[0]["samples"])
     with pytest.raises(ValueError, match="cfg '3-1' has 2 numbers, but the pyramid has 3 stages"):
         sampler(t2v_model, cfg="3-1")
-    assert "cfg is one number" in PyramidalWanSampler.validate_inputs("2-2-1", "much")
+    assert "cfg is one number" in PyramidalWanSampler.validate_inputs("2-2-1", "much", "euler")
     assert "cfg is one number" in PyramidalWanSamplerAdvanced.validate_inputs("much")
     assert PyramidalWanSamplerAdvanced.validate_inputs("") is True
 
@@ -191,3 +191,43 @@ def test_drafts_in_the_wrong_place_are_refused(t2v_model):
         sampler(t2v_model, {**draft[0], "samples": torch.zeros(1, 16, 2, 8, 8)})
     with pytest.raises(ValueError, match="would end with stage"):
         sampler(t2v_model, draft[0], end_stage="low")
+
+
+def test_step_distilled_models_are_told_the_levels_they_know(t2v_model):
+    model, seen = watched(t2v_model)
+    sampler(model, pyramid=FREE, steps="2-2", grid="distilled", shift=5.0)
+    assert [round(1000 * level, 1) for _, level in seen] == [1000.0, 937.5, 833.3, 625.0]
+    assert [shape[3:] for shape, _ in seen] == [(8, 8)] * 2 + [(16, 16)] * 2
+    with pytest.raises(ValueError, match="go with a pyramid of field 'natural'"):
+        sampler(t2v_model, grid="distilled")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": "2-2"}, "2 numbers, but the pyramid has 3 stages"),
+        ({"cfg": "1-2"}, "cfg '1-2' has 2 numbers"),
+        ({"sampler_name": "lcm"}, "sampler 'lcm' adds noise"),
+        ({"grid": "distilled"}, "field 'natural'"),
+        ({"end_stage": "3"}, "no stage '3' in a pyramid of 3 stages"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_a_model_is_loaded(changes, words):
+    widgets = dict(steps="2-2-1", cfg="1", sampler_name="euler", grid="auto", shift=5.0, start_stage="auto", end_stage="auto")
+    links = dict(model=None, positive=None, negative=None, latent=empty(), pyramid=WAN, seed=1, denoise=1.0)
+    assert PyramidalWanSampler.check_lazy_status(**widgets, **links) == ["model", "positive", "negative"]
+    with pytest.raises(ValueError, match=words):
+        PyramidalWanSampler.check_lazy_status(**{**widgets, **changes}, **links)
+
+
+def test_the_advanced_node_checks_early_too():
+    parts = dict(
+        cfg="", start_stage="auto", end_stage="auto", pyramid=WAN, noise=1, guider=None, latent=empty(), model_low=None
+    )
+    euler, lcm = (KSamplerSelect.execute(name).args[0] for name in ("euler", "lcm"))
+    check = PyramidalWanSamplerAdvanced.check_lazy_status
+    assert check(**parts, sampler=euler, sigmas=SIGMAS) == ["guider", "model_low"]
+    with pytest.raises(ValueError, match="sampler 'lcm' adds noise"):
+        check(**parts, sampler=lcm, sigmas=SIGMAS)
+    with pytest.raises(ValueError, match="leaves a stage of the 3 without a step"):
+        check(**parts, sampler=euler, sigmas=torch.tensor([1.0, 0.0]))
