@@ -9,7 +9,6 @@ from ..plots.chart import draw
 from ..plots.cost import cost_chart, cost_text
 from ..pyramid.stages import PRESETS
 from ..samplers.analysis import as_image, calibrate, cost_of
-from ..samplers.requests import cfg_problem
 from ..samplers.schedule import levels_for, steps_problem
 from .sampler import CFG_TOOLTIP
 from .schedule import STEPS_TOOLTIP, grid_widgets
@@ -41,8 +40,8 @@ class PyramidalWanCost(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, steps, cfg):
-        return steps_problem(steps) or cfg_problem(cfg) or True
+    def validate_inputs(cls, steps):
+        return steps_problem(steps) or True
 
     @classmethod
     def execute(cls, latent, steps, cfg, grid, shift, pyramid=None, model=None) -> io.NodeOutput:

@@ -35,14 +35,6 @@ class PyramidalWanSpec(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset, boundaries, halves, resize, field, told, first_frame, rope):
-        try:
-            spec_from_widgets(preset, boundaries, halves, resize, field, told, first_frame, rope)
-        except ValueError as error:
-            return str(error)
-        return True
-
-    @classmethod
     def execute(cls, preset, boundaries, halves, resize, field, told, first_frame, rope) -> io.NodeOutput:
         return io.NodeOutput(spec_from_widgets(preset, boundaries, halves, resize, field, told, first_frame, rope))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import comfy.samplers
 
-from ..pyramid.stages import PRESETS, PyramidSpec
+from ..pyramid.stages import PyramidSpec
 from .few_step import few_step_sampler, sample_few_step
 
 FEW_STEP = "pyramid_few_step"
@@ -54,8 +54,8 @@ _FUNCTIONS = {
 
 
 def sampler_names() -> list[str]:
-    """Every name a sampler widget offers: the host's, and ours."""
-    return [*comfy.samplers.SAMPLER_NAMES, FEW_STEP]
+    """Every name a sampler widget offers: the host's, but for those that no pyramid takes, and ours."""
+    return [*(name for name in comfy.samplers.SAMPLER_NAMES if name != "dpm_adaptive"), FEW_STEP]
 
 
 def make_sampler(name: str) -> Any:
@@ -67,7 +67,7 @@ def name_of(sampler: Any) -> str | None:
     """The host's name of a SAMPLER; None for one of another pack."""
     function = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     name = _FUNCTIONS.get(function) or function.removeprefix("sample_")
-    return name if name in sampler_names() else None
+    return name if name in (*comfy.samplers.SAMPLER_NAMES, FEW_STEP) else None
 
 
 def check_sampler(sampler: Any, spec: PyramidSpec, steps: Sequence[int]) -> None:
@@ -89,14 +89,3 @@ def check_sampler_name(name: str | None, spec: PyramidSpec) -> None:
             f"sampler '{name}' adds noise that does not fit a pyramidal stage and gives wrong videos; use a deterministic "
             f"one such as euler, heun, dpmpp_2m or uni_pc, or '{FEW_STEP}' for distilled models"
         )
-
-
-def sampler_name_problem(name: str) -> str | None:
-    """What is wrong with a sampler whatever the pyramid; None if nothing is."""
-    if name not in sampler_names():
-        return f"there is no sampler '{name}'; there are {', '.join(sampler_names())}"
-    try:
-        check_sampler_name(name, PRESETS["training-free"])
-    except ValueError as error:
-        return str(error)
-    return None

@@ -85,8 +85,16 @@ def sample_with_guider(
     return _run(guider, noise, sampler, from_sigmas(sigmas, spec), spec, latent, cfgs, options)
 
 
-def check_widgets(spec: PyramidSpec, options: StageOptions, *, steps: str, sampler_name: str, grid: str, shift: float) -> None:
-    """Everything that can be wrong with the widgets of the sampler node for a pyramid, before a model is loaded."""
+def check_widgets(
+    spec: PyramidSpec | None, options: StageOptions, *, steps: str, sampler_name: str, grid: str, shift: float
+) -> None:
+    """What can be wrong with the widgets of the sampler node, before a model is loaded.
+
+    Without a pyramid the model's LoRAs may bring one, so only what no pyramid takes is refused.
+    """
+    if spec is None:
+        parse_cfg(options.cfg, len(options.cfg.split("-")))
+        return
     levels_for(spec, steps, grid, shift)
     parse_cfg(options.cfg, spec.number_of_stages)
     check_sampler_name(sampler_name, spec)

@@ -136,7 +136,6 @@ def test_cfg_for_each_stage(t2v_model):
     torch.testing.assert_close(one, sampler(t2v_model, cfg="3-3-3")[0]["samples"])
     with pytest.raises(ValueError, match="cfg '3-1' has 2 numbers, but the pyramid has 3 stages"):
         sampler(t2v_model, cfg="3-1")
-    assert "cfg is one number" in PyramidalWanSampler.validate_inputs("2-2-1", "much", "euler")
     assert "cfg is one number" in PyramidalWanSamplerAdvanced.validate_inputs("much")
     assert PyramidalWanSamplerAdvanced.validate_inputs("") is True
 
@@ -218,6 +217,8 @@ def test_what_does_not_fit_is_said_before_a_model_is_loaded(changes, words):
     assert PyramidalWanSampler.check_lazy_status(**widgets, **links) == ["model", "positive", "negative"]
     with pytest.raises(ValueError, match=words):
         PyramidalWanSampler.check_lazy_status(**{**widgets, **changes}, **links)
+    with pytest.raises(ValueError, match="cfg is one number"):
+        PyramidalWanSampler.check_lazy_status(**{**widgets, "cfg": "much"}, **{**links, "pyramid": None})
 
 
 def test_the_advanced_node_checks_early_too():

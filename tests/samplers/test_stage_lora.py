@@ -345,3 +345,36 @@ def test_stage_texts():
     assert "there is no stage 'top'" in PyramidalWanStageLoRA.validate_inputs("low,top")
     with pytest.raises(ValueError, match="no stage 'mid' in a pyramid of 2 stages"):
         stage_set("mid", 2)
+
+
+def test_attention_wrappers_and_cfg_functions_of_other_packs_act_in_every_stage(t2v_model, write):
+    """What attention, compile, NAG and cfg packs hang on a MODEL: overrides, wrappers, post-cfg functions, object patches."""
+    from comfy.patcher_extension import WrappersMP
+
+    seen = {"attention": set(), "wrapper": set(), "post_cfg": set()}
+    model = t2v_model.clone()
+
+    def attention(function, q, *args, **kwargs):
+        seen["attention"].add(q.shape[1])
+        return function(q, *args, **kwargs)
+
+    def wrapper(executor, x, *args, **kwargs):
+        seen["wrapper"].add(tuple(x.shape[2:]))
+        return executor(x, *args, **kwargs)
+
+    def post_cfg(arguments):
+        seen["post_cfg"].add(tuple(arguments["denoised"].shape[2:]))
+        return arguments["denoised"]
+
+    model.model_options["transformer_options"]["optimized_attention_override"] = attention
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "other_pack", wrapper)
+    model.set_model_sampler_post_cfg_function(post_cfg)
+    head = t2v_model.model.diffusion_model.head
+    model.add_object_patch("diffusion_model.head", head)
+    lora, _ = add_stage_lora(model, StageLora(write(file_tensors("host")), 1.0, "low"))
+    sample(lora)
+    sizes = {(2, 4, 4), (3, 8, 8), (5, 16, 16)}
+    assert seen["wrapper"] == seen["post_cfg"] == sizes
+    assert {frames * height * width // 4 for frames, height, width in sizes} <= seen["attention"]
+    for stage in WAN.stages(LatentShape(5, 16, 16)):
+        assert bind_stage(lora, stage, 3).object_patches["diffusion_model.head"] is head
