@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..samplers.allowed import sampler_names
-from ..samplers.requests import (
+from ..samplers.widgets import (
     StageOptions,
     cfg_problem,
     check_parts,

@@ -16,7 +16,7 @@ from ..pyramid.sizes import check_shape
 from ..pyramid.spectrum import BandEnergy, band_energies, propose_boundaries
 from ..pyramid.stages import LatentShape, PyramidSpec
 from .latents import CHANNELS, check_latent
-from .requests import parse_cfg
+from .widgets import parse_cfg
 
 PLAIN_STEPS = 50
 

@@ -9,7 +9,7 @@ from host_graph import GivenNoise, empty, guider, prompt
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.allowed import FEW_STEP, make_sampler
-from pyramidalwan.samplers.requests import SeedNoise
+from pyramidalwan.samplers.widgets import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
 
 WAN = PRESETS["pyramidal-wan"]

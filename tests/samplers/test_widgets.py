@@ -72,7 +72,7 @@ def test_a_little_noise_keeps_the_video(t2v_model):
 
 def test_video_to_video_noises_along_the_stages_path(t2v_model):
     """The first input of the network is the path's point at that level, in the stage that holds it."""
-    from pyramidalwan.samplers.requests import SeedNoise
+    from pyramidalwan.samplers.widgets import SeedNoise
 
     from pyramid.noise_pyramid import noise_pyramid
     from pyramid.paths import stage_path
