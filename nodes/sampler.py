@@ -7,6 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..samplers.allowed import sampler_names
+from ..samplers.schedule import steps_problem
+from ..samplers.stage_names import AUTO, STAGE_CHOICES
 from ..samplers.widgets import (
     StageOptions,
     cfg_problem,
@@ -15,8 +17,6 @@ from ..samplers.widgets import (
     sample_with_conds,
     sample_with_guider,
 )
-from ..samplers.schedule import steps_problem
-from ..samplers.stage_names import AUTO, STAGE_CHOICES
 from .schedule import STEPS_TOOLTIP, grid_widgets
 from .schema import Pyramid, advanced, schema
 

@@ -9,8 +9,8 @@ from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.allowed import make_sampler
 from pyramidalwan.samplers.conditioning import halve_latent, halve_mask, stage_conds
-from pyramidalwan.samplers.widgets import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
+from pyramidalwan.samplers.widgets import SeedNoise
 
 WAN = PRESETS["pyramidal-wan"]
 

@@ -9,8 +9,8 @@ from host_graph import GivenNoise, empty, guider, prompt
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.allowed import FEW_STEP, make_sampler
-from pyramidalwan.samplers.widgets import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
+from pyramidalwan.samplers.widgets import SeedNoise
 
 WAN = PRESETS["pyramidal-wan"]
 
