@@ -74,6 +74,16 @@ def test_schedule_has_the_boundaries_and_the_steps():
     sigmas, spec = values(PyramidalWanSchedule.execute(PRESETS["pyramidal-wan"], "0-2-1", "auto", 5.0))
     assert len(sigmas) == 4 and spec.number_of_stages == 2
     assert "only leading stages" in PyramidalWanSchedule.validate_inputs("2-0-1")
+    uniform, shifted = (
+        values(PyramidalWanSchedule.execute(spec, "2-2", grid, 5.0))[0]
+        for grid in ("uniform", "shift")
+        for spec in [PRESETS["training-free"]]
+    )
+    assert torch.equal(values(PyramidalWanSchedule.execute(PRESETS["training-free"], "2-2", "auto", 5.0))[0], shifted)
+    assert not torch.allclose(uniform, shifted)
+    wan = PRESETS["pyramidal-wan"]
+    auto, even = (values(PyramidalWanSchedule.execute(wan, "2-2-2", grid, 5.0))[0] for grid in ("auto", "uniform"))
+    assert torch.equal(auto, even)
     with pytest.raises(ValueError, match="2 numbers, but the pyramid has 3 stages"):
         PyramidalWanSchedule.execute(PRESETS["pyramidal-wan"], "20-20", "auto", 5.0)
 
@@ -113,6 +123,34 @@ def test_conditioning_round_trip(folders):
     assert not list(folders.rglob("*.part"))
 
 
+def test_a_changed_file_is_read_again(folders):
+    PyramidalWanSaveConditioning.execute(prompt(1), "x")
+    before = PyramidalWanLoadConditioning.fingerprint_inputs("x.safetensors [output]")
+    assert PyramidalWanLoadConditioning.fingerprint_inputs("x.safetensors [output]") == before
+    PyramidalWanSaveConditioning.execute(prompt(2, tokens=9), "x")
+    assert PyramidalWanLoadConditioning.fingerprint_inputs("x.safetensors [output]") != before
+
+
+def test_everything_a_text_encoder_adds_is_kept(folders):
+    mask = torch.ones(1, 7, dtype=torch.int64)
+    PyramidalWanSaveConditioning.execute(prompt(1, attention_mask=mask, pooled_output=None, strength=0.5), "x")
+    (read,) = values(PyramidalWanLoadConditioning.execute("x.safetensors [output]"))
+    assert torch.equal(read[0][1]["attention_mask"], mask) and read[0][1]["strength"] == 0.5
+
+
+def test_a_write_that_fails_leaves_the_old_file(folders, monkeypatch):
+    path = conditioning_file.save_conditioning(prompt(1), "x")
+    before = path.read_bytes()
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(conditioning_file.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        conditioning_file.save_conditioning(prompt(2), "x")
+    assert path.read_bytes() == before and not list(folders.rglob("*.part"))
+
+
 def test_a_plain_embedding_file_is_read(folders):
     (folders / "input" / "conditioning").mkdir()
     save_file({"cross_attn": torch.ones(1, 4, 8)}, folders / "input" / "conditioning" / "x.safetensors")
@@ -143,6 +181,7 @@ def test_reading_stays_in_the_hosts_folders(folders):
         ({"cross_attn": torch.ones(2)}, r"embedding of shape \(2,\)"),
         ({"cross_attn": torch.ones(1, 2, 3, dtype=torch.int32)}, "floating point"),
         (({"0.pooled_output": torch.ones(2)}, {"format": "1", "conds": [{}]}), "damaged: prompt 1 of 1"),
+        (({"0.cross_attn": torch.ones(1, 1, 1)}, ["format"]), "holds no conditioning"),
         (({"0.cross_attn": torch.ones(1, 1, 1)}, {"format": "9", "conds": [{}]}), "conditioning format '9'"),
     ],
 )

@@ -79,3 +79,16 @@ def test_nothing_moves(name):
     coarse = make_resize(name, "HW").down((blob[:, None] * blob[None, :])[None, None, None])[0, 0, 0].sum(0)
     centre = (coarse * (2 * torch.arange(32) + 0.5)).sum() / coarse.sum()
     assert abs(float(centre) - 31.5) < 0.76
+
+
+def test_a_wavelet_without_pywavelets_is_one_sentence(monkeypatch):
+    import sys
+
+    from pyramid import resize
+
+    resize._low_band.cache_clear()
+    monkeypatch.setitem(sys.modules, "pywt", None)
+    with pytest.raises(ValueError, match="'db2' needs the Python package PyWavelets.*'haar' and 'dct' work without it"):
+        make_resize("db2", "HW").down(draw(1, 1, 1, 4, 4))
+    for name in ("haar", "dct"):
+        make_resize(name, "THW").down(draw(1, 1, 3, 4, 4))

@@ -86,6 +86,14 @@ def test_a_boundary_replaces_the_nearest_inner_level():
     assert parts == [(1.0, 0.95, 0.896), (0.896, 0.7, 0.602), (0.602, 0.3, 0.0)]
     assert sum(len(part) - 1 for part in parts) == len(curve) - 1
     assert cut([1.0, 0.99, 0.4, 0.0], (0.5,)) == [(1.0, 0.99, 0.5), (0.5, 0.0)]
+    assert cut([1.0, 0.5, 0.0], (0.1,)) == [(1.0, 0.1), (0.1, 0.0)]  # the last level is no inner one
+    assert cut([1.0, 0.5, 0.0], (0.95,)) == [(1.0, 0.95), (0.95, 0.0)]  # nor is the first
+
+
+def test_a_curve_that_starts_below_a_boundary_leaves_stages_out():
+    assert cut([0.7, 0.65, 0.3, 0.0], WAN.boundaries) == [(), (0.7, 0.602), (0.602, 0.3, 0.0)]
+    assert cut([0.602, 0.3, 0.0], WAN.boundaries) == [(), (), (0.602, 0.3, 0.0)]
+    assert cut([0.896, 0.602, 0.0], WAN.boundaries) == [(), (0.896, 0.602), (0.602, 0.0)]
 
 
 def test_one_stage_is_never_touched():
@@ -102,8 +110,15 @@ def test_one_stage_is_never_touched():
         ([1.0, 0.5, 0.5, 0.3, 0.0], "fall"),
         ([0.0, 0.5, 1.0], "fall"),
         ([1.0], "at least two"),
+        ([1.2, 0.896, 0.602, 0.0], "runs from natural level 1 or less to 0; this one from 1.2 to 0"),
+        ([1.0, 0.896, 0.602, 0.2], "this one from 1 to 0.2"),
     ],
 )
 def test_curves_that_cannot_be_cut_are_refused(curve, words):
     with pytest.raises(ValueError, match=words):
         cut(curve, WAN.boundaries)
+
+
+def test_an_unknown_grid_is_refused():
+    with pytest.raises(ValueError, match="grid is 'even'; allowed are uniform, shift"):
+        stage_levels(WAN, (2, 2, 1), grid="even")

@@ -59,6 +59,9 @@ def test_levels_both_ways_and_what_the_network_is_told(told):
             for frame, pair in ((0, 0), (1, 1), (-1, 1)):
                 wanted = stage.sigma_clean[pair] + rho * (stage.sigma_noisy[pair] - stage.sigma_clean[pair])
                 assert float(level.sigma[frame]) == pytest.approx(wanted, abs=1e-12)
+            if rho in (0.0, 1.0):
+                end = stage.told_noisy if rho else stage.told_clean
+                assert float(level.told) == pytest.approx(end, abs=1e-12)
             wanted = {"natural": natural, "sigma": float(level.sigma[-1]),
                       "pyramid-flow": stage.told_clean + rho * (stage.told_noisy - stage.told_clean)}[told]  # fmt: skip
             assert float(level.told) == pytest.approx(wanted, abs=1e-12)
@@ -89,6 +92,8 @@ def test_presets_are_one_type():
     assert shapes["plain"] == [FULL]
     assert shapes["training-free"] == [LatentShape(21, 28, 52), FULL]
     free = PRESETS["training-free"]
+    assert free.boundaries == (0.602,) and PRESETS["pyramidal-wan"] == PyramidSpec()
+    assert PRESETS["tpdiff"].boundaries == (pytest.approx(0.8), pytest.approx(2**0.5 / (2 + 2**0.5)))
     assert (free.field, free.told, free.first_frame) == ("natural", "sigma", "shared")
 
 
@@ -118,6 +123,8 @@ def change(**values):
         (lambda: PyramidSpec((0.6, 0.6)), "must fall"),
         (lambda: PyramidSpec((1.2, 0.6)), "between 0 and 1, got 1.2"),
         (lambda: PyramidSpec((0.9, 0.0)), "between 0 and 1"),
+        (lambda: PyramidSpec((True, 0.6)), "between 0 and 1, got True"),
+        (lambda: PyramidSpec(("0.9", 0.6)), "between 0 and 1, got '0.9'"),
         (lambda: PyramidSpec((0.9,)), "1 boundaries and 2 transitions"),
         (lambda: PyramidSpec(halves=("THW", "H")), "halves 'H'; allowed are THW, HW, T"),
         (lambda: PyramidSpec(resize="dmey"), "resize is 'dmey'; allowed are haar, dct"),

@@ -140,3 +140,11 @@ def test_every_draw_has_its_own_seed_and_the_first_stage_keeps_the_runs():
     assert stages[0] == 7
     assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**64 for seed in seeds)
     assert stages[1] == 15100576067044511011  # saved workflows keep their videos: these never change
+
+
+def test_a_stage_that_ends_too_noisy_is_refused():
+    low, mid, _ = PyramidSpec().stages(SHAPE)
+    _, noisier, _ = PyramidSpec((0.8, 0.602)).stages(SHAPE)
+    with pytest.raises(ValueError, match="ends with more noise than the fine stage starts with"):
+        into_stage(torch.zeros(1, 1, 2, 2, 2), low, noisier, torch.zeros(1, 1, 3, 4, 4))
+    into_stage(torch.zeros(1, 1, 2, 2, 2), low, mid, torch.zeros(1, 1, 3, 4, 4))

@@ -44,6 +44,13 @@ def test_same_seed_same_video_and_another_seed_another(t2v_model, name):
     assert torch.isfinite(first).all()
 
 
+def test_few_step_noise_comes_from_the_seed_of_the_noise(t2v_model):
+    """The same start with another seed: only the noise added between the steps differs."""
+    start = torch.randn(1, 16, 5, 16, 16, generator=torch.Generator().manual_seed(1))
+    first, same, other = (run(t2v_model, name=FEW_STEP, noise=GivenNoise(start, seed)).output["samples"] for seed in (5, 5, 6))
+    assert torch.equal(first, same) and (first - other).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("spec", [WAN, PyramidSpec(first_frame="shared")], ids=["per-frame", "shared"])
 @pytest.mark.parametrize("name", ["euler", FEW_STEP])
 def test_a_batch_is_its_members_alone(t2v_model, name, spec):

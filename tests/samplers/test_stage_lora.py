@@ -11,6 +11,7 @@ import torch
 from host_graph import empty, guider, prompt
 from pyramidalwan.nodes.files import PyramidalWanSpecFromFile, PyramidalWanStageLoRA
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
+from pyramidalwan.nodes.stages import PyramidalWanStageModel
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers import lora_file, stage_lora
 from pyramidalwan.samplers.allowed import make_sampler
@@ -320,6 +321,8 @@ def test_the_pyramid_comes_with_the_lora(t2v_model, write):
     assert torch.isfinite(sample(lora, pyramid=spec, steps="0-2-1")).all()
     with pytest.raises(ValueError, match="'x.safetensors' was trained for another pyramid.*boundaries"):
         sample(lora, pyramid=WAN)
+    with pytest.raises(ValueError, match="'x.safetensors' was trained for another pyramid"):
+        PyramidalWanStageModel.execute(lora, WAN, "low")
     other = write(file_tensors("host", 1), "y.safetensors", PyramidSpec().to_metadata())
     with pytest.raises(ValueError, match="'x.safetensors' and 'y.safetensors' were trained for different pyramids: boundaries"):
         add_stage_lora(lora, StageLora(other, 1.0, "all"))

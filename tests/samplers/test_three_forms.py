@@ -6,7 +6,8 @@ from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, RandomN
 from host_graph import empty, prompt
 from host_images import image_prompt
 from pyramidalwan.nodes import NODES
-from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
+from pyramidalwan.pyramid.paths import stage_path
+from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.allowed import FEW_STEP
 
 NODE = {node.__name__.removeprefix("PyramidalWan"): node for node in NODES}
@@ -79,10 +80,13 @@ def test_the_three_forms_make_the_same_video(t2v_model, i2v_model, kind, name, s
             assert difference / scale < 1e-5, f"{'output' if which == 0 else 'denoised'} differs by {difference}"
 
 
-def test_batches_agree_too(t2v_model):
+@pytest.mark.parametrize(("name", "spec", "latent"), [
+    (FEW_STEP, WAN, empty(batch=2)),
+    ("euler", PyramidSpec(first_frame="shared"), empty(batch=2, batch_index=[3, 1])),
+], ids=["few-step", "batch-index"])  # fmt: skip
+def test_batches_agree_too(t2v_model, name, spec, latent):
     videos = [
-        form(t2v_model, prompt(1), prompt(2), WAN, "2-2-1", FEW_STEP, empty(batch=2))
-        for form in (one_node, advanced_node, stock_graph)
+        form(t2v_model, prompt(1), prompt(2), spec, "2-2-1", name, latent) for form in (one_node, advanced_node, stock_graph)
     ]
     assert (videos[0][0]["samples"][0] - videos[0][0]["samples"][1]).abs().max() > 0.1
     for other in videos[1:]:
@@ -117,7 +121,16 @@ def test_renoise_goes_back_to_a_level_of_the_stage(t2v_model):
     rest = call(NODE["StageSigmas"], sigmas, WAN, "mid")[0][2:]
     output, _ = call(SamplerCustomAdvanced, own, guider, pick_sampler("euler"), rest, latent)
     assert output["samples"].shape == (1, 16, 3, 8, 8) and torch.isfinite(output["samples"]).all()
+    clean, stage = drafts[1]["samples"], WAN.stages(LatentShape(5, 16, 16))[1]
+    noise_level = stage.at(level).sigma
+    blurred = stage.from_coarser.up(stage.from_coarser.down(clean))
+    wanted = stage_path(clean, blurred, torch.zeros_like(clean), stage, level).x
+    torch.testing.assert_close((1 - noise_level) * latent["samples"], wanted, atol=1e-5, rtol=1e-5)
     drawn = own.generate_noise(latent)
+    lower = call(NODE["Renoise"], drafts[1], noise, WAN, "mid", 0.7)[1].generate_noise(latent)
+    assert (drawn - lower).abs().max() > 0.1  # another level, another draw
+    with pytest.raises(ValueError, match="comes from another pyramid"):
+        call(NODE["Renoise"], drafts[1], noise, PyramidSpec((0.9, 0.5)), "mid", 0.7)
     assert torch.equal(drawn, own.generate_noise(latent)) and abs(float(drawn.std()) - 1) < 0.05
     with pytest.raises(ValueError, match="level 0.3 is not in stage 'mid', which runs from 0.896 to 0.602"):
         call(NODE["Renoise"], drafts[1], noise, WAN, "mid", 0.3)
@@ -208,6 +221,20 @@ class TestWrongWiring:
                 sigmas,
                 self.start(),
             )
+
+    def test_conditioning_that_cannot_follow(self, t2v_model):
+        bound = call(NODE["StageModel"], t2v_model, WAN, "low")[0]
+        camera = prompt(1, camera_conditions=torch.zeros(1, 24, 5, 16, 16))
+        guider = call(CFGGuider, bound, camera, prompt(2), 1.0)[0]
+        sigmas = call(NODE["StageSigmas"], schedule(WAN, "2-2-2"), WAN, "low")[0]
+        with pytest.raises(ValueError, match="carries camera motion"):
+            call(SamplerCustomAdvanced, call(RandomNoise, 5)[0], guider, pick_sampler("euler"), sigmas, self.start())
+
+    def test_context_windows(self, t2v_model):
+        model = t2v_model.clone()
+        model.model_options["context_handler"] = object()
+        with pytest.raises(ValueError, match="context windows"):
+            call(NODE["StageModel"], model, WAN, "low")
 
     def test_a_bound_model_in_the_sampler_node(self, t2v_model):
         bound = call(NODE["StageModel"], t2v_model, WAN, "low")[0]

@@ -60,6 +60,13 @@ def test_video_to_video_starts_in_the_stage_that_holds_the_level(t2v_model):
     assert (changed - sampler(t2v_model)[0]["samples"]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize(("denoise", "steps"), [(0.01, 1), (0.43, 3), (0.45, 4), (0.99, 8)])
+def test_denoise_is_a_share_of_the_steps(t2v_model, denoise, steps):
+    model, seen = watched(t2v_model)
+    sampler(model, VIDEO, denoise=denoise)
+    assert len(seen) == steps
+
+
 def test_a_little_noise_keeps_the_video(t2v_model):
     """With the closed-form field: from natural level 0.02 the clean latent comes back nearly unchanged."""
     data = GaussianHost(WAN, LatentShape(5, 16, 16))

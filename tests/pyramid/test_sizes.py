@@ -1,0 +1,34 @@
+"""Sizes that a pyramid can halve, and what is said about those that do not fit."""
+
+import pytest
+
+from pyramid.sizes import VideoSize, check_shape, describe_stages, frame_multiple, side_multiple, snap, video_size
+from pyramid.stages import PRESETS, LatentShape
+
+WAN = PRESETS["pyramidal-wan"]
+
+
+def test_multiples_and_snapping():
+    assert (side_multiple(WAN), frame_multiple(WAN)) == (64, 16)
+    assert (side_multiple(PRESETS["training-free"]), frame_multiple(PRESETS["training-free"])) == (32, 4)
+    assert snap(VideoSize(832, 480, 81), WAN) == VideoSize(832, 448, 81)
+    assert snap(VideoSize(832, 480, 81), WAN, "larger") == VideoSize(832, 512, 81)
+    assert snap(VideoSize(10, 10, 1), WAN, "smaller") == VideoSize(64, 64, 1)
+    with pytest.raises(ValueError, match="snap is 'up'; allowed are nearest, smaller, larger"):
+        snap(VideoSize(832, 480, 81), WAN, "up")
+
+
+def test_only_the_axes_that_halve_must_fit():
+    check_shape(LatentShape(21, 59, 103), PRESETS["tpdiff"])  # sides as the host takes them
+    check_shape(LatentShape(20, 56, 104), PRESETS["pyramidal-flow"])
+    check_shape(LatentShape(20, 59, 103), PRESETS["plain"])
+    with pytest.raises(ValueError, match="with 77 frames does not fit a pyramid of 3 stages"):
+        check_shape(LatentShape(20, 59, 103), PRESETS["tpdiff"])
+    with pytest.raises(ValueError, match="the nearest that fit are 832x448 with 81 frames and 832x512 with 81 frames"):
+        check_shape(LatentShape(21, 60, 104), WAN)
+
+
+def test_latents_and_videos():
+    assert VideoSize(832, 448, 81).latent == LatentShape(21, 56, 104)
+    assert video_size(LatentShape(21, 56, 104)) == VideoSize(832, 448, 81)
+    assert "nearest to" not in describe_stages(VideoSize(832, 448, 81), VideoSize(832, 448, 81), WAN)
