@@ -81,7 +81,9 @@ def check_sampler(sampler: Any, spec: PyramidSpec, steps: Sequence[int]) -> None
 
 
 def check_sampler_name(name: str | None, spec: PyramidSpec) -> None:
-    """The part of ``check_sampler`` that only needs the name."""
+    """The part of ``check_sampler`` that only needs the name; None is a sampler of another pack."""
+    if name is not None and name not in (*comfy.samplers.SAMPLER_NAMES, FEW_STEP):
+        raise ValueError(f"there is no sampler '{name}' in this ComfyUI; there are {', '.join(sampler_names())}")
     if name == "dpm_adaptive":
         raise ValueError("sampler 'dpm_adaptive' chooses its own number of steps; a pyramid needs them fixed: use dpmpp_2m")
     if name in STOCHASTIC and spec.field == "pyramidal":

@@ -92,12 +92,12 @@ def check_widgets(
 
     Without a pyramid the model's LoRAs may bring one, so only what no pyramid takes is refused.
     """
+    check_sampler_name(sampler_name, spec or PRESETS["training-free"])
     if spec is None:
         parse_cfg(options.cfg, len(options.cfg.split("-")))
         return
     levels_for(spec, steps, grid, shift)
     parse_cfg(options.cfg, spec.number_of_stages)
-    check_sampler_name(sampler_name, spec)
     for name in (options.start_stage, options.end_stage):
         if name != AUTO:
             stage_index(name, spec.number_of_stages)

@@ -214,6 +214,8 @@ def test_step_distilled_models_are_told_the_levels_they_know(t2v_model):
         ({"steps": "2-2"}, "2 numbers, but the pyramid has 3 stages"),
         ({"cfg": "1-2"}, "cfg '1-2' has 2 numbers"),
         ({"sampler_name": "lcm"}, "sampler 'lcm' adds noise"),
+        ({"sampler_name": "eular"}, "there is no sampler 'eular' in this ComfyUI; there are euler,"),
+        ({"grid": "even"}, "grid is 'even'"),
         ({"grid": "distilled"}, "field 'natural'"),
         ({"end_stage": "3"}, "no stage '3' in a pyramid of 3 stages"),
     ],
@@ -224,8 +226,10 @@ def test_what_does_not_fit_is_said_before_a_model_is_loaded(changes, words):
     assert PyramidalWanSampler.check_lazy_status(**widgets, **links) == ["model", "positive", "negative"]
     with pytest.raises(ValueError, match=words):
         PyramidalWanSampler.check_lazy_status(**{**widgets, **changes}, **links)
-    with pytest.raises(ValueError, match="cfg is one number"):
-        PyramidalWanSampler.check_lazy_status(**{**widgets, "cfg": "much"}, **{**links, "pyramid": None})
+    without = {**links, "pyramid": None}
+    for change, said in (({"cfg": "much"}, "cfg is one number"), ({"sampler_name": "dpm_adaptive"}, "its own number of steps")):
+        with pytest.raises(ValueError, match=said):
+            PyramidalWanSampler.check_lazy_status(**{**widgets, **change}, **without)
 
 
 def test_the_advanced_node_checks_early_too():
