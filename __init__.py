@@ -1,5 +1,8 @@
 """PyramidalWan for ComfyUI: Wan video models sampled through a pyramid of resolutions and frame rates."""
 
+WEB_DIRECTORY = "./web"
+"""Help pages; there is no JavaScript in it."""
+
 if __package__:  # imported by ComfyUI as a package; test runners import this file by its path
 
     async def comfy_entrypoint():
@@ -8,4 +11,4 @@ if __package__:  # imported by ComfyUI as a package; test runners import this fi
 
         return PyramidalWanExtension()
 
-    __all__ = ["comfy_entrypoint"]
+    __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

@@ -62,7 +62,7 @@ class PyramidalWanLoadConditioning(io.ComfyNode):
                     tooltip="A file that 'Save Conditioning' wrote ([output]), or one you put into input/conditioning.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("conditioning", display_name="conditioning")],
+            outputs=[io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The prompt.")],
         )
 
     @classmethod

@@ -66,7 +66,7 @@ class PyramidalWanSpecFromFile(io.ComfyNode):
                     tooltip="A safetensors file in models/diffusion_models, models/loras or models/checkpoints.",
                 ),
             ],
-            outputs=[Pyramid.Output("pyramid", display_name="pyramid")],
+            outputs=[Pyramid.Output("pyramid", display_name="pyramid", tooltip="For every pyramidal node.")],
         )
 
     @classmethod

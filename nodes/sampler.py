@@ -34,7 +34,7 @@ class PyramidalWanSampler(io.ComfyNode):
             display_name="Pyramidal Sampler",
             description="Samples a Wan video through a pyramid: noisy steps at low resolution and frame rate, only the "
             "cleanest ones at full size. Without a pyramid it takes the one that the model's stage LoRAs were trained for, or "
-            "the training-free one for stock weights. Step-distilled style LoRAs made for plain Wan work with the "
+            "the training-free one for stock weights. Step-distilled LoRAs made for plain Wan work with the "
             "training-free pyramid: cfg 1, grid 'distilled' with the LoRA's shift (5 for most), and steps that add up to the "
             "LoRA's, such as 2-2 for a four-step one.",
             search_aliases=["ksampler", "pyramid", "wan fast", "multi-stage", "2-2-1", "20-20-10"],
@@ -53,7 +53,7 @@ class PyramidalWanSampler(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="The same seed makes the same video on every device.",
+                    tooltip="The same seed draws the same noise on every device.",
                 ),
                 io.String.Input("steps", default="20-10", tooltip=STEPS_TOOLTIP),
                 io.String.Input("cfg", default="6", tooltip=CFG_TOOLTIP),
@@ -209,7 +209,7 @@ def _optional_sockets(pyramid: str) -> list[io.Input]:
             "model_low",
             optional=True,
             lazy=True,
-            tooltip="Another model for the lowest stage, if wanted: a larger one, or Wan 2.2's high-noise expert.",
+            tooltip="Another model for the lowest stage, if wanted, such as a larger one.",
         ),
     ]
 

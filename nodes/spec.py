@@ -31,7 +31,7 @@ class PyramidalWanSpec(io.ComfyNode):
                 ),
                 *[advanced(widget) for widget in _custom_widgets()],
             ],
-            outputs=[Pyramid.Output("pyramid", display_name="pyramid")],
+            outputs=[Pyramid.Output("pyramid", display_name="pyramid", tooltip="For every pyramidal node.")],
         )
 
     @classmethod

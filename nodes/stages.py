@@ -12,11 +12,11 @@ from .schema import Pyramid, schema
 SEARCH = ["pyramid", "stage", "exploded", "custom sampling"]
 
 
-def _stage_widget(what: str) -> io.Input:
+def _stage_widget(what: str, default: str = "low") -> io.Input:
     return io.Combo.Input(
         "stage",
         options=list(STAGE_CHOICES),
-        default="low",
+        default=default,
         tooltip=f"{what}: low, mid, high, or its number in running order; 0 is the lowest.",
     )
 
@@ -31,7 +31,7 @@ class PyramidalWanFewStepSampler(io.ComfyNode):
             "stage's path. The host's own 'lcm' does not know that path.",
             search_aliases=[*SEARCH, "lcm", "2-2-1", "distilled"],
             inputs=[],
-            outputs=[io.Sampler.Output("sampler", display_name="sampler")],
+            outputs=[io.Sampler.Output("sampler", display_name="sampler", tooltip="For the advanced sampler or any stage.")],
         )
 
     @classmethod
@@ -145,7 +145,7 @@ class PyramidalWanRenoise(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="A stage's denoised latent."),
                 io.Noise.Input("noise", tooltip="The run's noise; a draw of its own is derived from its seed."),
                 Pyramid.Input("pyramid", tooltip="The pyramid."),
-                _stage_widget("The stage of the latent"),
+                _stage_widget("The stage of the latent", default="high"),
                 io.Float.Input(
                     "level",
                     default=0.3,

@@ -90,7 +90,7 @@ def _text(size: VideoSize) -> str:
 
 def describe_stages(wanted: VideoSize, size: VideoSize, spec: PyramidSpec) -> str:
     """The size taken and every stage's, low to high resolution, one line each."""
-    lines = [_text(size) if size == wanted else f"{_text(size)}, nearest to {_text(wanted)}"]
+    lines = [_text(size) if size == wanted else f"{_text(size)} instead of {_text(wanted)}"]
     for index, shape in enumerate(spec.shapes(size.latent)):
         stage = video_size(shape)
         lines.append(f"stage {index}: {_text(stage)} (latent {shape.frames}x{shape.height}x{shape.width})")

@@ -96,11 +96,11 @@ def check_widgets(
     if spec is None:
         parse_cfg(options.cfg, len(options.cfg.split("-")))
         return
-    levels_for(spec, steps, grid, shift)
+    running, _ = levels_for(spec, steps, grid, shift)
     parse_cfg(options.cfg, spec.number_of_stages)
     for name in (options.start_stage, options.end_stage):
         if name != AUTO:
-            stage_index(name, spec.number_of_stages)
+            stage_index(name, running.number_of_stages)
 
 
 def check_parts(spec: PyramidSpec, options: StageOptions, *, sigmas: Tensor, sampler: Any) -> None:

@@ -55,7 +55,7 @@ def test_empty_latent_snaps_and_tells(snap, size):
     latent, text = values(PyramidalWanEmptyLatent.execute(832, 480, 81, 2, snap))
     assert latent["samples"].shape == (2, 16, 21, size[1] // 8, 104)
     first, *stages = text.splitlines()
-    assert first == f"832x{size[1]} with 81 frames, nearest to 832x480 with 81 frames"
+    assert first == f"832x{size[1]} with 81 frames instead of 832x480 with 81 frames"
     assert stages[0] == f"stage 0: 208x{size[1] // 4} with 21 frames (latent 6x{size[1] // 32}x26)"
     assert len(stages) == 3 and stages[2].startswith(f"stage 2: 832x{size[1]} with 81 frames")
 

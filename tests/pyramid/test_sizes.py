@@ -31,4 +31,4 @@ def test_only_the_axes_that_halve_must_fit():
 def test_latents_and_videos():
     assert VideoSize(832, 448, 81).latent == LatentShape(21, 56, 104)
     assert video_size(LatentShape(21, 56, 104)) == VideoSize(832, 448, 81)
-    assert "nearest to" not in describe_stages(VideoSize(832, 448, 81), VideoSize(832, 448, 81), WAN)
+    assert "instead of" not in describe_stages(VideoSize(832, 448, 81), VideoSize(832, 448, 81), WAN)
