@@ -1,0 +1,55 @@
+"""Prompts as conditioning: a seeded, fixed table of word embeddings in the width of Wan's text encoder.
+
+A text encoder's vector for a word depends on its sentence: "left" after "moving" is another vector than after "on the". The
+table gets the same effect by having one vector per (attribute, word). A caption is its six attribute words, the empty prompt
+(the unconditional one of classifier-free guidance) six times the word "empty", so both have the same length and the host
+runs them in one batch.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .grammar import ATTRIBUTES, Caption, parse
+
+TEXT_WIDTH = 4096
+TEXT_LENGTH = len(ATTRIBUTES)
+TABLE_SEED = 20260104
+
+
+@cache
+def word_vector(attribute: str, word: str) -> Tensor:
+    """(4096,), standard normal, a function of its arguments and `TABLE_SEED` alone."""
+    rng = np.random.default_rng(np.random.SeedSequence([TABLE_SEED, crc32(f"{attribute}:{word}".encode())]))
+    return torch.from_numpy(rng.standard_normal(TEXT_WIDTH, dtype=np.float32))
+
+
+def _rows(caption: Caption | None) -> Tensor:
+    words = [(name, getattr(caption, name)) for name in ATTRIBUTES] if caption else [("prompt", "empty")] * TEXT_LENGTH
+    return torch.stack([word_vector(*word) for word in words])
+
+
+def embed(caption: Caption | str | None) -> Tensor:
+    """The conditioning of a caption, a prompt, or (None or "") of the empty prompt: (6, 4096)."""
+    if isinstance(caption, str):
+        caption = parse(caption) if caption.strip() else None
+    return _rows(caption)
+
+
+def embed_all(captions: list[Caption | str | None]) -> Tensor:
+    """(B, 6, 4096)."""
+    return torch.stack([embed(caption) for caption in captions])
+
+
+def save_conditioning(path: Path, prompt: str) -> None:
+    """Write a prompt as a conditioning file for the pack's loader node: safetensors, tensor `cross_attn` (1, 6, 4096)."""
+    save_file(
+        {"cross_attn": embed(prompt)[None].contiguous()}, path, metadata={"prompt": prompt, "table_seed": str(TABLE_SEED)}
+    )
