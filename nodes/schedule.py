@@ -34,8 +34,8 @@ def grid_widgets() -> list[io.Input]:
                 max=100.0,
                 step=0.1,
                 round=0.01,
-                tooltip="The flow shift of the grids 'shift' and 'distilled'. Larger spends more steps on high noise. Wan uses 3 "
-                "to 8.",
+                tooltip="The flow shift of the grids 'shift' and 'distilled'. Larger spends more steps on high noise. Wan uses "
+                "3 to 8.",
             )
         ),
     ]

@@ -1,0 +1,12 @@
+"""The graphs that artists get, described once: as workflow files, and as tiny twins that a CPU runs in seconds.
+
+for graph in build_all(): ...        # every Graph
+tiny_twin("wan_t2v_training_free")   # API format, with the models and inputs of tiny.write_inputs
+"""
+
+from .graph import Graph, api
+from .graphs import WORKFLOWS, build, build_all
+from .tiny import tiny_twin, write_inputs
+from .ui import ui
+
+__all__ = ["WORKFLOWS", "Graph", "api", "build", "build_all", "tiny_twin", "ui", "write_inputs"]

@@ -1,0 +1,113 @@
+"""A graph described once: nodes by calls, in columns of groups.
+
+graph = Graph("name")
+graph.group("Model", new_column=True)
+model = graph.add("UNETLoader", unet_name="wan.safetensors", weight_dtype="default")
+graph.add("KSampler", model=model, latent_image=pyramid["latent"])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .schemas import NOTE, NodeSchema, node_schema
+
+ON, MUTED = 0, 2
+
+
+@dataclass(frozen=True)
+class Output:
+    node: Node
+    slot: int
+
+
+@dataclass(eq=False)
+class Node:
+    """values: of widgets, by name. links: of inputs, by name. models: files to download, for loaders."""
+
+    id: int
+    kind: str
+    values: dict[str, Any]
+    links: dict[str, Output]
+    title: str | None = None
+    models: tuple[dict[str, str], ...] = ()
+    size: tuple[int, int] | None = None
+    color: tuple[str, str] | None = None
+    mode: int = ON
+
+    @property
+    def schema(self) -> NodeSchema:
+        return node_schema(self.kind)
+
+    def __getitem__(self, name: str) -> Output:
+        """The output of that name."""
+        return Output(self, [given for given, _ in self.schema.outputs].index(name))
+
+
+@dataclass
+class Group:
+    title: str
+    column: int
+    nodes: list[Node] = field(default_factory=list)
+    mode: int = ON
+
+
+class Graph:
+    """Nodes in running order: a node can only be linked to earlier ones."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.nodes: list[Node] = []
+        self.groups: list[Group] = []
+
+    def group(self, title: str, *, new_column: bool = False, mode: int = ON) -> None:
+        """Opens a group; nodes that are added go into it, one below the other."""
+        column = self.groups[-1].column + new_column if self.groups else 0
+        self.groups.append(Group(title, column, mode=mode))
+
+    def add(
+        self, kind: str, *, title: str | None = None, models: tuple[dict[str, str], ...] = (),
+        size: tuple[int, int] | None = None, color: tuple[str, str] | None = None, **inputs: Any,
+    ) -> Node:  # fmt: skip
+        """A node in the open group. Inputs are values, nodes (their first output) or outputs; the rest take defaults."""
+        given = {name: Output(value, 0) if isinstance(value, Node) else value for name, value in inputs.items()}
+        links = {name: value for name, value in given.items() if isinstance(value, Output)}
+        values = {name: value for name, value in given.items() if name not in links}
+        group = self.groups[-1]
+        node = Node(len(self.nodes) + 1, kind, values, links, title, models, size, color, group.mode)
+        _check_and_fill(node)
+        self.nodes.append(node)
+        group.nodes.append(node)
+        return node
+
+    def note(self, text: str, *, title: str, size: tuple[int, int]) -> None:
+        self.add(NOTE, title=title, size=size, color=("#432", "#653"), text=text)
+
+
+def _check_and_fill(node: Node) -> None:
+    known = {given.name: given for given in node.schema.inputs}
+    unknown = (node.values.keys() | node.links.keys()) - known.keys()
+    if unknown:
+        raise ValueError(f"{node.kind} has no input {', '.join(sorted(unknown))}")
+    for name, given in known.items():
+        if given.is_widget and name not in node.values:
+            if "default" in given.options:
+                node.values[name] = given.options["default"]
+            elif given.options.get("options"):
+                node.values[name] = given.options["options"][0]
+            elif name not in node.links:
+                raise ValueError(f"{node.kind} needs a value for {name}")
+        if not given.is_widget and not given.optional and name not in node.links:
+            raise ValueError(f"{node.kind} needs a link to {name}")
+
+
+def api(graph: Graph) -> dict[str, dict]:
+    """The API format, which the host queues: notes are left out, muted nodes are in."""
+    prompt = {}
+    for node in graph.nodes:
+        if node.kind != NOTE:
+            links = {name: [str(output.node.id), output.slot] for name, output in node.links.items()}
+            meta = {"title": node.title or node.kind}
+            prompt[str(node.id)] = {"class_type": node.kind, "inputs": {**node.values, **links}, "_meta": meta}
+    return prompt

@@ -1,0 +1,342 @@
+"""The graphs, one function each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .graph import MUTED, Graph, Node
+from .notes import STEPS_THREE, STEPS_TWO, STOCK, add_notes, cost_sentence
+from .parts import (
+    CLIP_VISION,
+    FRAMES,
+    HEIGHT,
+    I2V,
+    T2V,
+    TEXT_ENCODER,
+    VAE,
+    WIDTH,
+    Parts,
+    download,
+    load_model,
+    load_text,
+    load_vae,
+    prompts,
+    pyramid,
+    save_video,
+    size,
+    text_to_video,
+)
+
+TEXT_FILES = (T2V, TEXT_ENCODER, VAE)
+TRAINED_MODEL = "my_pyramidal_wan_1.3B.safetensors"
+FEW_STEP_LORA = "my_pyramidal_wan_2-2-1_lora.safetensors"
+STYLE_LORA, DETAIL_LORA = "my_style_lora.safetensors", "my_detail_lora.safetensors"
+THREE_STAGE_HEIGHT = 448
+"""480 does not halve three times."""
+
+
+def sample(graph: Graph, parts: Parts, latent: Node, **widgets: object) -> Node:
+    """The sampler; ``model`` among the widgets takes the place of the parts' own."""
+    sockets = {"model": parts.model, "positive": parts.positive, "negative": parts.negative, "latent": latent}
+    return graph.add("PyramidalWanSampler", **{**sockets, **widgets})
+
+
+def t2v_training_free(graph: Graph) -> None:
+    about = f"""# Text to video with stock Wan 2.1
+
+Most steps run at half the width and height, only the last ones at full size. Nothing to download beyond Wan.
+
+{cost_sentence("training-free", "20-10")}
+
+{STEPS_TWO}
+
+{STOCK}"""
+    add_notes(graph, about, TEXT_FILES)
+    parts = text_to_video(graph)
+    graph.group("3 · Size and pyramid", new_column=True)
+    spec = pyramid(graph, "training-free")
+    latent = size(graph, spec)
+    graph.group("4 · Sample", new_column=True)
+    done = sample(graph, parts, latent, pyramid=spec, steps="20-10", cfg="6", sampler_name="euler")
+    save_video(graph, parts, done, graph.name, title="5 · Video")
+
+
+def t2v_20_20_10(graph: Graph) -> None:
+    about = f"""# Text to video with weights finetuned for three stages
+
+{cost_sentence("pyramidal-wan", "20-20-10", height=THREE_STAGE_HEIGHT)}
+
+{STEPS_THREE}
+
+If the file says which pyramid it was trained for, put 'Pyramid from File' in the place of 'Pyramid'. The sampler must be a
+deterministic one (euler, heun, dpmpp_2m, uni_pc)."""
+    add_notes(graph, about, (TEXT_ENCODER, VAE), missing=TRAINED_MODEL)
+    parts = text_to_video(graph, TRAINED_MODEL)
+    graph.group("3 · Size and pyramid", new_column=True)
+    spec = pyramid(graph, "pyramidal-wan")
+    latent = size(graph, spec, height=THREE_STAGE_HEIGHT)
+    graph.group("4 · Sample", new_column=True)
+    done = sample(graph, parts, latent, pyramid=spec, steps="20-20-10", cfg="5", sampler_name="euler")
+    save_video(graph, parts, done, graph.name, title="5 · Video")
+
+
+def t2v_2_2_1(graph: Graph) -> None:
+    about = f"""# Text to video in five steps, one of them at full size
+
+{cost_sentence("pyramidal-wan", "2-2-1", cfg=False, height=THREE_STAGE_HEIGHT)}
+
+{STEPS_THREE}
+
+The LoRA brings its pyramid along, so the sampler's pyramid input stays open. cfg stays at 1 and the sampler at
+pyramid_few_step: that is what few-step weights are distilled for. At this speed the text encoder and decoding take longer
+than sampling; 'Save Conditioning' keeps a prompt."""
+    add_notes(graph, about, TEXT_FILES, missing=FEW_STEP_LORA)
+    parts = text_to_video(graph)
+    graph.group("3 · Few-step LoRA and size", new_column=True)
+    model = graph.add("PyramidalWanStageLoRA", model=parts.model, lora_name=FEW_STEP_LORA, strength=1.0, stages="all")
+    latent = size(graph, height=THREE_STAGE_HEIGHT)
+    graph.group("4 · Sample", new_column=True)
+    done = sample(graph, parts, latent, model=model, steps="2-2-1", cfg="1", sampler_name="pyramid_few_step")
+    save_video(graph, parts, done, graph.name, title="5 · Video")
+
+
+def t2v_stage_lora(graph: Graph) -> None:
+    about = f"""# A LoRA for all stages and one for a single stage
+
+**Choose two LoRAs of your own for Wan 2.1 1.3B**: the names in the two nodes are placeholders. The first acts in all stages,
+such as a style; the second only in the one named, here `high`, such as fine detail. `low` changes composition and motion.
+Each node says after a run how many of its modules matched. Chain as many as you like; ordinary LoRA loaders work, too.
+
+{STEPS_TWO}
+
+{STOCK}"""
+    add_notes(graph, about, TEXT_FILES)
+    parts = text_to_video(graph)
+    graph.group("3 · LoRAs: choose your own", new_column=True)
+    everywhere = graph.add(
+        "PyramidalWanStageLoRA", title="All stages", model=parts.model, lora_name=STYLE_LORA, strength=0.8, stages="all"
+    )
+    model = graph.add(
+        "PyramidalWanStageLoRA", title="Only full size", model=everywhere, lora_name=DETAIL_LORA, strength=0.6, stages="high"
+    )
+    graph.group("4 · Size and pyramid")
+    spec = pyramid(graph, "training-free")
+    latent = size(graph, spec)
+    graph.group("5 · Sample", new_column=True)
+    done = sample(graph, parts, latent, model=model, pyramid=spec, steps="20-10", cfg="6", sampler_name="euler")
+    save_video(graph, parts, done, graph.name, title="6 · Video")
+
+
+def t2v_exploded(graph: Graph) -> None:
+    about = f"""# The same run wired by hand
+
+Every stage has a stock 'SamplerCustomAdvanced' with its own model, guider and sigmas, and 'Pyramidal Stage Transition' is
+between them. With the same seed and settings it makes the video that 'Pyramidal Sampler' makes: take it apart to give a
+stage another model, cfg or sampler.
+
+{STEPS_TWO}
+
+{STOCK}"""
+    add_notes(graph, about, TEXT_FILES)
+    parts = text_to_video(graph)
+    graph.group("3 · Pyramid, schedule, noise", new_column=True)
+    spec = pyramid(graph, "training-free")
+    shared = {
+        "spec": spec,
+        "sigmas": graph.add("PyramidalWanSchedule", pyramid=spec, steps="20-10"),
+        "noise": graph.add("RandomNoise", noise_seed=0),
+        "sampler": graph.add("KSamplerSelect", sampler_name="euler"),
+    }
+    latent = size(graph, spec)
+    graph.group("4 · Stage low", new_column=True)
+    start = graph.add("PyramidalWanStageStart", noise=shared["noise"], latent=latent, pyramid=spec)
+    low = one_stage(graph, parts, shared, start, "low")
+    graph.group("5 · Transition, stage high", new_column=True)
+    between = graph.add("PyramidalWanStageTransition", latent=low, noise=shared["noise"], pyramid=spec, stage="low")
+    high = one_stage(graph, parts, shared, between, "high")
+    save_video(graph, parts, high, graph.name, title="6 · Video")
+
+
+def one_stage(graph: Graph, parts: Parts, shared: dict[str, Node], start: Node, stage: str) -> Node:
+    """A stage of the exploded run; ``start`` gives its latent and noise."""
+    model = graph.add("PyramidalWanStageModel", model=parts.model, pyramid=shared["spec"], stage=stage)
+    guider = graph.add("CFGGuider", model=model, positive=parts.positive, negative=parts.negative, cfg=6.0)
+    sigmas = graph.add("PyramidalWanStageSigmas", sigmas=shared["sigmas"], pyramid=shared["spec"], stage=stage)
+    return graph.add(
+        "SamplerCustomAdvanced", noise=start["noise"], guider=guider, sampler=shared["sampler"], sigmas=sigmas,
+        latent_image=start["latent"],
+    )  # fmt: skip
+
+
+def i2v_training_free(graph: Graph) -> None:
+    about = f"""# Image to video with stock Wan 2.1
+
+The first image goes in as usual; the sampler fits it to every stage. **Choose an image of your own in 'Load Image'.**
+
+{cost_sentence("training-free", "20-10", size="14B")}
+
+{STEPS_TWO}
+
+Width and height must be multiples of 32. The 720p model wants a shift of 5, this one of 480p 3.
+
+{STOCK}"""
+    add_notes(graph, about, (I2V, TEXT_ENCODER, VAE, CLIP_VISION))
+    graph.group("1 · Models", new_column=True)
+    model, clip, vae = load_model(graph, I2V), load_text(graph), load_vae(graph)
+    vision = graph.add("CLIPVisionLoader", models=download(CLIP_VISION), clip_name=CLIP_VISION)
+    graph.group("2 · Image and prompt", new_column=True)
+    image = graph.add("LoadImage", image="example.png")
+    positive, negative = prompts(graph, clip, "The scene comes to life, gentle natural movement, the camera slowly moves in.")
+    graph.group("3 · Size and pyramid", new_column=True)
+    seen = graph.add("CLIPVisionEncode", clip_vision=vision, image=image["IMAGE"], crop="none")
+    start = graph.add(
+        "WanImageToVideo", positive=positive, negative=negative, vae=vae, width=WIDTH, height=HEIGHT, length=FRAMES,
+        batch_size=1, clip_vision_output=seen, start_image=image["IMAGE"],
+    )  # fmt: skip
+    spec = pyramid(graph, "training-free")
+    graph.group("4 · Sample", new_column=True)
+    parts = Parts(model, vae, start["positive"], start["negative"])
+    done = sample(graph, parts, start["latent"], pyramid=spec, steps="20-10", cfg="5", sampler_name="euler", shift=3.0)
+    save_video(graph, parts, done, graph.name, title="5 · Video")
+
+
+def video_clip(graph: Graph, vae: Node, *, height: int = HEIGHT) -> tuple[Node, Node]:
+    """A clip of 81 frames from a file, and its latent, in the open group."""
+    video = graph.add("LoadVideo", file="my_video.mp4")
+    clip = graph.add("GetVideoComponents", video=video)
+    cut = graph.add("ImageFromBatch", title="First frames", image=clip["images"], batch_index=0, length=FRAMES)
+    fitted = graph.add("ImageScale", image=cut, upscale_method="lanczos", width=WIDTH, height=height, crop="center")
+    return clip, graph.add("VAEEncode", pixels=fitted, vae=vae)
+
+
+def v2v(graph: Graph) -> None:
+    about = f"""# Video to video with stock Wan 2.1
+
+**Choose a video of your own in 'Load Video'.** Its first {FRAMES} frames are encoded, noised, and sampled again from there.
+
+`denoise` says how much is new: it runs that share of the steps, the last ones. With `20-10` a denoise of 0.3 starts at noise
+level 0.57, 0.5 at 0.79 and 0.7 at 0.91; 1 keeps nothing of the video. Up to a third all steps are at full size, above it the
+first ones are at half size.
+
+{STEPS_TWO}
+
+{STOCK}"""
+    add_notes(graph, about, TEXT_FILES)
+    parts = text_to_video(graph, prompt="The same scene as a hand-painted watercolour, soft edges, visible paper grain.")
+    graph.group("3 · Video", new_column=True)
+    clip, latent = video_clip(graph, parts.vae)
+    graph.group("4 · Sample", new_column=True)
+    spec = pyramid(graph, "training-free")
+    done = sample(graph, parts, latent, pyramid=spec, steps="20-10", cfg="6", sampler_name="euler", denoise=0.5)
+    save_video(graph, parts, done, graph.name, title="5 · Video", fps=clip["fps"])
+
+
+def draft_then_finish(graph: Graph) -> None:
+    about = f"""# Look at a draft, then pay for the rest
+
+1. Queue. Only the small stage runs, and its clean prediction is saved as a small video.
+2. Not what you want: another seed, queue again.
+3. Like it: select the two muted groups, press Ctrl+M to unmute them, queue. The draft is not made again; the second sampler
+   goes on from it, to the same video as an uninterrupted run.
+
+Both samplers need the same settings: they share one seed; change steps, cfg and sampler in both.
+
+{STEPS_TWO}
+
+{STOCK}"""
+    add_notes(graph, about, TEXT_FILES)
+    parts = text_to_video(graph)
+    graph.group("3 · Size, pyramid, seed", new_column=True)
+    spec = pyramid(graph, "training-free")
+    latent = size(graph, spec)
+    seed = graph.add("PrimitiveInt", title="Seed of both", value=0)
+    same = {"pyramid": spec, "seed": seed, "steps": "20-10", "cfg": "6", "sampler_name": "euler"}
+    graph.group("4 · Draft", new_column=True)
+    draft = sample(graph, parts, latent, **same, end_stage="low")
+    save_video(graph, parts, draft["drafts"], f"{graph.name}_draft", title="5 · Draft as video")
+    graph.group("6 · Finish (muted: Ctrl+M)", new_column=True, mode=MUTED)
+    done = sample(graph, parts, draft["latent"], **same)
+    save_video(graph, parts, done, graph.name, title="7 · Video (muted: Ctrl+M)", mode=MUTED)
+
+
+def compare(graph: Graph) -> None:
+    about = f"""# Ordinary sampling and a pyramid, side by side
+
+Same model, prompt, seed and flow shift. Left: 50 ordinary steps, Wan's own number. Right: `20-10` through the pyramid. The
+chart counts the operations of both. To compare equal numbers of steps, set the ordinary sampler to 30.
+
+{cost_sentence("training-free", "20-10")}
+
+{STEPS_TWO}
+
+{STOCK}"""
+    add_notes(graph, about, TEXT_FILES)
+    parts = text_to_video(graph)
+    graph.group("3 · Size, pyramid, seed", new_column=True)
+    spec = pyramid(graph, "training-free")
+    latent = size(graph, spec)
+    seed = graph.add("PrimitiveInt", title="Seed of both", value=0)
+    graph.group("4 · Ordinary", new_column=True)
+    shifted = graph.add("ModelSamplingSD3", model=parts.model, shift=5.0)
+    plain = graph.add(
+        "KSampler", model=shifted, seed=seed, steps=50, cfg=6.0, sampler_name="euler", scheduler="simple",
+        positive=parts.positive, negative=parts.negative, latent_image=latent, denoise=1.0,
+    )  # fmt: skip
+    save_video(graph, parts, plain, f"{graph.name}_plain", title="5 · Ordinary, as video", new_column=False)
+    graph.group("6 · Pyramid", new_column=True)
+    done = sample(graph, parts, latent, pyramid=spec, seed=seed, steps="20-10", cfg="6", sampler_name="euler", shift=5.0)
+    save_video(graph, parts, done, f"{graph.name}_pyramid", title="7 · Pyramid, as video", new_column=False)
+    graph.group("8 · Cost", new_column=True)
+    cost = graph.add("PyramidalWanCost", latent=latent, steps="20-10", cfg="6", shift=5.0, pyramid=spec, model=parts.model)
+    graph.add("PreviewImage", images=cost["chart"])
+    graph.add("PreviewAny", source=cost["text"])
+
+
+def calibrate(graph: Graph) -> None:
+    about = f"""# Where to change resolution, measured on a clip
+
+**Choose a video of your own in 'Load Video'**, one like those you want to make; only its first {FRAMES} frames are encoded.
+
+'Pyramidal Calibrate' measures above which noise level the detail that the small stage cannot hold drowns, and moves the
+boundary of the pyramid there. `threshold` is the ratio of signal to noise that counts as drowned: smaller is more careful.
+The chart and the text need no diffusion model; mute the sampler and the video to see only them.
+
+{STEPS_TWO}
+
+{STOCK}"""
+    add_notes(graph, about, TEXT_FILES)
+    parts = text_to_video(graph)
+    graph.group("3 · Clip", new_column=True)
+    _, clip = video_clip(graph, parts.vae)
+    graph.group("4 · Measure", new_column=True)
+    found = graph.add("PyramidalWanCalibrate", latent=clip, threshold=0.1, pyramid=pyramid(graph, "training-free"))
+    graph.add("PreviewImage", images=found["chart"])
+    graph.add("PreviewAny", source=found["text"])
+    graph.group("5 · Sample with it", new_column=True)
+    latent = size(graph, found["pyramid"])
+    done = sample(graph, parts, latent, pyramid=found["pyramid"], steps="20-10", cfg="6", sampler_name="euler")
+    save_video(graph, parts, done, graph.name, title="6 · Video")
+
+
+WORKFLOWS: dict[str, Callable[[Graph], None]] = {
+    "wan_t2v_training_free": t2v_training_free,
+    "wan_t2v_pyramid_20-20-10": t2v_20_20_10,
+    "wan_t2v_pyramid_2-2-1": t2v_2_2_1,
+    "wan_t2v_stage_lora": t2v_stage_lora,
+    "wan_t2v_exploded": t2v_exploded,
+    "wan_i2v_training_free": i2v_training_free,
+    "wan_v2v_pyramid": v2v,
+    "wan_draft_then_finish": draft_then_finish,
+    "wan_compare_plain_vs_pyramid": compare,
+    "wan_calibrate_from_video": calibrate,
+}
+
+
+def build(name: str) -> Graph:
+    graph = Graph(name)
+    WORKFLOWS[name](graph)
+    return graph
+
+
+def build_all() -> list[Graph]:
+    return [build(name) for name in WORKFLOWS]

@@ -1,0 +1,168 @@
+"""A graph as the front end saves it: format version 0.4, flat, laid out in columns."""
+
+from __future__ import annotations
+
+import functools
+import re
+import uuid
+from typing import Any
+
+from ..in_process import ROOT
+from .graph import Graph, Group, Node
+from .schemas import NOTE
+
+FORMAT = 0.4
+HOST_VERSION = "0.3.75"
+"""The host that the files are built with: its nodes' widgets stand in them."""
+
+TITLE_HEIGHT, GROUP_TITLE = 30, 60
+GAP, GROUP_GAP, COLUMN_GAP = 40, 60, 80
+MARGIN = 20
+WIDTH = 340
+SLOT, WIDGET = 20, 24
+SIZES = {
+    "CLIPTextEncode": (420, 180),
+    "SaveVideo": (480, 420),
+    "LoadVideo": (340, 360),
+    "LoadImage": (340, 360),
+    "PreviewImage": (480, 380),
+    "PreviewAny": (480, 220),
+}
+TOLD = {
+    "PyramidalWanEmptyLatent": 90,
+    "PyramidalWanStageLoRA": 50,
+    "PyramidalWanCost": 60,
+    "PyramidalWanCalibrate": 60,
+}
+"""Room for the text that these show below their widgets after a run."""
+
+
+@functools.lru_cache(None)
+def pack_version() -> str:
+    found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def ui(graph: Graph) -> dict[str, Any]:
+    links = _links(graph)
+    places = _places(graph)
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"pyramidalwan/{graph.name}")),
+        "revision": 0,
+        "last_node_id": len(graph.nodes),
+        "last_link_id": len(links),
+        "nodes": [_node(node, order, places[node], links) for order, node in enumerate(graph.nodes)],
+        "links": links,
+        "groups": [_group(number, group, places) for number, group in enumerate(graph.groups, 1)],
+        "config": {},
+        "extra": {"ds": {"scale": 0.6, "offset": [80, 120]}},
+        "version": FORMAT,
+    }
+
+
+def _inputs(node: Node) -> list:
+    """In the order in which the front end makes them: sockets, then widgets."""
+    return [*node.schema.sockets, *node.schema.widgets]
+
+
+def _links(graph: Graph) -> list[list]:
+    links: list[list] = []
+    for node in graph.nodes:
+        for slot, given in enumerate(_inputs(node)):
+            if given.name in node.links:
+                source = node.links[given.name]
+                kind = source.node.schema.outputs[source.slot][1]
+                links.append([len(links) + 1, source.node.id, source.slot, node.id, slot, kind])
+    return links
+
+
+def _node(node: Node, order: int, pos: tuple[int, int], links: list[list]) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "id": node.id,
+        "type": node.kind,
+        "pos": list(pos),
+        "size": list(size_of(node)),
+        "flags": {},
+        "order": order,
+        "mode": node.mode,
+        "inputs": [] if node.kind == NOTE else _saved_inputs(node, links),
+        "outputs": _saved_outputs(node, links),
+        "properties": _properties(node),
+        "widgets_values": widget_values(node),
+    }
+    if node.title:
+        made["title"] = node.title
+    if node.color:
+        made["color"], made["bgcolor"] = node.color
+    return made
+
+
+def _saved_inputs(node: Node, links: list[list]) -> list[dict]:
+    into = {link[4]: link[0] for link in links if link[3] == node.id}
+    saved = []
+    for slot, given in enumerate(_inputs(node)):
+        entry: dict[str, Any] = {"name": given.name, "type": given.type}
+        if given.optional:
+            entry["shape"] = 7
+        if given.is_widget:
+            entry["widget"] = {"name": given.name}
+        saved.append({**entry, "link": into.get(slot)})
+    return saved
+
+
+def _saved_outputs(node: Node, links: list[list]) -> list[dict]:
+    saved = []
+    for slot, (name, kind) in enumerate(node.schema.outputs):
+        out = [link[0] for link in links if link[1:3] == [node.id, slot]]
+        saved.append({"name": name, "type": kind, "slot_index": slot, "links": out or None})
+    return saved
+
+
+def _properties(node: Node) -> dict[str, Any]:
+    pack = ("pyramidalwan", pack_version()) if node.schema.ours else ("comfy-core", HOST_VERSION)
+    properties: dict[str, Any] = {"cnr_id": pack[0], "ver": pack[1], "Node name for S&R": node.kind}
+    return {**properties, "models": list(node.models)} if node.models else properties
+
+
+def widget_values(node: Node) -> list:
+    """Positional, in the order of the schema, with what the front end adds after a seed or an upload."""
+    extras = {"control_after_generate": "fixed", "upload": "image"}
+    values = []
+    for given in node.schema.widgets:
+        values.append(node.values.get(given.name))
+        if given.extra_widget:
+            values.append(extras[given.extra_widget])
+    return values
+
+
+def size_of(node: Node) -> tuple[int, int]:
+    if node.size or node.kind in SIZES:
+        return node.size or SIZES[node.kind]
+    schema = node.schema
+    slots = max(len(schema.sockets), len(schema.outputs))
+    return WIDTH, 16 + SLOT * slots + WIDGET * (len(widget_values(node))) + TOLD.get(node.kind, 0)
+
+
+def _places(graph: Graph) -> dict[Node, tuple[int, int]]:
+    places = {}
+    x, y, column, width = 0, 0, 0, 0
+    for group in graph.groups:
+        if group.column != column:
+            x, y, column, width = x + width + 2 * MARGIN + COLUMN_GAP, 0, group.column, 0
+        y += GROUP_TITLE
+        for node in group.nodes:
+            places[node] = (x, y + TITLE_HEIGHT)
+            y += TITLE_HEIGHT + size_of(node)[1] + GAP
+            width = max(width, size_of(node)[0])
+        y += GROUP_GAP
+    return places
+
+
+def _group(number: int, group: Group, places: dict[Node, tuple[int, int]]) -> dict[str, Any]:
+    left = min(places[node][0] for node in group.nodes)
+    top = min(places[node][1] for node in group.nodes) - TITLE_HEIGHT
+    right = max(places[node][0] + size_of(node)[0] for node in group.nodes)
+    bottom = max(places[node][1] + size_of(node)[1] for node in group.nodes)
+    bounding = [left - MARGIN, top - GROUP_TITLE + 10, right - left + 2 * MARGIN, bottom - top + GROUP_TITLE + 10]
+    return {"id": number, "title": group.title, "bounding": bounding, "color": "#3f789e", "font_size": 24, "flags": {}}

@@ -1,0 +1,235 @@
+"""The workflow files: what the script writes, and what a front end and a host can make of them.
+
+After a change of a graph: .venv/bin/python -m scripts.build_workflows
+"""
+
+import asyncio
+import json
+import re
+from itertools import combinations
+
+import av
+import numpy as np
+import pytest
+
+from demo.comfyui_server import ComfyUIServer
+from demo.workflows import WORKFLOWS, api, build, tiny_twin, write_inputs
+from demo.workflows.graph import MUTED
+from demo.workflows.schemas import NOTE, node_schema
+from demo.workflows.tiny import DROPPED, FRAMES, HEIGHT, WIDTH
+from demo.workflows.ui import HOST_VERSION, pack_version
+from demo.workspace import Workspace, default_workspace, prepare
+from scripts.build_workflows import FOLDER, rendered
+
+FILES = {"unet_name", "clip_name", "vae_name", "lora_name", "file", "image"}
+"""Widgets that list the files of whoever opens the graph."""
+
+LOADERS = {"UNETLoader": "unet_name", "CLIPLoader": "clip_name", "VAELoader": "vae_name", "CLIPVisionLoader": "clip_name"}
+PUBLIC = re.compile(r"https://huggingface\.co/Comfy-Org/Wan_2\.1_ComfyUI_repackaged/resolve/main/split_files/(\w+)/([\w.-]+)")
+ANY = "*"
+
+
+def on_disk():
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+
+
+SHIPPED = on_disk()
+each_workflow = pytest.mark.parametrize("flow", SHIPPED.values(), ids=SHIPPED.keys())
+
+
+def widgets_of(node):
+    """(input, value) of a saved node, without what the front end adds after a seed or an upload."""
+    values = iter(node["widgets_values"])
+    pairs = []
+    for given in node_schema(node["type"]).widgets:
+        pairs.append((given, next(values)))
+        if given.extra_widget:
+            extra = next(values)
+            assert extra in (("fixed", "randomize") if given.extra_widget == "control_after_generate" else ("image",))
+    assert list(values) == [], node["type"]
+    return pairs
+
+
+def test_every_graph_has_its_file_and_no_file_is_left_over():
+    assert set(SHIPPED) == set(WORKFLOWS)
+    assert all(re.fullmatch(r"[\w-]+", name) for name in SHIPPED)
+
+
+def test_the_files_are_what_the_script_writes():
+    from comfyui_version import __version__
+
+    if __version__ != HOST_VERSION:
+        pytest.skip(f"the files are built with ComfyUI {HOST_VERSION}, this one is {__version__}")
+    for path, text in rendered().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run 'python -m scripts.build_workflows'"
+
+
+@each_workflow
+def test_the_format_is_the_one_front_ends_read(flow):
+    assert flow["version"] == 0.4 and "definitions" not in flow
+    ids = [node["id"] for node in flow["nodes"]]
+    assert len(set(ids)) == len(ids) and flow["last_node_id"] == max(ids)
+    assert flow["last_link_id"] == max(link[0] for link in flow["links"])
+    for node in flow["nodes"]:
+        ours = node["type"].startswith("PyramidalWan")
+        pack = ("pyramidalwan", pack_version()) if ours else ("comfy-core", HOST_VERSION)
+        assert (node["properties"]["cnr_id"], node["properties"]["ver"]) == pack
+        assert node["properties"]["Node name for S&R"] == node["type"]
+
+
+@each_workflow
+def test_links_agree_with_both_of_their_ends(flow):
+    nodes = {node["id"]: node for node in flow["nodes"]}
+    order = {node["id"]: node["order"] for node in flow["nodes"]}
+    for number, source, out, target, into, kind in flow["links"]:
+        output, given = nodes[source]["outputs"][out], nodes[target]["inputs"][into]
+        assert number in output["links"] and given["link"] == number
+        assert kind == output["type"] and given["type"] in (kind, ANY)
+        assert order[source] < order[target]
+    known = {link[0] for link in flow["links"]}
+    ends = [link for node in flow["nodes"] for output in node["outputs"] for link in output["links"] or []]
+    starts = [given["link"] for node in flow["nodes"] for given in node["inputs"] if given["link"] is not None]
+    assert sorted(ends) == sorted(starts) == sorted(known)
+
+
+@each_workflow
+def test_nodes_are_known_with_these_inputs_and_outputs(flow):
+    for node in flow["nodes"]:
+        if node["type"] == NOTE:
+            continue
+        schema = node_schema(node["type"])
+        assert [given["name"] for given in node["inputs"]] == [given.name for given in schema.sockets + schema.widgets]
+        assert [(output["name"], output["type"]) for output in node["outputs"]] == list(schema.outputs)
+        linked = {given["name"] for given in node["inputs"] if given["link"] is not None}
+        assert {given.name for given in schema.sockets if not given.optional} <= linked, node["type"]
+
+
+@each_workflow
+def test_widgets_have_values_that_the_host_takes(flow):
+    for node in flow["nodes"]:
+        for given, value in widgets_of(node):
+            where, options = f"{node['type']}.{given.name} = {value!r}", given.options
+            if given.type in ("INT", "FLOAT"):
+                assert options.get("min", value) <= value <= options.get("max", value), where
+            elif given.type == "STRING":
+                assert isinstance(value, str), where
+            elif given.type == "COMBO" and given.name not in FILES and options.get("options"):
+                assert value in options["options"], where
+
+
+@each_workflow
+def test_our_own_checks_take_the_widgets(flow):
+    import sys
+
+    ours = sys.modules["pyramidalwan.nodes"].NODES
+    checks = {node.__name__: node for node in ours if "validate_inputs" in vars(node)}
+    for node in flow["nodes"]:
+        if node["type"] in checks:
+            values = {given.name: value for given, value in widgets_of(node)}
+            check = checks[node["type"]].validate_inputs
+            assert check(**{name: values[name] for name in check.__code__.co_varnames[1 : check.__code__.co_argcount]}) is True
+
+
+@each_workflow
+def test_nothing_overlaps(flow):
+    boxes = {}
+    for node in flow["nodes"]:
+        (x, y), (width, height) = node["pos"], node["size"]
+        boxes[node["id"]] = (x, y - 30, x + width, y + height)  # with the title above
+    assert not [pair for pair in combinations(boxes, 2) if overlap(boxes[pair[0]], boxes[pair[1]])]
+    groups = [box_of(group["bounding"]) for group in flow["groups"]]
+    assert not [pair for pair in combinations(groups, 2) if overlap(*pair)]
+    for left, top, right, bottom in boxes.values():
+        assert sum(g[0] <= left and g[1] <= top and right <= g[2] and bottom <= g[3] for g in groups) == 1
+
+
+def box_of(bounding):
+    x, y, width, height = bounding
+    return x, y, x + width, y + height
+
+
+def overlap(one, other):
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+@each_workflow
+def test_notes_say_where_the_files_come_from(flow):
+    notes = "\n".join(node["widgets_values"][0] for node in flow["nodes"] if node["type"] == NOTE)
+    assert "Steps are written low-" in notes and "VRAM" in notes
+    for node in flow["nodes"]:
+        if node["type"] in LOADERS:
+            name = dict((given.name, value) for given, value in widgets_of(node))[LOADERS[node["type"]]]
+            check_file(node, name, notes)
+    for url in re.findall(r"\((https://[^)]+)\)", notes):
+        assert PUBLIC.fullmatch(url), url
+
+
+def check_file(node, name, notes):
+    """A public file has its link on the loader and in the notes; any other is called a placeholder there."""
+    if "models" not in node["properties"]:
+        assert name.startswith("my_") and f"`{name}` is a placeholder" in notes
+        return
+    (model,) = node["properties"]["models"]
+    assert model["name"] == name and model["url"] in notes
+    assert PUBLIC.fullmatch(model["url"]).groups() == (model["directory"], name)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_twin_is_the_same_graph(name):
+    whole, twin = api(build(name)), tiny_twin(name)
+    renamed = {"CLIPTextEncode": "PyramidalWanLoadConditioning"}
+    kinds = {key: node["class_type"] for key, node in whole.items() if node["class_type"] not in DROPPED}
+    assert {key: node["class_type"] for key, node in twin.items()} == {
+        key: renamed.get(kind, kind) for key, kind in kinds.items()
+    }
+    for key, node in twin.items():
+        for given, value in node["inputs"].items():
+            if isinstance(value, list):
+                assert value == whole[key]["inputs"][given] and value[0] in twin
+
+
+def test_only_the_finish_waits_to_be_unmuted():
+    muted = {name for name, flow in SHIPPED.items() if any(node["mode"] == MUTED for node in flow["nodes"])}
+    assert muted == {"wan_draft_then_finish"}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workflows")
+    workspace = Workspace(default_workspace().comfyui, folder / "base", folder / "output")
+    prepare(workspace)
+    write_inputs(workspace)
+    return workspace
+
+
+def frames_of(workspace, name):
+    (path,) = workspace.output.rglob(f"{name}_0*.mp4")
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(int)
+
+
+def check_same_videos(workspace):
+    """What the notes say: by hand, in two goes, and next to an ordinary run it is the same video."""
+    whole = frames_of(workspace, "wan_t2v_training_free")
+    assert whole.shape == (FRAMES, HEIGHT, WIDTH, 3)
+    for same in ("wan_t2v_exploded", "wan_draft_then_finish", "wan_compare_plain_vs_pyramid_pyramid"):
+        assert abs(frames_of(workspace, same) - whole).mean() < 0.5, same  # rounding can change what the codec does
+    for other in ("wan_compare_plain_vs_pyramid_plain", "wan_t2v_stage_lora"):
+        assert abs(frames_of(workspace, other) - whole).mean() > 1, other
+
+
+def test_every_twin_runs(workspace):
+    async def run():
+        async with ComfyUIServer(workspace) as server:
+            return {name: await server.run(tiny_twin(name)) for name in WORKFLOWS}
+
+    outputs = asyncio.run(run())
+    for name, made in outputs.items():
+        saving = {
+            key for key, node in tiny_twin(name).items() if node["class_type"] in ("SaveVideo", "PreviewImage", "PreviewAny")
+        }
+        assert saving <= made.keys(), name
+        for key in saving:
+            assert any(made[key].values()), (name, key)
+    check_same_videos(workspace)
+    assert frames_of(workspace, "wan_draft_then_finish_draft").shape == (FRAMES, HEIGHT // 2, WIDTH // 2, 3)
