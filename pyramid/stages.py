@@ -298,7 +298,7 @@ def _check_boundaries(boundaries: tuple[float, ...], halves: tuple[str, ...]) ->
             "there is one boundary for each transition"
         )
     for boundary in boundaries:
-        if isinstance(boundary, bool) or not isinstance(boundary, (int, float)) or not 0 < boundary < 1:
+        if not isinstance(boundary, (int, float)) or not 0 < boundary < 1:
             raise ValueError(f"a boundary is a natural noise level between 0 and 1, got {boundary!r}")
     if any(later >= earlier for earlier, later in zip(boundaries, boundaries[1:], strict=False)):
         raise ValueError(
