@@ -21,11 +21,11 @@ from .allowed import check_sampler
 from .conditioning import check_conds, stage_conds
 from .latents import check_latent
 from .schedule import from_sigmas
-from .stage_lora import check_spec
 from .stage_model import KEY, bind_stage, check_model, check_no_context_windows, sized
 from .stage_names import stage_index, stage_name
 from .start import full_noise
 from .tags import CLEAN, START, StageTag, check_same_pyramid, tag_of, tagged
+from .trained_for import check_spec
 
 TOLERANCE = 1e-4
 

@@ -22,10 +22,10 @@ from .allowed import check_sampler
 from .conditioning import check_conds, stage_conds
 from .few_step import BATCH_INDEX
 from .schedule import Levels
-from .stage_lora import check_spec
 from .stage_model import bind_stage, check_model, check_no_context_windows
 from .start import Start, find_start
 from .tags import CLEAN, END, KEY, StageTag, tagged
+from .trained_for import check_spec
 
 
 @dataclass(frozen=True)

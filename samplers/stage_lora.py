@@ -56,38 +56,18 @@ def stage_loras(model: Any) -> tuple[StageLora, ...]:
     return model.get_attachment(KEY) or ()
 
 
-def spec_of_loras(model: Any) -> PyramidSpec | None:
-    """The pyramid that the stage LoRAs of a MODEL were trained for."""
-    return next((lora.file.spec for lora in stage_loras(model) if lora.file.spec is not None), None)
-
-
-def check_spec(model: Any, spec: PyramidSpec) -> None:
-    """ValueError in plain words if a stage LoRA was trained for another pyramid."""
-    for lora in stage_loras(model):
-        if lora.file.spec is not None and lora.file.spec != spec and not _is_tail(lora.file.spec, spec):
-            raise ValueError(
-                f"the LoRA '{lora.file.name}' was trained for another pyramid than the one given: "
-                f"{_differences(lora.file.spec, spec)}; "
-                "leave the pyramid input open to use the LoRA's own"
-            )
-
-
-def _is_tail(whole: PyramidSpec, spec: PyramidSpec) -> bool:
-    """Whether ``spec`` is ``whole`` without some leading stages."""
-    return spec in [whole.starting_at(index) for index in range(whole.number_of_stages)]
-
-
 def _check_agreement(loras: list[StageLora]) -> None:
     trained = [lora for lora in loras if lora.file.spec is not None]
     for other in trained[1:]:
         if other.file.spec != trained[0].file.spec:
             raise ValueError(
                 f"the LoRAs '{trained[0].file.name}' and '{other.file.name}' were trained for different pyramids: "
-                f"{_differences(trained[0].file.spec, other.file.spec)}"
+                f"{differences(trained[0].file.spec, other.file.spec)}"
             )
 
 
-def _differences(one: PyramidSpec, other: PyramidSpec) -> str:
+def differences(one: PyramidSpec, other: PyramidSpec) -> str:
+    """The fields in which two pyramids differ, for a message."""
     names = [name for name in vars(one) if getattr(one, name) != getattr(other, name)]
     return "; ".join(f"{name} {getattr(one, name)} against {getattr(other, name)}" for name in names)
 

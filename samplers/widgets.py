@@ -15,8 +15,8 @@ from ..pyramid.stages import PRESETS, PyramidSpec
 from .allowed import check_sampler, check_sampler_name, make_sampler
 from .run import PyramidRun, Result
 from .schedule import Levels, from_sigmas, levels_for
-from .stage_lora import spec_of_loras
 from .stage_names import AUTO, stage_index
+from .trained_for import spec_trained_for
 
 
 class SeedNoise:
@@ -112,9 +112,9 @@ def check_parts(spec: PyramidSpec, options: StageOptions, *, sigmas: Tensor, sam
 
 
 def find_spec(pyramid: PyramidSpec | None, model: Any, options: StageOptions) -> PyramidSpec:
-    """The pyramid given, or the one the models' LoRAs were trained for, or the training-free one."""
+    """The pyramid given, or the one the models were trained for, or the training-free one."""
     models = [candidate for candidate in (model, options.model_mid, options.model_low) if candidate is not None]
-    trained = [spec for spec in map(spec_of_loras, models) if spec is not None]
+    trained = [spec for spec in map(spec_trained_for, models) if spec is not None]
     return pyramid or (trained[0] if trained else PRESETS["training-free"])
 
 

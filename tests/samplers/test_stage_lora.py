@@ -381,3 +381,19 @@ def test_attention_wrappers_and_cfg_functions_of_other_packs_act_in_every_stage(
     assert {frames * height * width // 4 for frames, height, width in sizes} <= seen["attention"]
     for stage in WAN.stages(LatentShape(5, 16, 16)):
         assert bind_stage(lora, stage, 3).object_patches["diffusion_model.head"] is head
+
+
+def test_the_pyramid_of_a_checkpoint_where_the_host_remembers_the_file(t2v_model, tmp_path):
+    """Newer hosts keep (function, arguments) of the loader on the MODEL; the tested one does not."""
+    spec = PyramidSpec((0.9, 0.5), told="sigma")
+    save_file({"x": torch.ones(1)}, tmp_path / "wan.safetensors", spec.to_metadata())
+    save_file({"x": torch.ones(1)}, tmp_path / "stock.safetensors")
+    model, stock = t2v_model.clone(), t2v_model.clone()
+    model.cached_patcher_init = (None, (str(tmp_path / "wan.safetensors"), {}))
+    stock.cached_patcher_init = (None, (str(tmp_path / "stock.safetensors"), {}))
+    torch.testing.assert_close(sample(model, pyramid=None), sample(t2v_model, pyramid=spec), atol=0, rtol=0)
+    with pytest.raises(ValueError, match="the checkpoint was trained for another pyramid than the one given: boundaries"):
+        sample(model, pyramid=WAN)
+    with pytest.raises(ValueError, match="the checkpoint was trained for another pyramid"):
+        PyramidalWanStageModel.execute(model, WAN, "low")
+    assert torch.isfinite(sample(stock, pyramid=WAN)).all()
