@@ -1,0 +1,103 @@
+"""What a training step is fed with: samples of every stage, read from the cache and drawn from the run's seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from . import draws
+from .cache_files import Cache
+
+
+@dataclass(frozen=True)
+class StageBatch:
+    """Samples of one stage.
+
+    stage: its place in running order. clean ``(B, C, T, H, W)``. coarse: the same videos at the coarser stage's size, None
+    at the coarsest. noise: white, shape of clean. rho ``(B,)``: local time. context ``(B, L, text width)``. empty: the
+    empty prompt, ``(L, text width)``.
+    """
+
+    stage: int
+    clean: Tensor
+    coarse: Tensor | None
+    noise: Tensor
+    rho: Tensor
+    context: Tensor
+    empty: Tensor
+
+    def to(self, device: torch.device) -> StageBatch:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved = {name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which samples a process reads in a step.
+
+    per_stage: samples of each stage in one forward pass. accumulation: forward passes per optimiser step. first, last:
+    range of the cache's items. drop: share of samples with the empty prompt.
+    """
+
+    seed: int
+    per_stage: int
+    accumulation: int
+    first: int
+    last: int
+    drop: float = 0.1
+    process: int = 0
+    processes: int = 1
+
+    @property
+    def step_samples(self) -> int:
+        """Samples of one stage in an optimiser step, over all processes."""
+        return self.per_stage * self.accumulation * self.processes
+
+    def numbers(self, step: int, part: int) -> range:
+        """Numbers of the samples of this process in part ``part`` of a step, the same for every stage."""
+        start = ((step * self.accumulation + part) * self.processes + self.process) * self.per_stage
+        return range(start, start + self.per_stage)
+
+
+class StepDataset(Dataset):
+    """Item ``step`` is that step's parts, each a list with one ``StageBatch`` per stage in running order."""
+
+    def __init__(self, cache: Cache, plan: Plan) -> None:
+        self.cache, self.plan = cache, plan
+
+    def __getitem__(self, step: int) -> list[list[StageBatch]]:
+        stages = range(self.cache.info.spec.number_of_stages)
+        return [
+            [draw_batch(self.cache, self.plan, stage, self.plan.numbers(step, part)) for stage in stages]
+            for part in range(self.plan.accumulation)
+        ]
+
+
+def draw_batch(cache: Cache, plan: Plan, stage: int, numbers: range) -> StageBatch:
+    """The samples with these numbers at one stage: items in shuffled passes, everything else from the seed."""
+    items = [plan.first + draws.shuffled(number, plan.last - plan.first, plan.seed, "item", stage) for number in numbers]
+    clean = torch.stack([cache.latent(item, stage) for item in items])
+    noise = [draws.white(tuple(clean.shape[1:]), plan.seed, "noise", stage, number) for number in numbers]
+    rho = [draws.stratified(number, plan.step_samples, plan.seed, "rho", stage) for number in numbers]
+    dropped = [draws.uniform(plan.seed, "drop", stage, number) < plan.drop for number in numbers]
+    context = [cache.empty if drop else cache.text(item) for item, drop in zip(items, dropped, strict=True)]
+    return StageBatch(
+        stage=stage,
+        clean=clean,
+        coarse=torch.stack([cache.latent(item, stage - 1) for item in items]) if stage else None,
+        noise=torch.stack(noise),
+        rho=torch.tensor(rho, dtype=torch.float32),
+        context=torch.stack(context),
+        empty=cache.empty,
+    )
+
+
+def steps_from(dataset: Dataset, start: int, stop: int, *, workers: int) -> Iterator[list[list[StageBatch]]]:
+    """The dataset's items ``start`` ... ``stop - 1``, read ahead by ``workers`` processes."""
+    return iter(DataLoader(dataset, batch_size=None, sampler=range(start, stop), num_workers=workers))

@@ -1,0 +1,17 @@
+"""Training wants gradients, which the tests of the nodes switch off."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+
+@pytest.fixture(autouse=True)
+def with_gradients(as_the_host_runs_nodes):
+    with torch.enable_grad():
+        yield

@@ -1,0 +1,44 @@
+"""Starts training as its users do: the command line, in one process or several."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 240
+
+
+def toml(tables: dict, path: Path) -> Path:
+    lines = [f"{name} = {json.dumps(value)}" for name, value in tables.items() if not isinstance(value, dict)]
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def command(*arguments: str | Path, processes: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return [sys.executable, *launcher, "-m", "pyramid.training", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def start(*arguments: str | Path, processes: int = 1) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(*arguments, processes=processes), cwd=ROOT, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def run(*arguments: str | Path, processes: int = 1, expect: int = 0) -> str:
+    process = start(*arguments, processes=processes)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == expect, output[-3000:]
+    return output

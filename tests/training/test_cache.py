@@ -1,0 +1,277 @@
+"""From video files to a cache: what is in it, what is skipped, and that no interruption loses or doubles anything."""
+
+import io
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import run, start, toml
+from safetensors.torch import load_file
+from tiny_encoders import cache_settings, picture, text_folder, vae_file, video_bytes, write_folder, write_tar
+
+from pyramid.stages import PRESETS, LatentShape
+from pyramid.training import cache, parallel
+from pyramid.training.cache import CacheConfig, encode_stages
+from pyramid.training.cache_files import Cache, missing_shards
+from pyramid.training.clips import ClipSize, Unusable, clips_of, save_video, stage_videos
+from pyramid.training.encoders import Umt5, open_vae
+from pyramid.training.sources import list_sources
+from pyramid.training.toml_config import check_config
+
+SPEC = PRESETS["pyramidal-wan"]
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    return open_vae(vae_file(tmp_path_factory.mktemp("vae")))
+
+
+def make(tables) -> tuple[Cache, list[str]]:
+    config = check_config(CacheConfig, tables, "test")
+    said = []
+    cache.make_cache(config, parallel.start(config.system), said.append)
+    return Cache(config.out), said
+
+
+def clip(number=0, **options):
+    (found,) = clips_of(io.BytesIO(video_bytes(phase=number, **options)), ClipSize(64, 64, 17))
+    return found
+
+
+def test_a_clip_is_the_middle_of_the_frames():
+    found = (clip() + 1) * 127.5
+    expected = torch.from_numpy(picture(5, 72, 64)).permute(2, 0, 1)[:, :, 4:68].float()
+    assert found.shape == (3, 17, 64, 64)
+    assert (found[:, 5] - expected).abs().max() < 1e-3
+
+
+def test_larger_videos_are_scaled_down_first():
+    found = clip(width=160, height=128)
+    assert found.shape == (3, 17, 64, 64)
+    assert ((found[0, 3] + 1) * 127.5 - 30).abs().max() < 2
+
+
+def test_frames_are_taken_at_the_wanted_rate():
+    file = io.BytesIO(video_bytes(frames=25, rate=32))
+    (found,) = clips_of(file, ClipSize(64, 64, 9, fps=16))
+    assert torch.equal(((found[0, :, 0, 0] + 1) * 12.75).round(), 2.0 * torch.arange(9))
+
+
+def test_several_clips_of_one_video_follow_each_other():
+    found = clips_of(io.BytesIO(video_bytes(frames=20)), ClipSize(64, 64, 9), most=5)
+    assert len(found) == 2
+    assert ((found[1][0, 0, 0, 0] + 1) * 12.75).round() == 9
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"frames": 16}, "too short: 16 frames at 16 a second, 17 wanted"),
+        ({"width": 48}, "too small: 48x64, at least 64x64 wanted"),
+        ({"rate": 8}, "too slow: 8 frames a second, 16 wanted"),
+    ],
+)
+def test_what_gives_no_clip_says_why(options, said):
+    with pytest.raises(Unusable, match=said):
+        clip(**options)
+
+
+def test_what_is_no_video_says_so():
+    with pytest.raises(Unusable, match="cannot be decoded"):
+        clips_of(io.BytesIO(b"not a video" * 100), ClipSize(64, 64, 17))
+
+
+def test_stage_videos_drop_frames_and_average_pixels():
+    video = torch.randn(3, 17, 64, 64)
+    low, mid, high = stage_videos(video, SPEC)
+    assert torch.equal(high, video)
+    assert torch.allclose(mid[:, 3], torch.nn.functional.avg_pool2d(video[:, 6], 2))
+    assert torch.allclose(low[:, 4], torch.nn.functional.avg_pool2d(video[:, 16], 4), atol=1e-6)
+    assert low.shape == (3, 5, 16, 16)
+
+
+def test_a_saved_video_reads_back(tmp_path):
+    video = clip()
+    save_video(tmp_path / "x.mp4", video)
+    with (tmp_path / "x.mp4").open("rb") as file:
+        (found,) = clips_of(file, ClipSize(64, 64, 17))
+    assert (found - video).abs().mean() < 0.1 and not list(tmp_path.glob("*partial*"))
+
+
+@torch.no_grad()
+def test_the_vae_is_the_hosts(vae, tmp_path):
+    """Latents as the host's sampler sees them, and pictures as the host decodes them."""
+    import comfy.latent_formats
+    import comfy.sd
+    import comfy.utils
+
+    host = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_file(tmp_path))))
+    video = clip()[None]
+    encoded = comfy.latent_formats.Wan21().process_in(host.encode((video[0].permute(1, 2, 3, 0) + 1) / 2))
+    ours = vae.encode(video)
+    assert (ours - encoded).abs().max() < 2e-3 * encoded.abs().max()
+    decoded = host.decode(comfy.latent_formats.Wan21().process_out(ours)).reshape(17, 64, 64, 3) * 2 - 1
+    assert (vae.decode(ours)[0] - decoded.permute(3, 0, 1, 2)).abs().max() < 1e-2
+
+
+@torch.no_grad()
+def test_a_prompts_embedding_is_not_padded_and_does_not_depend_on_its_neighbours(tmp_path):
+    encoder = Umt5(text_folder(tmp_path), length=8)
+    alone = encoder(["a red ring"])[0]
+    together = encoder(["a red ring", "a red ring moving left right a", ""])
+    assert [len(rows) for rows in together] == [4, 8, 1]
+    assert torch.allclose(alone, together[0], atol=1e-5)
+
+
+def test_definition_two_encodes_the_smaller_videos_and_one_averages_latents(vae):
+    video = clip()
+    two, one = encode_stages(video, SPEC, vae, "pixels"), encode_stages(video, SPEC, vae, "latents")
+    assert [tuple(latent.shape) for latent in two] == [(16, 2, 2, 2), (16, 3, 4, 4), (16, 5, 8, 8)]
+    assert torch.equal(two[2], one[2])
+    assert torch.equal(two[0], vae.encode(stage_videos(video, SPEC)[0][None])[0])
+    stages = SPEC.stages(LatentShape(5, 8, 8))
+    assert torch.equal(one[1], stages[2].from_coarser.down(one[2][None])[0])
+    assert (one[1] - two[1]).abs().max() > 1e-2
+
+
+def test_a_cache_holds_every_video_once_and_in_order(tmp_path, vae):
+    videos = write_folder(tmp_path / "videos", 5)
+    found, said = make(cache_settings(tmp_path, videos))
+    assert [Path(found.name(item)).name for item in range(len(found))] == [f"clip{number:02}.mkv#0" for number in range(5)]
+    assert found.caption(3) == "a red ring moving left"
+    video = clip(3)
+    for stage, latent in enumerate(encode_stages(video, SPEC, vae, "pixels")):
+        assert torch.allclose(found.latent(3, stage), latent, atol=1e-5)
+    assert found.text(3).shape == (8, 4096) and found.text(3)[6:].abs().max() == 0 and found.empty[1:].abs().max() == 0
+    assert any("shard 3 of 3" in line and "videos a second" in line and "to go" in line for line in said)
+    assert said[-1] == f"5 of 5 videos are in {tmp_path / 'cache'}"
+
+
+def test_bad_videos_are_skipped_and_listed(tmp_path):
+    videos = write_folder(tmp_path / "videos", 4)
+    (videos / "clip01.mkv").write_bytes(b"broken")
+    (videos / "clip02.mkv").write_bytes(video_bytes(frames=9))
+    (videos / "clip03.txt").unlink()
+    found, said = make(cache_settings(tmp_path, videos))
+    assert len(found) == 1 and "1 of 4 videos" in said[-2]
+    listed = (tmp_path / "cache" / "skipped.txt").read_text()
+    assert "clip01.mkv: cannot be decoded" in listed and "clip02.mkv: too short: 9 frames" in listed
+    assert "clip03.mkv: has no caption" in listed and "3 skipped" in said[-1]
+
+
+def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path):
+    videos = write_folder(tmp_path / "videos", 8)
+    tables = cache_settings(tmp_path, videos, shards__items=1)
+    process = start("cache", toml(tables, tmp_path / "cache.toml"))
+    folder, deadline = tmp_path / "cache", time.monotonic() + 120
+    while time.monotonic() < deadline and not list(folder.glob("shard-*.safetensors")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.safetensors")}
+    assert 0 < len(before) < 8
+    with pytest.raises(ValueError, match=f"{8 - len(before)} of 8 shards are missing. Give the same cache command again"):
+        Cache(folder)
+    found, _ = make(tables)
+    assert [Path(found.name(item)).name for item in range(len(found))] == [f"clip{number:02}.mkv#0" for number in range(8)]
+    assert all((folder / name).stat().st_mtime_ns == stamp for name, stamp in before.items())
+
+
+def test_a_damaged_shard_is_made_again(tmp_path):
+    tables = cache_settings(tmp_path, write_folder(tmp_path / "videos", 4))
+    found, _ = make(tables)
+    expected = found.latent(2, 2).clone()
+    path = tmp_path / "cache" / "shard-00001.safetensors"
+    half = path.read_bytes()[:200]
+    path.unlink()  # what is open keeps the old file
+    path.write_bytes(half)
+    assert missing_shards(tmp_path / "cache", found.info) == [1]
+    again, _ = make(tables)
+    assert torch.equal(again.latent(2, 2), expected)
+
+
+def test_two_processes_share_the_shards(tmp_path):
+    videos = write_folder(tmp_path / "videos", 6)
+    tables = cache_settings(tmp_path, videos)
+    alone, _ = make(tables)
+    output = run("cache", toml({**tables, "out": str(tmp_path / "two")}, tmp_path / "cache.toml"), processes=2)
+    together = Cache(tmp_path / "two")
+    assert "(and 1 by other processes)" in output
+    for item in range(6):
+        assert torch.allclose(alone.latent(item, 2), together.latent(item, 2), atol=1e-5)
+        assert alone.name(item) == together.name(item)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "tar", "tars"])
+def test_every_kind_of_list_gives_the_same_cache(tmp_path, kind):
+    folder = write_folder(tmp_path / "videos", 3)
+    files = sorted(folder.glob("*.mkv"))
+    captions = [file.with_suffix(".txt").read_text() for file in files]
+    if kind == "csv":
+        videos = tmp_path / "list.csv"
+        rows = [f'videos/{file.name},"{caption}"' for file, caption in zip(files, captions, strict=True)]
+        videos.write_text("\n".join(["path,caption", *rows]) + "\n")
+    elif kind == "jsonl":
+        videos = tmp_path / "list.jsonl"
+        rows = [{"path": str(file), "caption": caption} for file, caption in zip(files, captions, strict=True)]
+        videos.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        samples = [{"mkv": file.read_bytes(), "txt": text.encode()} for file, text in zip(files, captions, strict=True)]
+        samples[1] = {"mkv": samples[1]["mkv"], "json": json.dumps({"caption": captions[1]}).encode()}
+        videos = write_tar(tmp_path / "a.tar", samples)
+        if kind == "tars":
+            videos = tmp_path / "tars"
+            videos.mkdir()
+            write_tar(videos / "0.tar", samples[:2])
+            write_tar(videos / "1.tar", samples[2:])
+    found, _ = make(cache_settings(tmp_path, videos))
+    reference, _ = make(cache_settings(tmp_path, folder) | {"out": str(tmp_path / "reference")})
+    assert [found.caption(item) for item in range(3)] == captions
+    assert all(torch.equal(found.latent(item, 2), reference.latent(item, 2)) for item in range(3))
+
+
+def test_another_list_or_other_settings_in_the_same_folder_are_refused(tmp_path):
+    videos = write_folder(tmp_path / "videos", 3)
+    tables = cache_settings(tmp_path, videos)
+    make(tables)
+    with pytest.raises(ValueError, match="holds another cache: definition was 'pixels', is 'latents'"):
+        make({**tables, "encoders": {**tables["encoders"], "definition": "latents"}})
+    write_folder(tmp_path / "videos", 4)
+    with pytest.raises(ValueError, match="count was 3, is 4"):
+        make(tables)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"clips__videos": "/nowhere"}, "there is nothing at /nowhere; videos are a folder of videos"),
+        (
+            {"encoders__vae": "/nowhere.safetensors"},
+            "there is no VAE at /nowhere.safetensors; supported: a folder of diffusers",
+        ),
+        ({"encoders__text": "/nowhere"}, "there is no text encoder at /nowhere; supported: a folder of transformers"),
+        ({"encoders__definition": "both"}, "definition 'both' is none of pixels, latents"),
+        ({"video__height": 72}, "cannot be halved"),
+    ],
+)
+def test_what_is_not_there_is_said(tmp_path, changes, said):
+    videos = write_folder(tmp_path / "videos", 1)
+    with pytest.raises(ValueError, match=said):
+        make(cache_settings(tmp_path, videos, **changes))
+
+
+def test_a_folder_without_videos_says_what_is_looked_for(tmp_path):
+    with pytest.raises(ValueError, match="there is no video in .*; supported are a folder of videos"):
+        list_sources(tmp_path)
+
+
+def test_vaes_open_from_every_layout(tmp_path, vae):
+    vae.network.save_pretrained(tmp_path / "pipeline" / "vae")
+    torch.save(load_file(vae_file(tmp_path)), tmp_path / "Wan2.1_VAE.pth")
+    video = clip()[None]
+    for path in (tmp_path / "pipeline", tmp_path / "pipeline" / "vae", tmp_path / "Wan2.1_VAE.pth"):
+        assert torch.allclose(open_vae(path).encode(video), vae.encode(video), atol=1e-5)

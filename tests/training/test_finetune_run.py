@@ -1,0 +1,347 @@
+"""Whole runs: resuming is exact, processes agree, nothing breaks what is saved, and what comes out is the network."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import run, start, toml
+from pyramidalwan.samplers.lora_file import load_lora_file
+from pyramidalwan.samplers.model_files import spec_from_file
+from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tiny_run import cache_folder, settings, transformer_file
+
+from pyramid.stages import PRESETS, PyramidSpec
+from pyramid.training import adapters, finetune_run
+from pyramid.training.checkpoints import Checkpoints
+from pyramid.training.export import export, trained_network
+from pyramid.training.finetune import FinetuneConfig, Finetuning
+from pyramid.training.loop import Stopped
+from pyramid.training.run_log import RunLog
+from pyramid.training.toml_config import check_config
+from pyramid.training.trainable import NotFinite
+
+KINDS = {
+    "full": {},
+    "lora": {"adapter__kind": "lora"},
+    "per-stage": {"adapter__kind": "lora", "adapter__scope": "per-stage", "model__gradient_checkpointing": True},
+}
+
+
+def config(folder, **changes):
+    folder.mkdir(exist_ok=True)
+    return check_config(FinetuneConfig, settings(folder, **changes), "test")
+
+
+def weights(config, step=None):
+    checkpoints = Checkpoints(folder_of(config), keep=9)
+    network = trained_network(config, checkpoints, step or checkpoints.steps()[-1])
+    return {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
+
+
+def folder_of(config):
+    return Path(config.out)
+
+
+def same(one, other, *, atol=0.0):
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[k], other[k]) if atol == 0 else torch.allclose(one[k], other[k], atol=atol) for k in one)
+
+
+def log(config):
+    return [json.loads(line) for line in (folder_of(config) / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_trains_and_exports(tmp_path, kind):
+    made = config(tmp_path, **KINDS[kind], validation__videos=1, validation__every=2)
+    files = finetune_run.run(made)
+    losses = [line["loss"] for line in log(made) if "loss" in line]
+    assert len(losses) == 4 and all(map(torch.isfinite, map(torch.tensor, losses)))
+    names = {"full": ["run-step4.safetensors"], "lora": ["run-step4.safetensors"]}
+    per_stage = [f"run-step4-{stage}.safetensors" for stage in ("low", "mid", "high")]
+    assert [file.name for file in files] == names.get(kind, per_stage)
+    validation = [line for line in log(made) if "validation" in line]
+    assert {"validation/low", "validation/high", "samples/detail", "samples/motion"} <= set(validation[-1])
+    assert len(list((folder_of(made) / "samples").glob("*.safetensors"))) == 2
+    assert list((folder_of(made) / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_lowers_the_held_out_loss(tmp_path, kind):
+    rate = 3e-3 if kind == "full" else 1e-2
+    changes = {"train__steps": 25, "optimizer__learning_rate": rate, "optimizer__ema": 0.5, "validation__every": 5}
+    made = config(tmp_path, **KINDS[kind], **changes)
+    finetune_run.run(made)
+    found = [line["validation"] for line in log(made) if "validation" in line]
+    assert found[-1] < 0.9 * found[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resuming_equals_no_interruption_bit_for_bit(tmp_path, kind):
+    straight = config(tmp_path / "straight", **KINDS[kind])
+    finetune_run.run(straight)
+    broken = config(tmp_path / "broken", **KINDS[kind], train__steps=2)
+    finetune_run.run(broken)
+    finetune_run.run(broken.model_copy(update={"train": straight.train}))
+    assert same(weights(straight), weights(broken))
+    compared = [{k: v for k, v in line.items() if k != "seconds"} for line in log(straight) if "loss" in line]
+    assert compared == [{k: v for k, v in line.items() if k != "seconds"} for line in log(broken) if "loss" in line]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_is_trained_moves(tmp_path, kind):
+    made = config(tmp_path, **KINDS[kind])
+    before = Finetuning(made, finetune_run.parallel.start(made.system)).network.state_dict()
+    finetune_run.run(made)
+    checkpoints = Checkpoints(folder_of(made), keep=9)
+    after = trained_network(made, checkpoints, 4).state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(("lora_" in name) == (kind != "full") for name in moved)
+    if kind == "per-stage":
+        assert {name.split(".")[-2] for name in moved} == {"stage0", "stage1", "stage2"}
+
+
+@pytest.mark.parametrize("kind, parallel", [("full", "ddp"), ("per-stage", "ddp"), ("full", "fsdp2"), ("lora", "fsdp2")])
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path, kind, parallel):
+    one = config(tmp_path / "one", **KINDS[kind], train__steps=2, train__per_stage=4)
+    finetune_run.run(one)
+    tables = settings(tmp_path / "one", **KINDS[kind], train__steps=2, system__parallel=parallel)
+    two = check_config(FinetuneConfig, {**tables, "out": str(tmp_path / "two")}, "test")
+    run("finetune", toml({**tables, "out": two.out}, tmp_path / "two.toml"), processes=2)
+    assert same(weights(one), weights(two), atol=2e-5)
+    assert log(one)[0]["loss"] == pytest.approx(log(two)[0]["loss"], rel=1e-5)
+    assert log(one)[-1]["validation"] == pytest.approx(log(two)[-1]["validation"], rel=1e-4)
+
+
+def test_a_sharded_checkpoint_goes_on_in_one_process(tmp_path):
+    tables = settings(tmp_path, train__steps=2, system__parallel="fsdp2")
+    run("finetune", toml(tables, tmp_path / "run.toml"), processes=2)
+    tables["system"]["parallel"], tables["train"]["steps"] = "ddp", 3
+    made = check_config(FinetuneConfig, tables, "test")
+    finetune_run.run(made)
+    assert [line["step"] for line in log(made) if "loss" in line] == [1, 2, 3]
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
+    tables = settings(tmp_path, train__steps=100000, keep__save_every=50000)
+    made = check_config(FinetuneConfig, tables, "test")
+    process = start("finetune", toml(tables, tmp_path / "run.toml"))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not ((folder_of(made) / "log.jsonl").exists() and len(log(made)) > 3):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and "stopped by a signal" in output
+    (saved,) = Checkpoints(folder_of(made), keep=3).steps()
+    assert log(made)[-1]["step"] == saved
+    finetune_run.run(made.model_copy(update={"train": made.train.model_copy(update={"steps": saved + 1})}))
+    assert [line["step"] for line in log(made) if "loss" in line] == list(range(1, saved + 2))
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_checkpoint_in_place(tmp_path, monkeypatch):
+    made = config(tmp_path)
+    healthy = Finetuning.stage_losses
+
+    def broken(self, batch):
+        losses = healthy(self, batch)
+        if self.trainables["network"].done == 3:
+            losses["flow"] = (1.0, losses["flow"][1] * float("nan"))
+        return losses
+
+    monkeypatch.setattr(Finetuning, "stage_losses", broken)
+    with pytest.raises(Stopped, match="not finite in step 4; the checkpoint of step 2 is unharmed"):
+        finetune_run.run(made)
+    assert all(value.isfinite().all() for value in weights(made).values())
+    monkeypatch.undo()
+    finetune_run.run(made)
+    assert Checkpoints(folder_of(made), keep=9).steps()[-1] == 4
+
+
+def test_an_exploding_loss_stops(tmp_path):
+    made = config(tmp_path, train__steps=80, optimizer__learning_rate=1e-4)
+    recipe = Finetuning(made, finetune_run.parallel.start(made.system))
+    healthy = recipe.step
+
+    def step(parts):
+        numbers = healthy(parts)
+        return {**numbers, "loss": numbers["loss"] * (100.0 if recipe.trainables["network"].done == 60 else 1.0)}
+
+    recipe.step = step
+    cache = finetune_run.Cache(made.data.cache)
+    loop = finetune_run.TrainingLoop(
+        recipe, finetune_run.StepDataset(cache, finetune_run._plan(made, cache, recipe.accelerator)), recipe.accelerator,
+        folder_of(made), made.keep, steps=80, workers=0, validate=lambda step: {}, validate_every=1000,
+    )  # fmt: skip
+    with pytest.raises(Stopped, match="the loss exploded in step 60.*the checkpoint of step 58 is unharmed"):
+        loop.run()
+
+
+def test_a_gradient_that_is_not_finite_leaves_everything_as_it_was(tmp_path):
+    made = config(tmp_path)
+    trainable = Finetuning(made, finetune_run.parallel.start(made.system)).trainables["network"]
+    before = {name: value.detach().clone() for name, value in trainable.weights.items()}
+    with pytest.raises(NotFinite):
+        trainable.update([lambda: sum(value.sum() for value in trainable.weights.values()) * float("inf")])
+    assert same(before, {name: value.detach() for name, value in trainable.weights.items()})
+    assert trainable.done == 0 and not trainable.optimizer.state
+
+
+def test_the_newest_checkpoints_and_the_best_stay(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in range(1, 7):
+        checkpoints.save(step, {"x": torch.tensor(step)}, {"n": step}, is_best=step in (1, 3))
+    assert checkpoints.steps() == [3, 5, 6] and checkpoints.best() == 3
+    state = {"x": torch.tensor(0)}
+    assert checkpoints.load(5, state) == {"n": 5} and state["x"] == 5
+
+
+def test_half_a_checkpoint_is_none(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(1, {"x": torch.tensor(1)}, {})
+    (tmp_path / "checkpoints" / "partial-00000002").mkdir()
+    (tmp_path / "checkpoints" / "step-00000003").mkdir()
+    assert checkpoints.steps() == [1]
+
+
+def test_a_resumed_log_has_every_step_once(tmp_path):
+    first = RunLog(tmp_path, start=0, leads=True)
+    for step in (1, 2, 3):
+        first.report(step, {"loss": step})
+    first.close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    second = RunLog(tmp_path, start=2, leads=True)
+    second.report(3, {"loss": 30.0})
+    second.close()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 30.0}]
+
+
+def test_going_on_with_other_settings_is_refused(tmp_path):
+    finetune_run.run(config(tmp_path))
+    with pytest.raises(ValueError, match="other settings: losses.teacher, optimizer.learning_rate changed"):
+        finetune_run.run(config(tmp_path, optimizer__learning_rate=1e-5, losses__teacher=0.5))
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"video__width": 64}, "the cache is of 128x128 with 17 frames, the run of 64x128 with 17"),
+        ({"pyramid__preset": "pyramidal-flow"}, "the cache halves THW, THW, the run HW, HW"),
+        ({"pyramid__resize": "dct"}, "the cache averages latents with 'haar', the run wants 'dct'"),
+        ({"data__held_out": 6}, "nothing to train on"),
+        ({"adapter__kind": "lora", "adapter__targets": ["to_x"]}, "no linear layer 'to_x'"),
+        ({"system__parallel": "fsdp2"}, "needs several processes"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(tmp_path, changes, said):
+    with pytest.raises(ValueError, match=said):
+        finetune_run.run(config(tmp_path, **changes))
+
+
+def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
+    path = toml(settings(tmp_path), tmp_path / "run.toml")
+    output = run("finetune", path, "--set", "train.stepps=3", expect=2)
+    assert output.strip().splitlines()[-1].startswith(f"pyramid.training: {path}: there is no setting 'train.stepps'")
+    assert "Traceback" not in output
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
+    tables = settings(tmp_path)
+    tables["model"]["transformer"] = str(tmp_path / "not-there.safetensors")
+    tables["video"] = {"width": 832, "height": 448, "frames": 81}
+    output = run("finetune", toml(tables, tmp_path / "run.toml"), "--dry-run")
+    assert "30576" in output and "4004" in output and "546" in output and "TFLOPs per optimiser step" in output
+    assert "learning_rate = 0.001" in output and "GiB of weights and optimiser (1419 million trained" in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_exported_file_is_the_trained_network_in_the_host(tmp_path, kind):
+    """The same velocity within 1e-4 at every stage size."""
+    made = config(tmp_path, **KINDS[kind], optimizer__learning_rate=3e-2)
+    finetune_run.run(made)
+    files = export(made, tmp_path / "out.safetensors", precision="fp32")
+    network = trained_network(made, Checkpoints(folder_of(made), keep=9), 4)
+    generator = torch.Generator().manual_seed(0)
+    for stage in PRESETS["pyramidal-wan"].stages(made.video.latent):
+        x = torch.randn(1, 16, stage.shape.frames, stage.shape.height, stage.shape.width, generator=generator)
+        context, told = torch.randn(1, 6, 4096, generator=generator), torch.tensor([0.7])
+        adapters.choose(network.transformer, made.adapter, stage.index)
+        ours = network(x, told, context).detach()
+        file = files[stage.index] if len(files) > 1 else files[0]
+        assert (ours - host_velocity(tmp_path, kind, file, x, told, context)).abs().max() < 1e-4
+        assert (ours - host_velocity(tmp_path, "plain", file, x, told, context)).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def host_velocity(folder, kind, file, x, told, context):
+    """Of the host's own network with the file loaded as the host loads it."""
+    import comfy.model_management
+    import comfy.sd
+    import comfy.utils
+
+    model = comfy.sd.load_diffusion_model(str(file if kind == "full" else transformer_file(folder)))
+    if kind in ("lora", "per-stage"):
+        model, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(file)), 1.0, 0.0)
+    comfy.model_management.load_models_gpu([model])
+    velocity = model.model.diffusion_model(x, 1000 * told, context)
+    comfy.model_management.unload_all_models()
+    return velocity
+
+
+@pytest.mark.parametrize("kind", ["lora", "per-stage"])
+def test_the_packs_lora_node_matches_every_module_of_the_file(tmp_path, t2v_model, kind):
+    made = config(tmp_path, **KINDS[kind])
+    for file in finetune_run.run(made):
+        lora = load_lora_file(file, file.name)
+        _, report = add_stage_lora(t2v_model, StageLora(lora, 1.0, "all"))
+        assert "'" + file.name + "': 20 of 20 modules match" in report
+        assert lora.spec.to_json() == made.pyramid.spec().to_json()
+
+
+def test_the_header_says_which_pyramid_and_how(tmp_path):
+    made = config(tmp_path, pyramid__boundaries=[0.9, 0.5])
+    (file,) = finetune_run.run(made)
+    with safe_open(file, framework="pt") as opened:
+        header = opened.metadata()
+    assert PyramidSpec.from_metadata(header).boundaries == (0.9, 0.5)
+    assert FinetuneConfig.model_validate_json(header["pyramid_recipe"]) == made
+    assert json.loads(header["pyramid_provenance"]) == {"base": "tiny.safetensors", "cache": "cache", "step": 4}
+    assert next(iter(load_file(file).values())).dtype == torch.bfloat16
+
+
+def test_an_export_of_what_is_not_there_says_what_is(tmp_path):
+    made = config(tmp_path)
+    with pytest.raises(ValueError, match="no checkpoint of step None; there are none"):
+        export(made)
+    finetune_run.run(made)
+    with pytest.raises(ValueError, match="no checkpoint of step 3; there are 2, 4"):
+        export(made, step=3)
+    with pytest.raises(ValueError, match="precision 'fp8' is none of bf16, fp16, fp32"):
+        export(made, precision="fp8")
+
+
+def test_the_pack_reads_the_pyramid_of_an_exported_file(tmp_path, monkeypatch):
+    import folder_paths
+
+    made = config(tmp_path)
+    export_to = tmp_path / "models" / "mine.safetensors"
+    finetune_run.run(made)
+    export(made, export_to)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(export_to.parent)], {".safetensors"}))
+    assert spec_from_file("diffusion_models/mine.safetensors").to_json() == made.pyramid.spec().to_json()
+
+
+def test_definition_one_wants_the_same_filter_and_two_takes_any(tmp_path):
+    folder = cache_folder(tmp_path / "other")
+    text = (folder / "cache.json").read_text()
+    (folder / "cache.json").write_text(text.replace('"latents"', '"pixels"'))
+    tables = settings(tmp_path, pyramid__resize="dct", train__steps=1)
+    tables["data"]["cache"] = str(folder)
+    finetune_run.run(check_config(FinetuneConfig, tables, "test"))

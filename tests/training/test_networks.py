@@ -1,0 +1,127 @@
+"""diffusers' network and the host's are one: names, velocities at every stage size, positions; and what is refused."""
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+from pyramidalwan.samplers.lora_file import host_key
+from safetensors.torch import save_file
+
+from demo.tiny_wan import i2v_state_dict, t2v_state_dict
+from pyramid.stages import PRESETS, LatentShape
+from pyramid.training.key_names import diffusers_name, wan_name
+from pyramid.training.networks import WanVelocity, open_transformer, transformer_dimensions
+
+SHAPES = PRESETS["pyramidal-wan"].shapes(LatentShape(5, 16, 24))
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return t2v_state_dict()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory, weights):
+    path = tmp_path_factory.mktemp("wan") / "tiny.safetensors"
+    save_file(weights, path)
+    return path
+
+
+def host_velocity(model, x, told, context, rope=None):
+    options = {"rope_options": dict(zip(("scale_t", "scale_y", "scale_x"), rope, strict=True))} if rope else {}
+    return model.model.diffusion_model(x, 1000 * told, context, transformer_options=options)
+
+
+def test_every_weight_has_one_name_in_each_layout(weights):
+    ours = {diffusers_name(name) for name in weights}
+    network = WanTransformer3DModel(num_attention_heads=1, ffn_dim=256, num_layers=2)
+    assert ours == set(network.state_dict())
+    assert {wan_name(name) for name in ours} == set(weights)
+
+
+def test_lora_files_use_the_same_names():
+    for name in ("blocks.3.attn1.to_out.0", "blocks.0.ffn.net.2", "blocks.1.attn2.norm_q", "condition_embedder.time_proj"):
+        assert host_key(f"transformer.{name}.lora_A.weight").startswith(f"diffusion_model.{wan_name(name)}.lora")
+
+
+@pytest.mark.parametrize("name", ["blocks.0.attn3.to_q.weight", "img_emb.proj.0.weight", "blocks.0.norm1.weight", ""])
+def test_a_weight_that_is_none_has_no_name(name):
+    with pytest.raises(ValueError, match="is no weight of a Wan text-to-video transformer"):
+        wan_name(name)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.no_grad()
+def test_the_velocity_is_the_hosts_at_every_stage(file, t2v_model, shape):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 16, shape.frames, shape.height, shape.width, generator=generator)
+    context, told = torch.randn(2, 7, 4096, generator=generator), torch.tensor([0.31, 0.97])
+    ours = WanVelocity(open_transformer(file))(x, told, context)
+    assert (ours - host_velocity(t2v_model, x, told, context)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("scale", [(2.0, 1.0, 1.0), (4.0, 4.0, 4.0)])
+@torch.no_grad()
+def test_scaled_positions_are_the_hosts(file, t2v_model, scale):
+    generator = torch.Generator().manual_seed(1)
+    x, context = torch.randn(1, 16, 3, 8, 12, generator=generator), torch.randn(1, 7, 4096, generator=generator)
+    network, told = WanVelocity(open_transformer(file)), torch.tensor([0.5])
+    ours = network(x, told, context, scale)
+    assert (ours - host_velocity(t2v_model, x, told, context, scale)).abs().max() < 1e-4
+    assert (ours - network(x, told, context)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_positions_without_a_scale_are_diffusers_own(file):
+    network = open_transformer(file)
+    theirs = network.rope
+    x = torch.randn(1, 16, 5, 8, 12)
+    expected = theirs(x)
+    found = WanVelocity(network).transformer.rope(x)
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("layout", ["prefixed", "half", "diffusers", "pipeline"])
+@torch.no_grad()
+def test_every_layout_opens_as_the_same_network(tmp_path, file, weights, layout):
+    reference = open_transformer(file)
+    if layout == "prefixed":
+        path = tmp_path / "one.safetensors"
+        save_file({f"model.diffusion_model.{name}": value for name, value in weights.items()}, path)
+    elif layout == "half":
+        path = tmp_path / "one.safetensors"
+        save_file({name: value.half() for name, value in weights.items()}, path)
+    else:
+        path = tmp_path
+        reference.save_pretrained(tmp_path / ("transformer" if layout == "pipeline" else ""))
+    opened = open_transformer(path)
+    for name, value in reference.state_dict().items():
+        assert opened.state_dict()[name].dtype == torch.float32
+        assert torch.allclose(opened.state_dict()[name], value, atol=2e-3 if layout == "half" else 0)
+    dimensions = transformer_dimensions(path)
+    assert (dimensions.dim, dimensions.ffn_dim, dimensions.layers, dimensions.text_dim) == (128, 256, 2, 4096)
+
+
+def test_image_to_video_is_refused_in_words(tmp_path):
+    save_file(i2v_state_dict(), tmp_path / "i2v.safetensors")
+    with pytest.raises(ValueError, match="image to video and control models cannot be trained yet"):
+        open_transformer(tmp_path / "i2v.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["scaled", "fp8"])
+def test_quantised_weights_are_refused_in_words(tmp_path, weights, kind):
+    changed = dict(weights)
+    if kind == "scaled":
+        changed["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
+    else:
+        changed["blocks.0.self_attn.q.weight"] = changed["blocks.0.self_attn.q.weight"].to(torch.float8_e4m3fn)
+    save_file(changed, tmp_path / "q.safetensors")
+    with pytest.raises(ValueError, match="is quantised and cannot be trained"):
+        open_transformer(tmp_path / "q.safetensors")
+
+
+def test_anything_else_is_refused_with_what_is_supported(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    for path in (tmp_path / "x.safetensors", tmp_path / "x.gguf", tmp_path, tmp_path / "missing"):
+        with pytest.raises(ValueError, match="supported: a folder of diffusers"):
+            open_transformer(path)

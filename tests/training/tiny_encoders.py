@@ -1,0 +1,94 @@
+"""A tiny random Wan VAE, a tiny UMT5 with a tokenizer, and small video files."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from demo.tiny_wan import vae_state_dict
+
+WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "ring", "moving", "left", "right"]
+
+
+def vae_file(folder: Path) -> Path:
+    path = folder / "tiny_vae.safetensors"
+    save_file(vae_state_dict(), path)
+    return path
+
+
+def text_folder(folder: Path, *, width: int = 4096) -> Path:
+    """A UMT5 of one thin layer, in transformers' layout."""
+    path = folder / "text"
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>").save_pretrained(
+        path
+    )
+    torch.manual_seed(0)
+    config = UMT5Config(vocab_size=len(WORDS), d_model=width, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    UMT5EncoderModel(config).save_pretrained(path)
+    return path
+
+
+def video_bytes(*, width=72, height=64, frames=20, rate=16, phase=0, lossless=True) -> bytes:
+    """Stripes that move by two pixels a frame."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        codec, options = ("ffv1", {}) if lossless else ("libx264", {"crf": "18"})
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "bgr0" if lossless else "yuv420p"
+        for number in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number + phase, width, height), format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def picture(number: int, width: int, height: int) -> np.ndarray:
+    """``(height, width, 3)``, 0..255; the red channel says which frame it is."""
+    columns = (np.arange(width)[None, :] + 2 * number) % 16 * 8 + np.arange(height)[:, None] // 2
+    red = np.full_like(columns, 10 * number)
+    return np.stack([red, columns, 255 - columns], axis=-1).astype(np.uint8)
+
+
+def write_folder(folder: Path, count: int, **options) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (folder / f"clip{number:02}.mkv").write_bytes(video_bytes(phase=number, **options))
+        (folder / f"clip{number:02}.txt").write_text(f"a red ring moving {'left' if number % 2 else 'right'}")
+    return folder
+
+
+def write_tar(path: Path, samples: list[dict[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for number, sample in enumerate(samples):
+            for extension, contents in sample.items():
+                member = tarfile.TarInfo(f"{number:06}.{extension}")
+                member.size = len(contents)
+                archive.addfile(member, io.BytesIO(contents))
+    return path
+
+
+def cache_settings(folder: Path, videos: Path, **changes) -> dict:
+    values = {
+        "out": str(folder / "cache"),
+        "clips": {"videos": str(videos)},
+        "encoders": {"vae": str(vae_file(folder)), "text": str(text_folder(folder)), "text_length": 8},
+        "video": {"width": 64, "height": 64, "frames": 17},
+        "shards": {"items": 2, "precision": "fp32"},
+        "system": {"device": "cpu", "precision": "fp32"},
+    }
+    for name, value in changes.items():
+        table, _, key = name.partition("__")
+        values.setdefault(table, {})[key] = value
+    return json.loads(json.dumps(values))
