@@ -64,15 +64,16 @@ def run_cache(options: argparse.Namespace) -> int:
 
 
 def run_finetune(options: argparse.Namespace) -> int:
-    from . import finetune_run
+    from .estimates import estimate_step
     from .finetune import FinetuneConfig
+    from .finetune_run import run
 
     config = load_config(FinetuneConfig, options.config, options.set)
     if options.dry_run:
         print(to_toml(config))
-        print(finetune_run.estimate(config))
+        print(estimate_step(config).text(config.train.steps))
         return 0
-    finetune_run.run(config)
+    run(config)
     return 0
 
 

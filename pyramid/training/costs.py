@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from ..flops import PATCH, WanDimensions, forward_tflops, tokens
 from ..stages import LatentShape, PyramidSpec, stage_name
 
-LATENT_BYTES = 2
 GIB = 2**30
 
 
@@ -79,9 +78,9 @@ def lora_parameters(dimensions: WanDimensions, rank: int, targets: Sequence[str]
     return dimensions.layers * rank * sum(sizes.get(target, 2 * d) for target in targets)
 
 
-def state_gib(trained: int, frozen: int, *, ema: bool, shards: int = 1) -> float:
+def state_gib(trained: int, frozen: int, *, ema: bool) -> float:
     """Weights, gradients, AdamW's two moments and averages of what is trained, and frozen weights; all fp32."""
-    return 4 * (trained * (4 + ema) + frozen) / shards / GIB
+    return 4 * (trained * (4 + ema) + frozen) / GIB
 
 
 def activation_gib(tokens: int, dimensions: WanDimensions, samples: int, *, checkpointing: bool) -> float:

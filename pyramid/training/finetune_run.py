@@ -7,14 +7,12 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from ..flops import WAN_DIMENSIONS, WanDimensions
-from . import costs, parallel
+from . import parallel
 from .batches import Plan, StepDataset
 from .cache_files import Cache
 from .export import export
 from .finetune import FinetuneConfig, Finetuning
 from .loop import TrainingLoop
-from .networks import transformer_dimensions
 from .toml_config import load_config, to_toml
 from .validation import Validation
 
@@ -102,48 +100,3 @@ def _keep_config(config: FinetuneConfig, folder: Path) -> None:
     partial = path.with_name(f"{CONFIG}.partial")
     partial.write_text(to_toml(config), encoding="utf-8")
     os.replace(partial, path)
-
-
-def estimate(config: FinetuneConfig, processes: int = 1) -> str:
-    """Stages, TFLOPs and memory of an optimiser step, as text."""
-    dimensions = _dimensions(config)
-    spec, lora = config.pyramid.spec(), config.adapter.kind == "lora"
-    stages = spec.stages(config.video.latent)
-    teacher = [float(bool(config.losses.teacher) and stage.level in config.losses.teacher_levels) for stage in stages]
-    work = costs.Work(1.0, teacher, lora, config.model.gradient_checkpointing)
-    samples = config.train.per_stage * config.train.accumulation * processes
-    steps = costs.step_costs(spec, config.video.latent, dimensions, work, samples=samples)
-    total, plain = sum(step.tflops for step in steps), costs.plain_tflops(steps, dimensions, work)
-    lines = ["stage   latent frames x height x width   tokens   samples   TFLOPs per step"]
-    for step in steps:
-        size = f"{step.shape.frames} x {step.shape.height} x {step.shape.width}"
-        lines.append(f"{step.name:7} {size:>30} {step.tokens:>8} {step.samples:>9} {step.tflops:>17.1f}")
-    lines += [
-        f"together {total:.1f} TFLOPs per optimiser step, {total * config.train.steps / 1e6:.3g} EFLOPs in all steps",
-        f"as many samples at full size: {plain:.1f} TFLOPs, so the pyramid takes {total / plain:.0%} of it",
-        _memory(config, dimensions, max(step.tokens for step in steps)),
-    ]
-    return "\n".join(lines)
-
-
-def _dimensions(config: FinetuneConfig) -> WanDimensions:
-    if Path(config.model.transformer).exists():
-        return transformer_dimensions(config.model.transformer)
-    if config.model.size not in WAN_DIMENSIONS:
-        raise ValueError(f"model.size {config.model.size!r} is none of {', '.join(WAN_DIMENSIONS)}")
-    return WAN_DIMENSIONS[config.model.size]
-
-
-def _memory(config: FinetuneConfig, dimensions: WanDimensions, tokens: int) -> str:
-    everything, lora = costs.parameters(dimensions), config.adapter.kind == "lora"
-    copies = config.pyramid.spec().number_of_stages if config.adapter.scope == "per-stage" else 1
-    trained = copies * costs.lora_parameters(dimensions, config.adapter.rank, config.adapter.targets) if lora else everything
-    frozen = everything if lora else everything * bool(config.losses.teacher)
-    state = costs.state_gib(trained, frozen, ema=bool(config.optimizer.ema))
-    activations = costs.activation_gib(
-        tokens, dimensions, config.train.per_stage, checkpointing=config.model.gradient_checkpointing
-    )
-    return (
-        f"memory of one process, estimated: {state:.1f} GiB of weights and optimiser ({trained / 1e6:.0f} million trained; "
-        f"divided among the processes with parallel 'fsdp2') and {activations:.1f} GiB of activations"
-    )

@@ -1,0 +1,126 @@
+"""What training costs on several machines: estimated from counted operations, not measured.
+
+Time is operations over 40 % of a card's published dense 16-bit tensor rate, the share that PyramidalWan's own latency of a
+full-size forward pass shows (see `benchmarks/cards.py`); communication is left out. The VAE's operations are counted by
+PyTorch on its real layers, without weights.
+
+Run: .venv/bin/python -m benchmarks.training_costs [--write docs/training.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from pyramid.sizes import video_size
+from pyramid.stages import PRESETS, LatentShape
+from pyramid.training.estimates import estimate_step
+from pyramid.training.finetune import FinetuneConfig
+from pyramid.training.toml_config import load_config
+
+from .cards import ANCHORS, CARDS
+
+BEGIN, END = "<!-- written by benchmarks/training_costs.py -->", "<!-- end of benchmarks/training_costs.py -->"
+ROOT = Path(__file__).resolve().parent.parent
+SHARE = min(anchor.share for anchor in ANCHORS)
+VIDEOS = 80_000
+
+
+@dataclass(frozen=True)
+class Machine:
+    """dollars: assumed price of one card for an hour, rented."""
+
+    card: str
+    count: int
+    dollars: float
+
+    @property
+    def rate(self) -> float:
+        """TFLOPs in an hour."""
+        peak = next(card.peak for card in CARDS if card.name == self.card)
+        return peak * SHARE * self.count * 3600
+
+    def __str__(self) -> str:
+        return self.card if self.count == 1 else f"{self.count} x {self.card}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A shipped configuration. processes: in how many it is meant to run; on other machines, as many samples all in all."""
+
+    name: str
+    processes: int
+    machines: tuple[Machine, ...]
+
+
+H100 = 2.5
+RUNS = (
+    Run("wan1.3b_20-20-10", 2, (Machine("H100", 1, H100), Machine("H100", 2, H100), Machine("H100", 16, H100))),
+    Run("wan1.3b_20-20-10_lora", 1, (Machine("RTX 4090", 1, 0.5), Machine("H100", 1, H100))),
+    Run("wan14b_20-20-10_lora", 8, (Machine("H100", 8, H100),)),
+)
+
+
+@cache
+def encode_tflops() -> float:
+    """Encoding one 81-frame clip of 832x448 at every stage with the VAE of Wan 2.1."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shapes = PRESETS["pyramidal-wan"].shapes(LatentShape(21, 56, 104))
+    with torch.device("meta"), torch.no_grad():
+        vae = AutoencoderKLWan()
+        with FlopCounterMode(display=False) as counter:
+            for size in map(video_size, shapes):
+                vae.encode(torch.empty(1, 3, size.frames, size.height, size.width))
+    return counter.get_total_flops() / 1e12
+
+
+def table() -> Iterator[str]:
+    yield "| run | steps x processes | TFLOPs in all | memory of a process: state + activations | on | hours | dollars |"
+    yield "|---|---|---|---|---|---|---|"
+    for run in RUNS:
+        config = load_config(FinetuneConfig, ROOT / "runs" / f"{run.name}.toml")
+        step = estimate_step(config)
+        total = step.tflops * config.train.steps * run.processes
+        for machine in run.machines:
+            hours = total / machine.rate
+            state = step.state_gib / (machine.count if config.system.parallel == "fsdp2" else 1)
+            yield (
+                f"| `{run.name}` | {config.train.steps} x {run.processes} | {total / 1e6:.1f} million | "
+                f"{state:.0f} + {step.activation_gib:.0f} GiB | {machine} | {_hours(hours)} | "
+                f"{hours * machine.count * machine.dollars:.0f} |"
+            )
+    hours = VIDEOS * encode_tflops() / Machine("H100", 1, H100).rate
+    yield (
+        f"\nThe cache of {VIDEOS:,} videos: {encode_tflops():.0f} TFLOPs of the VAE for each, so {_hours(hours)} on one H100 "
+        "at that rate. Convolutions reach less of the peak than matrix products, and the files must be decoded: expect more."
+    )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.0f} h" if hours >= 10 else f"{hours:.1f} h"
+
+
+def block() -> str:
+    return "\n".join([BEGIN, "", *table(), "", END])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, help="put the table between the marks of this file")
+    target = parser.parse_args().write
+    if target is None:
+        print("\n".join(table()))
+        return
+    before, rest = target.read_text(encoding="utf-8").split(BEGIN)
+    target.write_text(before + block() + rest.split(END)[1], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
