@@ -64,9 +64,9 @@ class Recipe:
     ffn_dim: int = 512
     layers: int = 6
     phases: tuple[Phase, ...] = (
-        Phase(30_000, (Size(5, 8, 16, 5.0), Size(3, 8, 16, 2.0), Size(2, 4, 32, 1.5), Size(5, 16, 8, 1.5))),
+        Phase(12_500, (Size(5, 8, 16, 5.0), Size(3, 8, 16, 2.0), Size(2, 4, 32, 1.5), Size(5, 16, 8, 1.5))),
         Phase(
-            40_000,
+            8_000,
             (
                 Size(5, 16, 8, 6.0),
                 Size(3, 16, 8, 0.5),
