@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12            the Python to make .venv with
 #   COMFYUI_DIR=~/ComfyUI        a ComfyUI of your own instead of the one that is fetched
+#   PROMPT="a white disc ..."     what 'make demo' shows (demo/world/grammar.py)
 #   ARGS="-k transition"         further arguments for pytest, or for ComfyUI in 'make serve'
 #   PORT=8188                    where 'make serve' listens
 
@@ -9,7 +10,7 @@ PORT ?= 8188
 ARGS ?=
 RUN := .venv/bin/python -m
 
-.PHONY: help set-up demo test serve lint clean
+.PHONY: help set-up demo test serve lint pack clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -18,8 +19,8 @@ help: ## this list
 set-up: ## .venv, and ComfyUI in .host
 	@python=$$(sh scripts/find_python.sh) && "$$python" scripts/set_up.py
 
-demo: set-up ## one small video through a pyramid, on the CPU, into output/
-	@$(RUN) demo.run
+demo: set-up ## one prompt, plainly and through a pyramid, on the CPU, into output/demo/
+	@$(RUN) demo.run $(if $(PROMPT),--prompt "$(PROMPT)")
 
 test: set-up ## all tests
 	@$(RUN) pytest -n auto $(ARGS)
@@ -30,6 +31,9 @@ serve: set-up ## ComfyUI in the browser, with the pack and tiny random models
 lint: set-up ## ruff and pyright
 	@$(RUN) ruff check .
 	@$(RUN) pyright
+
+pack: set-up ## the registry's archive, into output/, scanned
+	@$(RUN) scripts.pack
 
 clean: ## removes .venv, .host and caches; output/ stays
 	rm -rf .venv .host .pytest_cache .ruff_cache

@@ -30,7 +30,11 @@ NOT_COPIED = {"extra_model_paths.yaml"}  # points at folders of the package's ow
 UNFINISHED = "unfinished-"
 
 TORCH = ROOT / "scripts" / "requirements-torch.txt"
-OTHERS = [ROOT / "requirements.txt", ROOT / "scripts" / "requirements-dev.txt"]
+OTHERS = [
+    ROOT / "requirements.txt",
+    ROOT / "scripts" / "requirements-dev.txt",
+    ROOT / "pyramid" / "training" / "requirements.txt",
+]
 
 
 def main() -> None:
