@@ -27,7 +27,12 @@ class PyramidalWanCost(io.ComfyNode):
             search_aliases=["flops", "speed", "estimate", "pyramid"],
             inputs=[
                 io.Latent.Input("latent", tooltip="A latent of the full size."),
-                io.String.Input("steps", default="20-10", tooltip=STEPS_TOOLTIP),
+                io.String.Input(
+                    "steps",
+                    default="20-10",
+                    tooltip=STEPS_TOOLTIP + " Each step counts as one call of the model; heun and other samplers that call it "
+                    "twice cost twice as much.",
+                ),
                 io.String.Input("cfg", default="6", tooltip=CFG_TOOLTIP),
                 *grid_widgets(),
                 Pyramid.Input("pyramid", optional=True, tooltip="The pyramid; without it the training-free one."),

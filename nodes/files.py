@@ -33,7 +33,7 @@ class PyramidalWanStageLoRA(io.ComfyNode):
                     "stages",
                     default="all",
                     tooltip="In which stages: all, low, mid, high, several such as 'mid,high', or numbers from 0 for the "
-                    "lowest, such as '0,1'.",
+                    "lowest, such as '0,1'. Only stages that run count: with steps 0-20-10 the one with 20 steps is low.",
                 ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with the LoRA.")],

@@ -77,7 +77,7 @@ class PyramidalWanSampler(io.ComfyNode):
                 ),
                 *grid_widgets(),
                 *_stage_range_widgets(),
-                *_optional_sockets("pyramid; without it the one of the model's stage LoRAs, or the training-free one"),
+                *_optional_sockets("The pyramid; without it the one of the model's stage LoRAs, or the training-free one."),
             ],
             outputs=_outputs(),
         )
@@ -110,8 +110,8 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         return schema(
             node_id="PyramidalWanSamplerAdvanced",
             display_name="Pyramidal Sampler (Advanced)",
-            description="The pyramidal sampler around the host's own parts: any NOISE, GUIDER and SAMPLER, and SIGMAS that are "
-            "natural noise levels through the whole pyramid, from 'Pyramidal Schedule' or any scheduler. SIGMAS that start "
+            description="The pyramidal sampler around the host's own parts: any noise, guider and sampler, and SIGMAS that are "
+            "natural noise levels through the whole pyramid, from 'Pyramidal Schedule' or any scheduler. Sigmas that start "
             "below 1 change an encoded video.",
             search_aliases=["samplercustomadvanced", "custom sampling", "pyramid", "guider"],
             inputs=[
@@ -133,7 +133,10 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
                     tooltip="Leave empty for the guider's own, or one number for each stage. " + CFG_TOOLTIP,
                 ),
                 *_stage_range_widgets(),
-                *_optional_sockets("pyramid; without it the one of the model's stage LoRAs, or the training-free one"),
+                *_optional_sockets(
+                    "The pyramid; without it the one of the model's stage LoRAs, or the training-free one. The pyramid output "
+                    "of 'Pyramidal Schedule' belongs here when its grid is distilled or its steps begin with 0."
+                ),
             ],
             outputs=_outputs(),
         )
@@ -182,7 +185,7 @@ def _stage_range_widgets() -> list[io.Input]:
                 "start_stage",
                 **choices,
                 tooltip="The first stage to run: low, mid, high, or a number from 0. auto: the lowest, or the one after the "
-                "stage whose output the latent is.",
+                "stage whose output the latent is. Stages that steps leave out with 0 do not count.",
             )
         ),
         advanced(
@@ -198,18 +201,18 @@ def _stage_range_widgets() -> list[io.Input]:
 
 def _optional_sockets(pyramid: str) -> list[io.Input]:
     return [
-        Pyramid.Input("pyramid", optional=True, tooltip=f"The {pyramid}."),
+        Pyramid.Input("pyramid", optional=True, tooltip=pyramid),
         io.Model.Input(
             "model_mid",
             optional=True,
             lazy=True,
-            tooltip="Another model for the stages between the lowest and the highest, if wanted.",
+            tooltip="Another model for the stages between the lowest and the highest one that run, if wanted.",
         ),
         io.Model.Input(
             "model_low",
             optional=True,
             lazy=True,
-            tooltip="Another model for the lowest stage, if wanted, such as a larger one.",
+            tooltip="Another model for the lowest stage that runs, if wanted, such as a larger one.",
         ),
     ]
 

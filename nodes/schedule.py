@@ -9,7 +9,8 @@ from .schema import Pyramid, advanced, schema
 
 STEPS_TOOLTIP = (
     "Steps of each stage, from low to high resolution, joined by '-': 20-20-10 is 20 steps at the lowest, 20 at the middle "
-    "and 10 at full resolution. As many numbers as the pyramid has stages. A leading 0 leaves out the lowest stage."
+    "and 10 at full resolution. As many numbers as the pyramid has stages. A leading 0 leaves out the lowest stage; the next "
+    "one is then called low."
 )
 
 
@@ -60,7 +61,8 @@ class PyramidalWanSchedule(io.ComfyNode):
                 Pyramid.Output(
                     "pyramid_out",
                     display_name="pyramid",
-                    tooltip="The stages that run: the pyramid itself, or what is left of it after leading zeros.",
+                    tooltip="The pyramid of these SIGMAS, for the nodes that get them: the one that came in, without the "
+                    "stages that leading zeros leave out, and with the boundaries that the grid distilled moves.",
                 ),
             ],
         )

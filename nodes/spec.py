@@ -71,15 +71,16 @@ def _custom_widgets() -> list[io.Input]:
             "told",
             options=list(TOLD),
             default=default.told,
-            tooltip="Only for 'custom'. The noise level the model is told: its natural level, the sigma in the latent (for "
-            "stock weights), or Pyramidal Flow's axis.",
+            tooltip="Only for 'custom'. How the model is told how noisy the video is; it must be the way it was trained. "
+            "sigma: for stock weights. natural: for weights of PyramidalWan. pyramid-flow: for weights of Pyramidal Flow.",
         ),
         io.Combo.Input(
             "first_frame",
             options=list(FIRST_FRAME),
             default=default.first_frame,
-            tooltip="Only for 'custom'. per-frame: latent frame 0 has noise levels of its own, because it does not halve in "
-            "time. shared: one noise level for all frames (for stock weights).",
+            tooltip="Only for 'custom'. At half the frame rate two frames become one, but the first one stays single and so "
+            "keeps more noise. shared: treated like all others, for stock weights. per-frame: with noise levels of its own, "
+            "for weights of PyramidalWan.",
         ),
         io.Combo.Input(
             "rope",

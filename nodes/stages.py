@@ -17,7 +17,7 @@ def _stage_widget(what: str, default: str = "low") -> io.Input:
         "stage",
         options=list(STAGE_CHOICES),
         default=default,
-        tooltip=f"{what}: low, mid, high, or its number in running order; 0 is the lowest.",
+        tooltip=f"{what}: low, mid, high, or its number in running order; low and 0 are the lowest one that runs.",
     )
 
 
@@ -48,7 +48,7 @@ class PyramidalWanStageStart(io.ComfyNode):
             description="The lowest stage's empty latent and noise, for a run wired by hand with SamplerCustomAdvanced.",
             search_aliases=SEARCH,
             inputs=[
-                io.Noise.Input("noise", tooltip="The run's noise; give the same to every 'Stage Transition'."),
+                io.Noise.Input("noise", tooltip="The run's noise; give the same to every 'Pyramidal Stage Transition'."),
                 io.Latent.Input("latent", tooltip="An empty latent of the full size."),
                 Pyramid.Input("pyramid", tooltip="The pyramid."),
             ],
@@ -117,7 +117,7 @@ class PyramidalWanStageTransition(io.ComfyNode):
             search_aliases=[*SEARCH, "upscale latent", "renoise"],
             inputs=[
                 io.Latent.Input("latent", tooltip="The output of the stage's sampler."),
-                io.Noise.Input("noise", tooltip="The run's noise, the same as at 'Stage Start'."),
+                io.Noise.Input("noise", tooltip="The run's noise, the same as at 'Pyramidal Stage Start'."),
                 Pyramid.Input("pyramid", tooltip="The pyramid."),
                 _stage_widget("The stage that has put the latent out"),
             ],

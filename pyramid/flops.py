@@ -1,8 +1,10 @@
 """What a pyramidal run costs: tokens and floating point operations of Wan's transformer.
 
-One multiply-add counts as two operations; one TFLOPs is 10^12 of them. The count reproduces every cost that
-PyramidalWan publishes (arXiv 2601.04792, table 1) to the printed digit.
+One multiply-add counts as two operations. The count reproduces every cost that PyramidalWan publishes to the printed
+digit.
 """
+
+# One TFLOPs is 10^12 operations. Published costs: arXiv 2601.04792, table 1.
 
 from __future__ import annotations
 

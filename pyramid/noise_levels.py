@@ -28,13 +28,14 @@ class NoiseLevel:
 
 
 def shift_sigma(sigma: Level, shift: float) -> Level:
-    """Multiplies the odds ``sigma / (1 - sigma)`` by ``shift``; maps [0, 1] onto itself.
+    """Multiplies the odds of noise against signal by ``shift``; shifts compose by multiplication.
 
-    With ``shift = sqrt(n)`` it is the map T_n of the pyramid: averaging n samples lowers the noise of what remains by
-    sqrt(n), so a coarse sigma looks like ``shift_sigma(sigma, sqrt(n))`` after upsampling (derived; for n = 4 it is
-    Pyramidal Flow's corrected sigma, arXiv 2410.05954). With any other number it is the flow shift of SD3 and Wan
-    (arXiv 2403.03206, section 5.3.2). ``shift_sigma(_, 1 / shift)`` is the inverse; shifts compose by multiplication.
+    With the root of n it is the map T_n of the pyramid: averaging n samples lowers the noise of what remains by that
+    root, so a coarse sigma looks shifted by it after upsampling. With any other number it is the flow shift of SD3 and
+    Wan.
     """
+    # The odds are sigma / (1 - sigma); [0, 1] is mapped onto itself, and 1 / shift is the inverse. T_n is derived; for
+    # n = 4 it is Pyramidal Flow's corrected sigma, arXiv 2410.05954. Flow shift: arXiv 2403.03206, section 5.3.2.
     return sigma / (sigma + (1 - sigma) / shift)  # this form is exact at 0, at 1 and for shift 1
 
 

@@ -1,11 +1,12 @@
 """Halving and doubling latents with orthonormal transforms.
 
-A resize keeps the low band of a one-level orthonormal transform ``W = [W_L; W_H]``. With ``n`` fine samples per coarse
-one, ``down = W_L / sqrt(n)`` and ``up = sqrt(n) * W_L^T``; both have unit DC gain. Latents are ``(B, C, T, H, W)``.
-
-Time always halves with Haar and keeps latent frame 0 apart, because Wan's causal VAE encodes one pixel frame into it:
-``1 + 2k`` frames become ``1 + k``. Longer filters would have no partner for it.
+A resize keeps the low band of a one-level orthonormal transform; both directions have unit DC gain. Time always halves
+with Haar and keeps the first latent frame apart, because the causal VAE of Wan encodes one pixel frame into it. Longer
+filters would have no partner for it.
 """
+
+# With the transform W = [W_L; W_H] and n fine samples per coarse one: down = W_L / sqrt(n), up = sqrt(n) * W_L^T.
+# Latents are (B, C, T, H, W); 1 + 2k frames become 1 + k.
 
 from __future__ import annotations
 
@@ -24,8 +25,12 @@ AXES = ("THW", "HW", "T")
 
 
 class OrthonormalResize(Protocol):
-    """Laws, tested for every implementation: ``down(up(y)) == y``; ``up(down(.))`` is a symmetric projector; constants
-    stay constants; ``sum(up(y) ** 2) == sum(children * y ** 2)``."""
+    """Laws, tested for every implementation, are written below."""
+
+    # down(up(y)) == y
+    # up(down(.)) is a symmetric projector
+    # constants stay constants
+    # sum(up(y) ** 2) == sum(children * y ** 2)
 
     def down(self, x: Tensor) -> Tensor:
         """``(B, C, 1+2k, 2h, 2w)`` to ``(B, C, 1+k, h, w)``, unit DC gain; axes that are not halved stay."""
@@ -142,7 +147,7 @@ def _wavelet_low_band(scaling: np.ndarray, size: int) -> np.ndarray:
 
 
 def _scaling_filter(wavelet: str) -> np.ndarray:
-    """The orthonormal low-pass filter of a PyWavelets wavelet, ``sum(h ** 2) == 1`` and ``sum(h) == sqrt(2)``."""
+    """The orthonormal low-pass filter h of a PyWavelets wavelet."""  # sum(h ** 2) == 1, sum(h) == sqrt(2)
     try:
         import pywt
     except ImportError:

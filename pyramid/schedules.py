@@ -68,10 +68,10 @@ def stage_levels(
 def distilled_levels(spec: PyramidSpec, steps: Sequence[int], shift: float) -> tuple[PyramidSpec, list[tuple[float, ...]]]:
     """Levels at which the network is told exactly what a step-distilled model for plain Wan was trained on.
 
-    ``K = sum(steps)`` steps tell it ``shift_sigma(1 - k / K, shift)``: 1000, 937.5, 833.3 and 625 for four steps of shift 5
-    (derived for a pyramid: a stage is entered where its first step is due, so the boundaries move there). ValueError for
-    a pyramidal field, whose weights know their own boundaries.
+    A stage is entered where its first step is due, so the boundaries move there. ValueError for a pyramidal field, whose
+    weights know their own boundaries.
     """
+    # K = sum(steps) steps tell it shift_sigma(1 - k / K, shift): 1000, 937.5, 833.3 and 625 for four steps of shift 5.
     if spec.field != "natural":
         raise ValueError("step-distilled models for plain Wan go with a pyramid of field 'natural', such as training-free")
     total, done = sum(steps), 0

@@ -1,10 +1,12 @@
 """The pyramid as data: which stages there are, at which size and between which noise levels each one runs.
 
-Stages are listed in *running order*, coarse to fine; ``level`` counts halvings from full resolution (the paper's stage
-index: 0 is full). ``natural`` is the natural noise level: it falls from 1 to 0 through the whole pyramid without
-overlap and equals ``sigma`` at full resolution (PyramidalWan, arXiv 2601.04792, section 3; the closed form below is
-derived: equal signal-to-noise ratio in the low band).
+Stages are listed in running order, coarse to fine. A stage's level counts halvings from full resolution, as the paper's
+stage index does. The natural noise level falls from one to zero through the whole pyramid without overlap and equals
+sigma at full resolution.
 """
+
+# Natural noise level: PyramidalWan, arXiv 2601.04792, section 3; the closed form below is derived: equal signal-to-noise
+# ratio in the low band.
 
 from __future__ import annotations
 
@@ -147,28 +149,27 @@ class PyramidSpec:
     """What a pyramidal checkpoint was trained for, or what to do with a stock one.
 
     boundaries: natural levels at the transitions, in running order, so falling; none is an ordinary run.
-    halves: which axes shrink at each transition, in running order: "THW", "HW" or "T".
-    resize: one of ``RESIZES``.
-    field: "pyramidal" (the weights follow the pyramidal flow; finetuned) or "natural" (stock weights: the ordinary flow
-        at each resolution, nothing corrected in the high band).
+    halves: which axes shrink at each transition, in running order.
+    field: whether the weights follow the pyramidal flow (finetuned), or the natural, ordinary flow at each resolution
+        with nothing corrected in the high band (stock).
     told: what the network is conditioned on: the natural level, the sigma in the tensor, or Pyramidal Flow's axis that
         is cut in proportion to the length of the stages.
-    first_frame: "per-frame" gives latent frame 0 its own sigmas; "shared" gives it everybody's and tops up its noise.
-    rope: "native" positions 0, 1, 2, ... in every stage, or "scaled" by the halvings (TPDiff, arXiv 2503.09566).
+    first_frame: per-frame gives the first latent frame its own sigmas; shared gives it everybody's and tops up its noise.
+    rope: native positions count anew in every stage; scaled ones keep their distance in the full video.
     """
 
     boundaries: tuple[float, ...] = (0.896, 0.602)
-    halves: tuple[str, ...] = ("THW", "THW")
-    resize: str = "haar"
-    field: str = "pyramidal"
-    told: str = "natural"
-    first_frame: str = "per-frame"
-    rope: str = "native"
+    halves: tuple[str, ...] = ("THW", "THW")  # AXES
+    resize: str = "haar"  # RESIZES
+    field: str = "pyramidal"  # FIELDS
+    told: str = "natural"  # TOLD
+    first_frame: str = "per-frame"  # FIRST_FRAME
+    rope: str = "native"  # ROPE; "scaled" is TPDiff's, arXiv 2503.09566
 
     def __post_init__(self) -> None:
         for name in ("boundaries", "halves"):
-            if not isinstance(getattr(self, name), tuple):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+            if not isinstance(vars(self)[name], tuple):
+                object.__setattr__(self, name, tuple(vars(self)[name]))
         _check_choices(self)
         _check_boundaries(self.boundaries, self.halves)
         if self.field == "natural" and self.first_frame != "shared":
@@ -279,10 +280,16 @@ class PyramidSpec:
         return cls.from_json(metadata[METADATA_KEY])
 
 
+def stage_name(index: int, number_of_stages: int) -> str:
+    """What people call a stage: low, mid, high; of more than three, the place in running order."""
+    names = {1: ["high"], 2: ["low", "high"], 3: ["low", "mid", "high"]}.get(number_of_stages)
+    return names[index] if names else str(index)
+
+
 def _check_choices(spec: PyramidSpec) -> None:
     choices = {"resize": RESIZES, "field": FIELDS, "told": TOLD, "first_frame": FIRST_FRAME, "rope": ROPE}
     for name, allowed in choices.items():
-        value = getattr(spec, name)
+        value = vars(spec)[name]
         if value not in allowed:
             shown = ", ".join(allowed if len(allowed) < 9 else [*allowed[:4], "...", allowed[-1]])
             raise ValueError(f"{name} is {value!r}; allowed are {shown}")

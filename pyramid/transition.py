@@ -27,14 +27,15 @@ def transition(
 ) -> tuple[Tensor, Tensor]:
     """The next stage's start from this stage's end: upsample, and draw the band that the coarse stage cannot hold.
 
-    signal: ``(B, C, T, h, w)``, the coarse end over ``1 - sigma_c``. noise: white, at the fine size; only its missing
+    signal: the coarse end, divided by the share of the signal there. noise: white, at the fine size; only its missing
     band is used. top_up: draws more white noise at the fine size, independent of the first; called only where the
-    coarse stage carries less noise than the low band of the fine one wants (frame 0 under the "shared" rule).
-    Returns (signal, noise) of the fine stage. With white noise the result has covariance ``sigma_n ** 2`` times the
-    identity about ``(1 - sigma_n) * up(signal)``.
-    Source: PyramidalWan section A1; the formula is derived: ``alpha * up(x) + sigma_n * (z - up(down(z)))`` with
-    ``sigma_n = T_n(sigma_c)``, and, for the top-up, a low-band variance of ``sigma_n ** 2 - n * alpha ** 2 * sigma_c ** 2``.
+    coarse stage carries less noise than the low band of the fine one wants (the first frame where it shares sigmas).
+    Returns signal and noise of the fine stage.
     """
+    # signal is (B, C, T, h, w), the coarse end over 1 - sigma_c. Source: PyramidalWan section A1; derived:
+    #   start = alpha * up(x) + sigma_n * (z - up(down(z))),  sigma_n = T_n(sigma_c)
+    # With white noise it has covariance sigma_n ** 2 times the identity about (1 - sigma_n) * up(signal). The top-up has a
+    # low-band variance of sigma_n ** 2 - n * alpha ** 2 * sigma_c ** 2.
     fresh = missing_band(noise, resize)
     share = top_up_share(coarse, fine, resize).to(fresh)
     if torch.count_nonzero(share):
@@ -79,11 +80,8 @@ def renoise(clean: Tensor, stage: Stage, natural: float | Tensor, noise: Tensor)
 
 
 def path_shares(stage: Stage, natural: float | Tensor, *, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Coefficients of the clean and of the blurred signal on a pyramidal path; they add up to ``1 - sigma``.
-
-    ``gamma_1 = (1 - rho) * (1 - sigma_c)`` and ``gamma_2 = rho * (1 - sigma_n)``, per frame (PyramidalWan, equation of
-    the forward process).
-    """
+    """Coefficients of the clean and of the blurred signal on a pyramidal path, per frame; they add up to ``1 - sigma``."""
+    # gamma_1 = (1 - rho) * (1 - sigma_c), gamma_2 = rho * (1 - sigma_n): PyramidalWan, equation of the forward process
     natural = torch.as_tensor(natural, dtype=like.dtype, device=like.device)
     rho = stage.rho(natural)
     rho = rho.reshape(-1, 1, 1, 1, 1) if rho.ndim else rho

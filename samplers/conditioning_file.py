@@ -134,7 +134,7 @@ def _checked(cross_attn: Tensor, name: str) -> Tensor:
 def name_problem(name: str, *, existing: bool = False) -> str | None:
     """What is wrong with a file name; None if nothing is."""
     try:
-        _ = find_conditioning(name) if existing else _output_path(name)
+        find_conditioning(name) if existing else _output_path(name)
     except ValueError as error:
         return str(error)
     return None

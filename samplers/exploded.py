@@ -1,6 +1,7 @@
 """A pyramidal run taken apart, for graphs wired by hand around the host's own sampler.
 
-Start -> (Stage Model, Stage Sigmas, SamplerCustomAdvanced) -> Transition -> ... gives the same video as the sampler node.
+Each stage is bound to a model, gets its sigmas and is run by the host's own sampler; transitions lie between them. The
+video is that of the sampler node.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from torch import Tensor
 
 from ..pyramid.noise_pyramid import derive_seed, noise_pyramid, stage_seed, top_up_seed
 from ..pyramid.sampling import into_stage
-from ..pyramid.stages import LatentShape, PyramidSpec, Stage
+from ..pyramid.stages import LatentShape, PyramidSpec, Stage, stage_name
 from ..pyramid.transition import renoise
 from .allowed import check_sampler
 from .conditioning import check_conds, stage_conds
 from .latents import check_latent
 from .schedule import from_sigmas
 from .stage_model import KEY, bind_stage, check_model, check_no_context_windows, sized
-from .stage_names import stage_index, stage_name
+from .stage_names import stage_index
 from .start import full_noise
 from .tags import CLEAN, START, StageTag, check_same_pyramid, tag_of, tagged
 from .trained_for import check_spec
@@ -60,7 +61,7 @@ def stage_start(noise: Any, latent: dict, spec: PyramidSpec) -> tuple[dict, Deri
 def stage_transition(latent: dict, noise: Any, spec: PyramidSpec, stage: str) -> tuple[dict, DerivedNoise]:
     """The next stage's LATENT and NOISE from the LATENT that ``stage`` has put out; ``noise`` is the run's own."""
     index = stage_index(stage, spec.number_of_stages)
-    tag = _checked_tag(latent, spec, index, "Transition")
+    tag = _checked_tag(latent, spec, index, "Pyramidal Stage Transition")
     stages = spec.stages(tag.size)
     if index + 1 == len(stages):
         raise ValueError(f"stage '{stage}' is the last one; nothing comes after it: decode its output")
@@ -156,7 +157,7 @@ def _check_stage_sigmas(sigmas: Tensor, stage: Stage, name: str) -> None:
     if first > noisy + TOLERANCE or abs(last - clean) > TOLERANCE:
         raise ValueError(
             f"these SIGMAS run from {first:.4g} to {last:.4g}, but stage '{name}' of this pyramid from {noisy:.4g} to "
-            f"{clean:.4g}; take them from 'Stage Sigmas' with the same pyramid and stage"
+            f"{clean:.4g}; take them from 'Pyramidal Stage Sigmas' with the same pyramid and stage"
         )
 
 

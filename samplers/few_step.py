@@ -41,7 +41,7 @@ def sample_few_step(
     extra_args = extra_args or {}
     sampling = model.inner_model.inner_model.model_sampling
     ones = x.new_ones([x.shape[0]])
-    for i in getattr(comfy.utils, "model_trange", trange)(len(sigmas) - 1, disable=disable):
+    for i in vars(comfy.utils).get("model_trange", trange)(len(sigmas) - 1, disable=disable):
         denoised = model(x, sigmas[i] * ones, **extra_args)
         stage = getattr(sampling, "stage", None)
         clean = denoised if stage is None else host_clean_prediction(x, sigmas[i], denoised, stage)

@@ -1,9 +1,11 @@
 """LoRA files in every key format that Wan LoRAs come in.
 
-The host itself knows ``diffusion_model.<module>`` and ``lora_unet_<module_with_underscores>`` for Wan. Files of
-diffusers (``transformer.``, its own module names), peft (``base_model.model.``), bare ``blocks.`` and
-``lora_unet__`` are renamed to what it knows; without that they load without any effect and without an error.
+The host itself knows two formats for Wan. Files of others are renamed to what it knows; without that they load without
+any effect and without an error.
 """
+
+# Known to the host: "diffusion_model.<module>" and "lora_unet_<module_with_underscores>".
+# Renamed: diffusers ("transformer.", its own module names), peft ("base_model.model."), bare "blocks." and "lora_unet__".
 
 from __future__ import annotations
 
@@ -22,12 +24,15 @@ from torch import Tensor
 
 from ..pyramid.stages import METADATA_KEY, PyramidSpec
 
-SUFFIX = re.compile(
-    r"\.(lora_(up|down|mid)(\.weight)?|lora_[AB](\.default)?(\.weight)?|lora\.(up|down)\.weight|"
-    r"lora_linear_layer\.(up|down)\.weight|alpha|dora_scale|diff|diff_b|set_weight|reshape_weight|"
-    r"hada_\w+|lokr_\w+|[abw]\d?_norm)$"
+SUFFIXES = (
+    r"lora_(up|down|mid)(\.weight)?",
+    r"lora_[AB](\.default)?(\.weight)?",
+    r"lora\.(up|down)\.weight",
+    r"lora_linear_layer\.(up|down)\.weight",
+    *("alpha", "dora_scale", "diff", "diff_b", "set_weight", "reshape_weight"),
+    *(r"hada_\w+", r"lokr_\w+", r"[abw]\d?_norm"),
 )
-"""What follows the module's name in a key."""
+"""What follows the module's name in a key, after a dot."""
 
 PREFIXES = ("base_model.model.", "transformer.", "model.diffusion_model.", "diffusion_model.")
 
@@ -87,9 +92,8 @@ def load_lora_file(path: str | Path, name: str) -> LoraFile:
 
 def host_key(key: str) -> str:
     """A LoRA key in the name the host knows; unknown ones come out as they are."""
-    suffix = SUFFIX.search(key)
-    module, rest = (key[: suffix.start()], suffix.group()) if suffix else (key, "")
-    rest = rest.replace(".default", "")
+    module = module_of(key)
+    rest = key.removeprefix(module).replace(".default", "")
     if module.startswith("lora_unet_"):
         return "lora_unet_" + module.removeprefix("lora_unet_").lstrip("_") + rest
     stripped = module
@@ -101,7 +105,7 @@ def host_key(key: str) -> str:
 
 
 def module_of(key: str) -> str:
-    suffix = SUFFIX.search(key)
+    suffix = re.search(rf"\.({'|'.join(SUFFIXES)})$", key)
     return key[: suffix.start()] if suffix else key
 
 

@@ -39,10 +39,10 @@ class Result:
 
 @dataclass(frozen=True)
 class PyramidRun:
-    """What a run is made of.
+    """What a run is made of: the host's parts as they come over the wires, with an unbound model in the guider.
 
-    guider: GUIDER with an unbound model. noise: NOISE. sampler: SAMPLER. levels: natural levels of each stage in running
-    order, empty for those left out. cfgs, models: per stage index, where they differ from the guider's own.
+    levels: natural levels of each stage in running order, empty for those left out. cfgs, models: per stage index, where
+    they differ from the guider's own.
     """
 
     guider: Any
@@ -96,6 +96,8 @@ class PyramidRun:
         """A shallow copy of the GUIDER, of any pack, with its own clone of the stage's model and its own conds."""
         base, own = self.guider, copy.copy(self.guider)
         own.model_patcher = bind_stage(self.models.get(stage.index, base.model_patcher), stage, self.spec.number_of_stages)
+        if (negative := _model_of_the_negative(base)) is not None:
+            own.uncond_model_patcher = bind_stage(negative, stage, self.spec.number_of_stages)
         options = own.model_patcher.model_options
         if base.model_options is not base.model_patcher.model_options:  # somebody gave the guider options of its own
             options = comfy.patcher_extension.merge_nested_dicts(options, base.model_options)
@@ -114,7 +116,8 @@ class PyramidRun:
         return comfy.sample.prepare_noise(empty, seed, batch_index)
 
     def _check(self) -> None:
-        for model in (self.guider.model_patcher, *self.models.values()):
+        negative = _model_of_the_negative(self.guider)
+        for model in (self.guider.model_patcher, *self.models.values(), *([] if negative is None else [negative])):
             check_model(model)
             check_spec(model, self.spec)
         if self.cfgs and not hasattr(self.guider, "cfg"):
@@ -136,6 +139,11 @@ class PyramidRun:
         output = pack(end, running[-1], END)
         denoised = drafts[-1] if running[-1].index in progress.clean else output
         return Result(output, denoised, drafts)
+
+
+def _model_of_the_negative(guider: Any) -> Any:
+    """The second model of the guider that newer hosts have for two; None for every other guider."""
+    return getattr(guider, "uncond_model_patcher", None)
 
 
 class _Progress:

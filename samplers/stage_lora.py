@@ -68,8 +68,8 @@ def _check_agreement(loras: list[StageLora]) -> None:
 
 def differences(one: PyramidSpec, other: PyramidSpec) -> str:
     """The fields in which two pyramids differ, for a message."""
-    names = [name for name in vars(one) if getattr(one, name) != getattr(other, name)]
-    return "; ".join(f"{name} {getattr(one, name)} against {getattr(other, name)}" for name in names)
+    theirs = vars(other)
+    return "; ".join(f"{name} {own} against {theirs[name]}" for name, own in vars(one).items() if own != theirs[name])
 
 
 def apply_stage_loras(bound: Any, stage: Stage, number_of_stages: int) -> None:
@@ -130,8 +130,11 @@ def _addition(module: nn.Module, key: str, patch: Any, strength: float) -> Calla
 
 
 def _low_rank(module: nn.Module, up: _OnDevice, down: _OnDevice, scale: float) -> Callable[[Tensor], Tensor]:
+    def add_linear(x: Tensor) -> Tensor:
+        return nn.functional.linear(nn.functional.linear(x, down(x)), up(x)) * scale
+
     if isinstance(module, nn.Linear):
-        return lambda x: nn.functional.linear(nn.functional.linear(x, down(x)), up(x)) * scale
+        return add_linear
     convolve = nn.functional.conv3d if isinstance(module, nn.Conv3d) else nn.functional.conv2d
     kernel, ones = module.kernel_size, (1,) * len(module.kernel_size)
 
@@ -145,7 +148,11 @@ def _low_rank(module: nn.Module, up: _OnDevice, down: _OnDevice, scale: float) -
 
 def _bias(module: nn.Module, difference: _OnDevice, scale: float) -> Callable[[Tensor], Tensor]:
     spread = (1,) * len(getattr(module, "kernel_size", ()))
-    return lambda x: (difference(x) * scale).reshape(-1, *spread)
+
+    def add(x: Tensor) -> Tensor:
+        return (difference(x) * scale).reshape(-1, *spread)
+
+    return add
 
 
 class _OnDevice:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..pyramid.paths import clean_prediction
 from ..pyramid.stages import LatentShape, Stage
+from .latents import CHANNELS
 from .stage_lora import apply_stage_loras
 
 KEY = "pyramidal_wan"
@@ -176,12 +177,15 @@ def check_model(model: Any) -> None:
     name = type(model.model).__name__
     if not isinstance(model.model, comfy.model_base.WAN21):
         raise ValueError(f"the pyramid samples Wan 2.1 and 2.2 video models; this MODEL is {name}")
+    channels = model.get_model_object("latent_format").latent_channels
+    if channels != CHANNELS:
+        raise ValueError(
+            f"the pyramid samples Wan 2.1 and Wan 2.2 14B, with latents of {CHANNELS} channels; this MODEL ({name}) has "
+            f"{channels}, such as Wan 2.2 5B: load one of the others"
+        )
     sampling = model.get_model_object("model_sampling")
-    foreign = tuple(
-        getattr(comfy.model_sampling, other)
-        for other in ("IMG_TO_IMG_FLOW", "IMG_TO_IMG_VELOCITY")
-        if hasattr(comfy.model_sampling, other)
-    )
+    known = vars(comfy.model_sampling)
+    foreign = tuple(known[other] for other in ("IMG_TO_IMG_FLOW", "IMG_TO_IMG_VELOCITY") if other in known)
     flow = isinstance(sampling, comfy.model_sampling.CONST) and not (foreign and isinstance(sampling, foreign))
     if not flow or not hasattr(sampling, "multiplier"):
         raise ValueError(
@@ -189,7 +193,7 @@ def check_model(model: Any) -> None:
             "Take off nodes that change the sampling type"
         )
     if stage_of(model) is not None:
-        raise ValueError("this MODEL is already bound to a stage; the sampler needs the model before 'Stage Model'")
+        raise ValueError("this MODEL is already bound to a stage; the sampler needs the model before 'Pyramidal Stage Model'")
 
 
 def check_no_context_windows(model_options: dict, stages: tuple[Stage, ...]) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from ..pyramid.stages import stage_name
+
 AUTO = "auto"
 
 STAGE_CHOICES = ("low", "mid", "high", "0", "1", "2", "3")
 """For widgets that name one stage."""
-
-
-def stage_name(index: int, number_of_stages: int) -> str:
-    names = {1: ["high"], 2: ["low", "high"], 3: ["low", "mid", "high"]}.get(number_of_stages)
-    return names[index] if names else str(index)
 
 
 def stage_index(text: str, number_of_stages: int) -> int:

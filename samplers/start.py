@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ..pyramid.noise_pyramid import noise_pyramid
-from ..pyramid.stages import LatentShape, PyramidSpec, Stage
+from ..pyramid.stages import LatentShape, PyramidSpec, Stage, stage_name
 from ..pyramid.transition import renoise
 from .latents import check_latent, fit_channels
-from .stage_names import stage_name
 from .tags import CLEAN, check_same_pyramid, tag_of
 
 

@@ -5,18 +5,26 @@ This does not replace a run on the newer host (``COMFYUI_DIR=... make test``); i
 
 import comfy.model_base
 import comfy.model_patcher
+import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
+import comfy.utils
 import comfy.weight_adapter
 import pytest
 import torch
-from host_graph import empty, prompt
+from host_graph import empty, guider, prompt
+from pyramidalwan.nodes import NODES
+from pyramidalwan.nodes import schema as probes
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.lora_file import load_lora_file
+from pyramidalwan.samplers.run import PyramidRun
+from pyramidalwan.samplers.schedule import levels_for
 from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
-from pyramidalwan.samplers.stage_model import bind_stage, stage_sampling
+from pyramidalwan.samplers.stage_model import bind_stage, stage_of, stage_sampling
+from pyramidalwan.samplers.widgets import SeedNoise
 from safetensors.torch import save_file
+from tqdm.auto import trange
 
 WAN = PRESETS["pyramidal-wan"]
 
@@ -40,10 +48,35 @@ def newer_host(monkeypatch):
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "clone", newer_clone)
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "is_dynamic", lambda self: False, raising=False)
 
+    def newer_prepare_state(self, timestep, model_options=None):
+        for callback in self.get_all_callbacks(comfy.patcher_extension.CallbacksMP.ON_PREPARE_STATE):
+            callback(self, timestep, model_options or self.model_options)
+
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "prepare_state", newer_prepare_state)
+
+    cleanup = comfy.model_patcher.ModelPatcher.cleanup
+
+    def newer_cleanup(self):
+        for patches in self.patches.values():
+            for _, value, *_ in patches:
+                getattr(value, "cleanup", lambda: None)()
+        cleanup(self)
+
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "cleanup", newer_cleanup)
+    monkeypatch.delattr(comfy.model_patcher.ModelPatcher, "get_ram_usage", raising=False)
+    monkeypatch.setattr(comfy.utils, "model_trange", trange, raising=False)
+
+    prepare = comfy.sample.prepare_noise
+
+    def newer_noise(latent_image, seed, noise_inds=None):
+        return prepare(latent_image.to(torch.float32), seed, noise_inds).to(latent_image.dtype)
+
+    monkeypatch.setattr(comfy.sample, "prepare_noise", newer_noise)
+
     fix = comfy.sample.fix_empty_latent_channels
 
     def newer_fix(model, latent_image, downscale_ratio_spacial=None, downscale_ratio_temporal=None):
-        assert downscale_ratio_spacial is None and downscale_ratio_temporal is None
+        assert downscale_ratio_spacial is None and downscale_ratio_temporal is None, "it would resize an empty latent"
         return fix(model, latent_image)
 
     monkeypatch.setattr(comfy.sample, "fix_empty_latent_channels", newer_fix)
@@ -71,8 +104,11 @@ def newer_host(monkeypatch):
     apply = comfy.model_base.BaseModel._apply_model
 
     def newer_apply(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
-        transformer_options = {**(transformer_options or {}), "prefetch_dynamic_vbars": False}  # a shallow copy
-        return apply(self, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        copied = {**(transformer_options or {}), "prefetch_dynamic_vbars": False}
+        before = dict(copied)
+        output = apply(self, x, t, c_concat, c_crossattn, control, copied, **kwargs)
+        assert {key: copied[key] for key in before} == before, "what is written into the copy is lost"
+        return output
 
     monkeypatch.setattr(comfy.model_base.BaseModel, "_apply_model", newer_apply)
     return monkeypatch
@@ -130,3 +166,69 @@ def test_the_noise_scale_of_newer_hosts_scales_all_noise(t2v_model):
     plain = bound.noise_scaling(sigma, noise, latent)
     bound.noise_scale = 1.5
     torch.testing.assert_close(bound.noise_scaling(sigma, noise / 1.5, latent), plain)
+
+
+def run_of(model, **parts):
+    spec, levels = levels_for(WAN, "2-2-1", "auto", 5.0)
+    return PyramidRun(guider(model), SeedNoise(5), comfy.samplers.sampler_object("euler"), levels, spec, **parts)
+
+
+def test_a_guider_whose_model_was_exchanged_is_believed(t2v_model, newer_host):
+    """The newer host exchanges a streaming model for another one when prompts carry hooks, after the graph was wired."""
+    seen = []
+    clone = t2v_model.clone()
+    clone.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL,
+        "watch",
+        lambda executor, *args, **kwargs: [seen.append(1), executor(*args, **kwargs)][1],
+    )
+    run = run_of(t2v_model)
+    run.guider.model_patcher, run.guider.model_options = clone, clone.model_options
+    run.sample(empty())
+    assert len(seen) == 5
+
+
+def test_the_second_model_of_a_guider_is_bound_to_the_stage_too(t2v_model):
+    run = run_of(t2v_model)
+    run.guider.uncond_model_patcher = t2v_model
+    for stage in WAN.stages(LatentShape(5, 16, 16)):
+        assert stage_of(run._stage_guider(stage, None).uncond_model_patcher) == stage
+    assert stage_of(run.guider.uncond_model_patcher) is None
+    run.guider.uncond_model_patcher = bind_stage(t2v_model, WAN.stages(LatentShape(5, 16, 16))[0], 3)
+    with pytest.raises(ValueError, match="already bound to a stage"):
+        run.sample(empty())
+
+
+def test_notes_about_sizes_do_not_outlive_an_empty_latent(t2v_model, newer_host):
+    noted = empty(downscale_ratio_spacial=16, downscale_ratio_temporal=4, batch_index=[0])
+    result = run_of(t2v_model).sample(noted)
+    for latent in (result.output, result.denoised, *result.drafts):
+        assert not any(key.startswith("downscale_ratio") for key in latent) and latent["batch_index"] == [0]
+
+
+def test_latents_of_half_precision_draw_the_same_noise(t2v_model, request):
+    """The newer host draws in 32 bits and rounds, the older one draws in the latent's own."""
+    half = {"samples": empty()["samples"].half()}
+    before = run_of(t2v_model).sample(half).output["samples"]
+    torch.testing.assert_close(before, run_of(t2v_model).sample(empty()).output["samples"], atol=0, rtol=0)
+    request.getfixturevalue("newer_host")
+    torch.testing.assert_close(run_of(t2v_model).sample(half).output["samples"], before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+def test_nodes_are_defined_with_the_newer_hosts_fields(node, monkeypatch):
+    """Fields that the older host's schema does not have reach the newer one's."""
+    newer = {"search_aliases", "is_dev_only", "accept_all_inputs", "essentials_category", "has_intermediate_output"}
+    made = {}
+
+    def schema(**fields):
+        assert fields.keys() <= probes._KNOWN
+        made.update(fields)
+        return fields
+
+    monkeypatch.setattr(probes, "_KNOWN", probes._KNOWN | newer)
+    monkeypatch.setattr(probes.io, "Schema", schema)
+    node.define_schema()
+    assert made["search_aliases"] and made["node_id"] == node.__name__
+    assert all(output.display_name for output in made["outputs"])
+    assert not {given.id for given in made["inputs"]} & {output.id for output in made["outputs"]}

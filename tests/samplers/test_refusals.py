@@ -1,5 +1,6 @@
 """Models, latents, samplers and levels that cannot go through a pyramid: one sentence each."""
 
+import comfy.latent_formats
 import comfy.model_base
 import comfy.model_sampling
 import comfy.samplers
@@ -58,6 +59,15 @@ def test_models_that_are_not_wan_or_not_flow(t2v_model):
     other.model = comfy.model_base.BaseModel.__new__(comfy.model_base.Flux)
     torch.nn.Module.__init__(other.model)
     with pytest.raises(ValueError, match="samples Wan 2.1 and 2.2 video models; this MODEL is Flux"):
+        sample(other)
+
+
+def test_models_of_another_vae(t2v_model):
+    other = t2v_model.clone()
+    other.add_object_patch("latent_format", comfy.latent_formats.Wan22())
+    with pytest.raises(
+        ValueError, match="Wan 2.2 14B, with latents of 16 channels; this MODEL .WAN21. has 48, such as Wan 2.2 5B"
+    ):
         sample(other)
 
 

@@ -187,8 +187,14 @@ class TestWrongWiring:
             self.sample(t2v_model, "mid", "low", empty(3, 8, 8))
 
     def test_sigmas_of_another_pyramid(self, t2v_model):
-        with pytest.raises(ValueError, match="take them from 'Stage Sigmas' with the same pyramid"):
+        with pytest.raises(ValueError, match="take them from 'Pyramidal Stage Sigmas' with the same pyramid"):
             self.sample(t2v_model, "low", "low", self.start(), sigmas_spec=PyramidSpec((0.8, 0.5)))
+
+    def test_a_transition_after_something_else_than_a_stage(self):
+        with pytest.raises(
+            ValueError, match="not the output of a stage; 'Pyramidal Stage Transition' comes after a stage's sampler"
+        ):
+            call(NODE["StageTransition"], empty(), call(RandomNoise, 5)[0], WAN, "low")
 
     def test_a_start_from_a_stages_latent(self):
         with pytest.raises(ValueError, match="already one of a stage"):

@@ -1,18 +1,17 @@
 """Help pages and translations follow the nodes: nothing missing, nothing stale, and quoted sentences are still said."""
 
-import ast
 import json
 import re
 from pathlib import Path
 
 import pytest
 from pyramidalwan.nodes import NODES
+from said import SAID, quotes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "web" / "docs"
 LANGUAGES = ("en", "zh")
 SCHEMAS = {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in NODES}
-QUOTE = re.compile(r'^- [^"\n]*"([^"]+)"', re.MULTILINE)
 CODE = re.compile(r"```.*?```", re.DOTALL)
 every_node = pytest.mark.parametrize("node_id", SCHEMAS)
 every_language = pytest.mark.parametrize("language", LANGUAGES)
@@ -38,20 +37,6 @@ def from_schema(schema):
             for place, output in outputs
         },
     }
-
-
-def said_sentences():
-    """Every text in the code that may become an error, with … where a value stands."""
-    for folder in ("nodes", "samplers", "pyramid"):
-        for path in sorted((ROOT / folder).glob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.JoinedStr):
-                    yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    yield node.value
-
-
-SAID = "\n".join(said_sentences())
 
 
 def leaves(value, path=()):
@@ -86,14 +71,22 @@ def test_a_help_page_is_short_and_has_a_graph(node_id, language):
 @every_language
 @every_node
 def test_a_help_page_quotes_what_is_said(node_id, language):
-    quotes = QUOTE.findall(page(node_id, language))
-    assert not [quote for quote in quotes if quote not in SAID]
+    assert not [quote for quote in quotes(page(node_id, language)) if quote not in SAID]
 
 
 @every_node
 def test_both_languages_quote_the_same_sentences(node_id):
-    english, chinese = (QUOTE.findall(page(node_id, language)) for language in LANGUAGES)
+    english, chinese = (quotes(page(node_id, language)) for language in LANGUAGES)
     assert english == chinese
+
+
+def test_texts_call_nodes_by_their_titles():
+    """Ours and the host's, which artists find by them."""
+    import nodes
+
+    titles = {schema.display_name for schema in SCHEMAS.values()} | set(nodes.NODE_DISPLAY_NAME_MAPPINGS.values())
+    called = set(re.findall(r"'([A-Z][\w ()-]+)'", SAID))
+    assert "Pyramidal Stage Transition" in called and called <= titles
 
 
 def test_there_is_no_other_page():
