@@ -1,0 +1,49 @@
+"""The pages of docs/ and the README: quoted sentences are said, links lead somewhere, tables are what the script prints."""
+
+import re
+from pathlib import Path
+
+import pytest
+from said import SAID, quotes
+
+from benchmarks import cards
+from demo.workflows import WORKFLOWS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def read(page):
+    return page.read_text(encoding="utf-8")
+
+
+def anchors(page):
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.+)$", read(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_links_lead_to_files_and_headings(page):
+    for target in LINK.findall(re.sub(r"```.*?```", "", read(page), flags=re.DOTALL)):
+        if not target.startswith("https://"):
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            assert file.is_relative_to(ROOT) and file.exists(), target
+            assert not anchor or anchor in anchors(file), target
+
+
+def test_troubleshooting_quotes_what_is_said():
+    found = quotes(read(ROOT / "docs" / "troubleshooting.md"))
+    assert len(found) > 30 and not [quote for quote in found if quote not in SAID]
+
+
+def test_the_artists_guide_names_every_workflow():
+    assert set(WORKFLOWS) <= set(re.findall(r"`(wan_[\w-]+)`", read(ROOT / "docs" / "artists.md")))
+
+
+def test_the_tables_are_what_the_script_prints():
+    """After a change: .venv/bin/python -m benchmarks.cards --write docs/artists.md"""
+    assert cards.block() in read(ROOT / "docs" / "artists.md")
