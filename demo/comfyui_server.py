@@ -58,16 +58,17 @@ def command(workspace: Workspace, *, port: int, database: str, arguments: tuple[
 class ComfyUIServer:
     """A headless ComfyUI on the CPU, alive inside ``async with``. Its log lies in the workspace's base folder."""
 
-    def __init__(self, workspace: Workspace, *, start_timeout: float = 180):
+    def __init__(self, workspace: Workspace, *, arguments: tuple[str, ...] = (), start_timeout: float = 180):
         self.workspace = workspace
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = workspace.base / "comfyui.log"
+        self._arguments = ("--cpu", *arguments)
         self._start_timeout = start_timeout
         self._client = uuid.uuid4().hex
 
     async def __aenter__(self) -> ComfyUIServer:
-        line = command(self.workspace, port=self.port, database="sqlite:///:memory:", arguments=("--cpu",))
+        line = command(self.workspace, port=self.port, database="sqlite:///:memory:", arguments=self._arguments)
         with self.log.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *line, cwd=self.workspace.comfyui, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log

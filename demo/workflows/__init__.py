@@ -2,11 +2,14 @@
 
 for graph in build_all(): ...        # every Graph
 tiny_twin("wan_t2v_training_free")   # API format, with the models and inputs of tiny.write_inputs
+ui(tiny_graph("wan_t2v_training_free"))   # the same for the front end
 """
 
 from .graph import Graph, api
 from .graphs import WORKFLOWS, build, build_all
-from .tiny import tiny_twin, write_inputs
+from .tiny import SMALLEST, TinySize, tiny_graph, tiny_twin, write_inputs
 from .ui import ui
 
-__all__ = ["WORKFLOWS", "Graph", "api", "build", "build_all", "tiny_twin", "ui", "write_inputs"]
+__all__ = [
+    "SMALLEST", "WORKFLOWS", "Graph", "TinySize", "api", "build", "build_all", "tiny_graph", "tiny_twin", "ui", "write_inputs"
+]  # fmt: skip

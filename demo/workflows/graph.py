@@ -61,10 +61,14 @@ class Graph:
         self.nodes: list[Node] = []
         self.groups: list[Group] = []
 
-    def group(self, title: str, *, new_column: bool = False, mode: int = ON) -> None:
-        """Opens a group; nodes that are added go into it, one below the other."""
-        column = self.groups[-1].column + new_column if self.groups else 0
-        self.groups.append(Group(title, column, mode=mode))
+    def group(self, title: str, *, new_column: bool = False, under: str | None = None, mode: int = ON) -> None:
+        """Opens a group; nodes that are added go into it, one below the other.
+
+        It goes below the last one, to the right of all, or under the one of that title.
+        """
+        columns = {group.title: group.column for group in self.groups}
+        column = columns[under] if under else max(columns.values(), default=0)
+        self.groups.append(Group(title, column + new_column, mode=mode))
 
     def add(
         self, kind: str, *, title: str | None = None, models: tuple[dict[str, str], ...] = (),

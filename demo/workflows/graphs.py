@@ -184,10 +184,10 @@ Width and height must be multiples of 32. The 720p model wants a shift of 5, thi
     graph.group("1 · Models", new_column=True)
     model, clip, vae = load_model(graph, I2V), load_text(graph), load_vae(graph)
     vision = graph.add("CLIPVisionLoader", models=download(CLIP_VISION), clip_name=CLIP_VISION)
-    graph.group("2 · Image and prompt", new_column=True)
-    image = graph.add("LoadImage", image="example.png")
+    graph.group("2 · Prompt")
     positive, negative = prompts(graph, clip, "The scene comes to life, gentle natural movement, the camera slowly moves in.")
-    graph.group("3 · Size and pyramid", new_column=True)
+    graph.group("3 · Image, size and pyramid", new_column=True)
+    image = graph.add("LoadImage", image="example.png")
     seen = graph.add("CLIPVisionEncode", clip_vision=vision, image=image["IMAGE"], crop="none")
     start = graph.add(
         "WanImageToVideo", positive=positive, negative=negative, vae=vae, width=WIDTH, height=HEIGHT, length=FRAMES,
@@ -254,9 +254,9 @@ Both samplers need the same settings: they share one seed; change steps, cfg and
     graph.group("4 · Draft", new_column=True)
     draft = sample(graph, parts, latent, **same, end_stage="low")
     save_video(graph, parts, draft["drafts"], f"{graph.name}_draft", title="5 · Draft as video")
-    graph.group("6 · Finish (muted: Ctrl+M)", new_column=True, mode=MUTED)
+    graph.group("6 · Finish (muted: Ctrl+M)", under="4 · Draft", mode=MUTED)
     done = sample(graph, parts, draft["latent"], **same)
-    save_video(graph, parts, done, graph.name, title="7 · Video (muted: Ctrl+M)", mode=MUTED)
+    save_video(graph, parts, done, graph.name, title="7 · Video (muted: Ctrl+M)", under="5 · Draft as video", mode=MUTED)
 
 
 def compare(graph: Graph) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from pyramid.flops import WAN_DIMENSIONS, forward_tflops, schedule_cost, tokens, total_tflops
@@ -13,6 +14,13 @@ from .graph import Graph
 from .parts import FRAMES, HEIGHT, PUBLIC, WIDTH, link
 
 ABOUT, MODELS = "About this graph", "Models and memory"
+NOTE_WIDTH = 480
+TYPE = {"# ": (40, 36), "## ": (50, 32), "- ": (60, 21)}
+PLAIN_TYPE = (74, 17)
+EMPTY_LINE = 9
+"""Characters that a line of a note holds, and its height: of headings, of lists and of everything else. They are those of
+the front end's new node design, whose type is larger than that of the old one."""
+
 PLAIN_STEPS = 50
 
 STEPS_TWO = """## Steps are written low-high
@@ -66,8 +74,17 @@ def unwrapped(text: str) -> str:
     return re.sub(r"(?<!\n)\n *(?!\n|[-#]|\d+\. )", " ", text)
 
 
+def note_height(text: str) -> int:
+    """Room for a text, with some to spare for other fonts."""
+    height = 50
+    for line in re.sub(r"\]\(.*?\)", "]", text).splitlines():  # of a link only the name shows
+        characters, line_height = next((size for mark, size in TYPE.items() if line.startswith(mark)), PLAIN_TYPE)
+        height += line_height * math.ceil(len(line) / characters) if line else EMPTY_LINE
+    return height
+
+
 def add_notes(graph: Graph, about: str, files: tuple[str, ...], *, missing: str = "") -> None:
     """The first column."""
     graph.group("Read me")
-    graph.note(unwrapped(about), title=ABOUT, size=(480, 480))
-    graph.note(unwrapped(models_text(files, missing)), title=MODELS, size=(480, 440))
+    for title, text in ((ABOUT, unwrapped(about)), (MODELS, unwrapped(models_text(files, missing)))):
+        graph.note(text, title=title, size=(NOTE_WIDTH, note_height(text)))

@@ -71,10 +71,10 @@ def prompts(graph: Graph, clip: Value, prompt: str = PROMPT) -> tuple[Node, Node
 
 
 def text_to_video(graph: Graph, model_name: str = T2V, prompt: str = PROMPT) -> Parts:
-    """The first two columns after the notes: models and prompts."""
+    """The column after the notes: models and prompts."""
     graph.group("1 · Models", new_column=True)
     model, clip, vae = load_model(graph, model_name), load_text(graph), load_vae(graph)
-    graph.group("2 · Prompt", new_column=True)
+    graph.group("2 · Prompt")
     positive, negative = prompts(graph, clip, prompt)
     return Parts(model, vae, positive, negative)
 
@@ -90,10 +90,10 @@ def size(graph: Graph, spec: Value | None = None, *, height: int = HEIGHT) -> No
 
 def save_video(
     graph: Graph, parts: Parts, samples: Value, name: str, *, title: str, fps: Value | float = FPS, new_column: bool = True,
-    mode: int = ON,
+    under: str | None = None, mode: int = ON,
 ) -> None:  # fmt: skip
-    """Decoding and saving, as a group."""
-    graph.group(title, new_column=new_column, mode=mode)
+    """Decoding and saving, as a group: in a column of its own, below the last group, or under the one of that title."""
+    graph.group(title, new_column=new_column and not under, under=under, mode=mode)
     frames = graph.add("VAEDecode", samples=samples, vae=parts.vae)
     video = graph.add("CreateVideo", images=frames, fps=fps)
     graph.add("SaveVideo", video=video, filename_prefix=f"video/{name}", format="auto", codec="auto")

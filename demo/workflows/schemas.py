@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,5 +89,6 @@ def _host_nodes() -> dict[str, Any]:
     import nodes
 
     sys.path.insert(0, str(comfyui_folder()))  # nodes.py has put a folder in front that holds another 'utils'
-    asyncio.run(nodes.init_builtin_extra_nodes())
+    with ThreadPoolExecutor(1) as thread:  # on this one a loop may be running already
+        thread.submit(asyncio.run, nodes.init_builtin_extra_nodes()).result()
     return nodes.NODE_CLASS_MAPPINGS

@@ -5,6 +5,7 @@ They are made from the graphs themselves, so a twin cannot differ from its workf
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,41 +20,59 @@ from pyramid.stages import PyramidSpec
 
 from ..comfyui_server import Graph as Prompt
 from ..workspace import PROMPTS, Workspace
-from .graph import api
+from .graph import Graph, Node, api
 from .graphs import DETAIL_LORA, FEW_STEP_LORA, STYLE_LORA, build
 from .parts import I2V, NEGATIVE
 
-WIDTH, HEIGHT, FRAMES = 64, 64, 17
-"""The smallest that three stages can halve."""
-
-MOST_STEPS = 2
 VIDEO, IMAGE = "tiny.mp4", "tiny.png"
 FEW_STEP, STYLE = "tiny_random_few_step_lora.safetensors", "tiny_random_style_lora.safetensors"
 LORAS = {FEW_STEP_LORA: FEW_STEP, STYLE_LORA: STYLE, DETAIL_LORA: STYLE}
 DROPPED = ("CLIPLoader", "CLIPVisionLoader", "CLIPVisionEncode")
 """Large encoders that have no tiny one: prompts come from files, and the image goes in through the VAE only."""
 
-SMALL = {"width": WIDTH, "height": HEIGHT, "frames": FRAMES, "length": FRAMES, "file": VIDEO, "image": IMAGE}
+
+@dataclass(frozen=True)
+class TinySize:
+    """most_steps: of a stage, where a workflow has more."""
+
+    width: int = 64
+    height: int = 64
+    frames: int = 17
+    most_steps: int = 2
 
 
-def tiny_twin(name: str) -> Prompt:
+SMALLEST = TinySize()
+"""What three stages can halve."""
+
+
+def tiny_twin(name: str, size: TinySize = SMALLEST) -> Prompt:
     """The workflow in API format, to be queued where ``write_inputs`` has been."""
-    whole = api(build(name))
-    gone = {key for key, node in whole.items() if node["class_type"] in DROPPED}
-    return {key: _tiny_node(node, gone) for key, node in whole.items() if key not in gone}
+    return api(tiny_graph(name, size))
 
 
-def _tiny_node(node: dict[str, Any], gone: set[str]) -> dict[str, Any]:
-    if node["class_type"] == "CLIPTextEncode":
-        prompt = PROMPTS[node["inputs"]["text"] == NEGATIVE]
-        return {**node, "class_type": "PyramidalWanLoadConditioning", "inputs": {"filename": f"{prompt}.safetensors"}}
-    kept = {name: value for name, value in node["inputs"].items() if not (isinstance(value, list) and value[0] in gone)}
-    return {**node, "inputs": {name: _tiny_value(name, value) for name, value in kept.items()}}
+def tiny_graph(name: str, size: TinySize = SMALLEST) -> Graph:
+    """The same as a graph that the front end can show, too."""
+    graph = build(name)
+    gone = {node for node in graph.nodes if node.kind in DROPPED}
+    graph.nodes = [node for node in graph.nodes if node not in gone]
+    for group in graph.groups:
+        group.nodes = [node for node in group.nodes if node not in gone]
+    for node in graph.nodes:
+        _make_tiny(node, gone, size)
+    return graph
 
 
-def _tiny_value(name: str, value: Any) -> Any:
-    if isinstance(value, list):
-        return value  # a link
+def _make_tiny(node: Node, gone: set[Node], size: TinySize) -> None:
+    node.models = ()
+    if node.kind == "CLIPTextEncode":
+        prompt = PROMPTS[node.values["text"] == NEGATIVE]
+        node.kind, node.values, node.links = "PyramidalWanLoadConditioning", {"filename": f"{prompt}.safetensors"}, {}
+        return
+    node.values = {name: _tiny_value(name, value, size) for name, value in node.values.items()}
+    node.links = {name: source for name, source in node.links.items() if source.node not in gone}
+
+
+def _tiny_value(name: str, value: Any, size: TinySize) -> Any:
     if name == "unet_name":
         return f"tiny_random_wan_{'i2v' if value == I2V else 't2v'}.safetensors"
     if name == "vae_name":
@@ -61,14 +80,15 @@ def _tiny_value(name: str, value: Any) -> Any:
     if name == "lora_name":
         return LORAS[value]
     if name == "steps":
-        return few_steps(value)
-    return SMALL.get(name, value)
+        return _few_steps(value, size.most_steps)
+    sides = {"width": size.width, "height": size.height, "frames": size.frames, "length": size.frames}
+    return {**sides, "file": VIDEO, "image": IMAGE}.get(name, value)
 
 
-def few_steps(steps: str | int) -> str | int:
+def _few_steps(steps: str | int, most: int) -> str | int:
     if isinstance(steps, int):
-        return min(steps, MOST_STEPS)
-    return "-".join(str(min(int(count), MOST_STEPS)) for count in steps.split("-"))
+        return min(steps, most)
+    return "-".join(str(min(int(count), most)) for count in steps.split("-"))
 
 
 def write_inputs(workspace: Workspace) -> None:
@@ -92,9 +112,10 @@ def _lora(*, seed: int, width: int = 128, rank: int = 2) -> dict[str, torch.Tens
 
 def _pictures() -> list[np.ndarray]:
     """A bright square that moves over a gradient."""
-    gradient = np.broadcast_to(np.linspace(0, 180, WIDTH, dtype=np.uint8)[None, :, None], (HEIGHT, WIDTH, 3))
+    width, height = SMALLEST.width, SMALLEST.height
+    gradient = np.broadcast_to(np.linspace(0, 180, width, dtype=np.uint8)[None, :, None], (height, width, 3))
     pictures = []
-    for frame in range(FRAMES):
+    for frame in range(SMALLEST.frames):
         picture = gradient.copy()
         picture[20:40, 2 * frame : 2 * frame + 20] = (240, 200, 40)
         pictures.append(picture)
@@ -104,7 +125,7 @@ def _pictures() -> list[np.ndarray]:
 def _write_video(path: Path, pictures: list[np.ndarray]) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("h264", rate=Fraction(16))
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = SMALLEST.width, SMALLEST.height, "yuv420p"
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))

@@ -15,26 +15,39 @@ FORMAT = 0.4
 HOST_VERSION = "0.3.75"
 """The host that the files are built with: its nodes' widgets stand in them."""
 
-TITLE_HEIGHT, GROUP_TITLE = 30, 60
+TITLE_HEIGHT, GROUP_TITLE = 30, 70
 GAP, GROUP_GAP, COLUMN_GAP = 40, 60, 80
 MARGIN = 20
 WIDTH = 340
-SLOT, WIDGET = 20, 24
+SLOT, WIDGET = 20, 28
 SIZES = {
     "CLIPTextEncode": (420, 180),
     "SaveVideo": (480, 420),
-    "LoadVideo": (340, 360),
-    "LoadImage": (340, 360),
+    "LoadVideo": (340, 440),
+    "LoadImage": (340, 430),
     "PreviewImage": (480, 380),
     "PreviewAny": (480, 220),
 }
-TOLD = {
+WIDTHS = {
+    **dict.fromkeys(("UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader"), 420),
+    **dict.fromkeys(("PyramidalWanCost", "PyramidalWanCalibrate"), 480),
+}
+"""Of those that show long names or lines."""
+
+PREVIEW = 220
+SHOWN = {
     "PyramidalWanEmptyLatent": 90,
     "PyramidalWanStageLoRA": 50,
-    "PyramidalWanCost": 60,
-    "PyramidalWanCalibrate": 60,
+    "PyramidalWanCost": 100,
+    "PyramidalWanCalibrate": 100,
+    "PyramidalWanSampler": PREVIEW,
+    "SamplerCustomAdvanced": PREVIEW,
+    "KSampler": PREVIEW,
 }
-"""Room for the text that these show below their widgets after a run."""
+"""Room for the text or the preview that these show below their widgets when they run."""
+
+VIEW = {"scale": 0.7, "offset": [100, 150]}
+"""Most graphs fit into a window of 1920x1080 like this, beside the side bar and below the tabs."""
 
 
 @functools.lru_cache(None)
@@ -50,13 +63,13 @@ def ui(graph: Graph) -> dict[str, Any]:
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"pyramidalwan/{graph.name}")),
         "revision": 0,
-        "last_node_id": len(graph.nodes),
+        "last_node_id": max(node.id for node in graph.nodes),
         "last_link_id": len(links),
         "nodes": [_node(node, order, places[node], links) for order, node in enumerate(graph.nodes)],
         "links": links,
         "groups": [_group(number, group, places) for number, group in enumerate(graph.groups, 1)],
         "config": {},
-        "extra": {"ds": {"scale": 0.6, "offset": [80, 120]}},
+        "extra": {"ds": VIEW},
         "version": FORMAT,
     }
 
@@ -141,22 +154,30 @@ def size_of(node: Node) -> tuple[int, int]:
         return node.size or SIZES[node.kind]
     schema = node.schema
     slots = max(len(schema.sockets), len(schema.outputs))
-    return WIDTH, 16 + SLOT * slots + WIDGET * (len(widget_values(node))) + TOLD.get(node.kind, 0)
+    height = 16 + SLOT * slots + WIDGET * len(widget_values(node)) + SHOWN.get(node.kind, 0)
+    return WIDTHS.get(node.kind, WIDTH), height
 
 
 def _places(graph: Graph) -> dict[Node, tuple[int, int]]:
-    places = {}
-    x, y, column, width = 0, 0, 0, 0
+    places, starts = {}, _column_starts(graph)
+    ends = dict.fromkeys(starts, -GROUP_GAP)
     for group in graph.groups:
-        if group.column != column:
-            x, y, column, width = x + width + 2 * MARGIN + COLUMN_GAP, 0, group.column, 0
-        y += GROUP_TITLE
+        y = ends[group.column] + GROUP_GAP + GROUP_TITLE
         for node in group.nodes:
-            places[node] = (x, y + TITLE_HEIGHT)
+            places[node] = (starts[group.column], y + TITLE_HEIGHT)
             y += TITLE_HEIGHT + size_of(node)[1] + GAP
-            width = max(width, size_of(node)[0])
-        y += GROUP_GAP
+        ends[group.column] = y
     return places
+
+
+def _column_starts(graph: Graph) -> dict[int, int]:
+    """Where each column of groups begins."""
+    starts, x = {}, 0
+    for column in sorted({group.column for group in graph.groups}):
+        nodes = [node for group in graph.groups if group.column == column for node in group.nodes]
+        starts[column] = x
+        x += max(size_of(node)[0] for node in nodes) + 2 * MARGIN + COLUMN_GAP
+    return starts
 
 
 def _group(number: int, group: Group, places: dict[Node, tuple[int, int]]) -> dict[str, Any]:

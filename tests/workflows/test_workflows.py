@@ -6,17 +6,17 @@ After a change of a graph: .venv/bin/python -m scripts.build_workflows
 import asyncio
 import json
 import re
-from itertools import combinations
 
 import av
 import numpy as np
 import pytest
+from boxes import around, box, node_box, overlapping
 
 from demo.comfyui_server import ComfyUIServer
 from demo.workflows import WORKFLOWS, api, build, tiny_twin, write_inputs
 from demo.workflows.graph import MUTED
 from demo.workflows.schemas import NOTE, node_schema
-from demo.workflows.tiny import DROPPED, FRAMES, HEIGHT, WIDTH
+from demo.workflows.tiny import DROPPED, SMALLEST
 from demo.workflows.ui import HOST_VERSION, pack_version
 from demo.workspace import Workspace, default_workspace, prepare
 from scripts.build_workflows import FOLDER, rendered
@@ -132,24 +132,10 @@ def test_our_own_checks_take_the_widgets(flow):
 
 @each_workflow
 def test_nothing_overlaps(flow):
-    boxes = {}
-    for node in flow["nodes"]:
-        (x, y), (width, height) = node["pos"], node["size"]
-        boxes[node["id"]] = (x, y - 30, x + width, y + height)  # with the title above
-    assert not [pair for pair in combinations(boxes, 2) if overlap(boxes[pair[0]], boxes[pair[1]])]
-    groups = [box_of(group["bounding"]) for group in flow["groups"]]
-    assert not [pair for pair in combinations(groups, 2) if overlap(*pair)]
-    for left, top, right, bottom in boxes.values():
-        assert sum(g[0] <= left and g[1] <= top and right <= g[2] and bottom <= g[3] for g in groups) == 1
-
-
-def box_of(bounding):
-    x, y, width, height = bounding
-    return x, y, x + width, y + height
-
-
-def overlap(one, other):
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+    nodes = {node["id"]: node_box(node["pos"], node["size"]) for node in flow["nodes"]}
+    groups = {group["title"]: box(*group["bounding"]) for group in flow["groups"]}
+    assert not overlapping(nodes) and not overlapping(groups)
+    assert all(len(around(groups, node)) == 1 for node in nodes.values())
 
 
 @each_workflow
@@ -211,7 +197,7 @@ def frames_of(workspace, name):
 def check_same_videos(workspace):
     """What the notes say: by hand, in two goes, and next to an ordinary run it is the same video."""
     whole = frames_of(workspace, "wan_t2v_training_free")
-    assert whole.shape == (FRAMES, HEIGHT, WIDTH, 3)
+    assert whole.shape == (SMALLEST.frames, SMALLEST.height, SMALLEST.width, 3)
     for same in ("wan_t2v_exploded", "wan_draft_then_finish", "wan_compare_plain_vs_pyramid_pyramid"):
         assert abs(frames_of(workspace, same) - whole).mean() < 0.5, same  # rounding can change what the codec does
     for other in ("wan_compare_plain_vs_pyramid_plain", "wan_t2v_stage_lora"):
@@ -232,4 +218,5 @@ def test_every_twin_runs(workspace):
         for key in saving:
             assert any(made[key].values()), (name, key)
     check_same_videos(workspace)
-    assert frames_of(workspace, "wan_draft_then_finish_draft").shape == (FRAMES, HEIGHT // 2, WIDTH // 2, 3)
+    draft = frames_of(workspace, "wan_draft_then_finish_draft")
+    assert draft.shape == (SMALLEST.frames, SMALLEST.height // 2, SMALLEST.width // 2, 3)

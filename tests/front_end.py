@@ -1,0 +1,223 @@
+"""ComfyUI's own front end in a real browser, for tests: a workspace that has every file the workflows name, and a page."""
+
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+from boxes import around, box, node_box, overlapping
+from playwright.sync_api import Page, expect
+
+from demo.workflows import write_inputs
+from demo.workspace import ROOT, Workspace, prepare
+
+WORKFLOWS = ROOT / "workflows"
+SAVED = ROOT / "tests" / "browser" / "saved"
+SCREENSHOTS = ROOT / "output" / "screenshots"
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
+PATIENCE = 60_000
+"""Milliseconds, for a machine that is busy with other tests."""
+
+WINDOW = {"width": 2400, "height": 1350}
+
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+"""Without the first start's template browser on top, and the map in the corner."""
+
+FOLDERS = {
+    "UNETLoader": "diffusion_models",
+    "CLIPLoader": "text_encoders",
+    "VAELoader": "vae",
+    "CLIPVisionLoader": "clip_vision",
+    "PyramidalWanStageLoRA": "loras",
+    "PyramidalWanSpecFromFile": "",
+    "PyramidalWanLoadConditioning": "../input/conditioning",
+    "LoadImage": "../input",
+    "LoadVideo": "../input",
+}
+"""Where the file stands that is a node's first widget, seen from the models folder."""
+
+UP = """() => window.app?.vueAppReady && app.extensionManager.workflow.activeWorkflow
+  && !document.querySelector('.p-blockui-mask')"""
+
+RECORD = """() => {
+  window.seen = []
+  const note = (kind, more) => { const entry = {kind, ...more}; window.seen.push(entry); return entry }
+  const shown = id => app.graph.getNodeById(id)?.progress
+  const on = (kind, listener) => app.api.addEventListener(kind, event => listener(event.detail))
+  on('progress', ({node, value, max}) => note('progress', {node, value, max, shown: shown(node)}))
+  on('progress_state', ({nodes}) => {
+    for (const {node_id: node, value, max} of Object.values(nodes)) note('state', {node, value, max})
+  })
+  on('b_preview_with_metadata', async ({blob, nodeId: node}) => {
+    const entry = note('preview', {node})
+    const image = await createImageBitmap(blob)
+    const paint = new OffscreenCanvas(16, 16).getContext('2d')
+    paint.drawImage(image, 0, 0, 16, 16)
+    entry.colours = new Set(new Uint32Array(paint.getImageData(0, 0, 16, 16).data.buffer)).size
+  })
+  on('executed', ({node, output}) => note('executed', {node, output}))
+  on('execution_error', ({exception_message: message}) => note('error', {message}))
+  on('execution_interrupted', () => note('interrupted'))
+  on('execution_success', () => note('success'))
+  document.addEventListener('click', () => note('click'), true)
+}"""
+"""Keeps what the server says, in order, with what the page makes of it."""
+
+NODES = """() => app.graph.nodes.map(node => ({
+  refused: (node.widgets ?? []).filter(({type, options, value}) =>
+    type == 'combo' && Array.isArray(options.values) && !options.values.includes(value)).map(widget => widget.name),
+  id: node.id, type: node.type, known: node.type in LiteGraph.registered_node_types && !node.has_errors,
+  pos: [...node.pos], size: [...node.size],
+  inputs: (node.inputs ?? []).map(input => [input.name, input.link]),
+  widgets: (node.widgets ?? []).filter(widget => widget.serialize !== false).map(widget => [widget.name, widget.value]),
+}))"""
+
+GROUPS = "() => Object.fromEntries(app.graph.groups.map(group => [group.title, [...group.boundingRect]]))"
+
+LINKS = """() => [...app.graph.links.values()].map(link =>
+  [link.id, link.origin_id, link.origin_slot, link.target_id])"""
+
+TEXTS = ".comfy-markdown .tiptap, .comfy-markdown-content, textarea.comfy-multiline-input"
+"""Notes in the old and the new design of nodes, and prompts."""
+
+CUT_OFF = """texts => [...document.querySelectorAll(texts)].filter(text => text.scrollHeight > text.clientHeight + 1)
+  .map(text => (text.value ?? text.innerText).slice(0, 40))"""
+
+FIT = """() => {
+  const things = [...app.graph.nodes, ...app.graph.groups].map(thing => thing.boundingRect)
+  const ends = [Math.min, Math.min, Math.max, Math.max].map((pick, i) =>
+    pick(...things.map(thing => i < 2 ? thing[i] : thing[i - 2] + thing[i])))
+  const canvas = app.canvas.canvas.getBoundingClientRect(), {ds} = app.canvas
+  const [left, top, rest] = [70, 130, 20]
+  ds.scale = Math.min(1, (canvas.width - left - rest) / (ends[2] - ends[0]), (canvas.height - top - rest) / (ends[3] - ends[1]))
+  ds.offset[0] = left / ds.scale - ends[0]
+  ds.offset[1] = top / ds.scale - ends[1]
+  app.canvas.setDirty(true, true)
+}"""
+"""The whole graph between the side bar and the buttons."""
+
+SELECT = """kind => {
+  const node = app.graph.nodes.find(node => node.type == kind)
+  app.canvas.selectNode(node)
+  app.canvas.centerOnNode(node)
+}"""
+
+DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 250))))"
+
+
+def browser_program():
+    """The system's Chromium, None if there is none."""
+    return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+def front_end_workspace(folder: Path, comfyui: Path, graphs: list[Path]) -> Workspace:
+    """With the tiny models, and empty files of the names that the graphs choose: nothing is missing when one is opened."""
+    workspace = Workspace(comfyui, folder / "base", folder / "output")
+    prepare(workspace)
+    write_inputs(workspace)
+    for graph in graphs:
+        for node in json.loads(graph.read_text(encoding="utf-8"))["nodes"]:
+            if node["type"] in FOLDERS:
+                _put(workspace.base / "models" / FOLDERS[node["type"]] / node["widgets_values"][0])
+    user = workspace.base / "user" / "default"
+    user.mkdir()
+    (user / "comfy.settings.json").write_text(json.dumps(SETTINGS))
+    return workspace
+
+
+def _put(path: Path) -> None:
+    tiny = path.with_name(f"tiny{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if tiny.exists():
+        shutil.copy(tiny, path)  # an image or a video, which the page shows
+    else:
+        path.touch()
+
+
+class FrontEnd:
+    """A page with the front end in it. errors: what it complained about since the last graph was opened."""
+
+    def __init__(self, page: Page, url: str):
+        self.page = page
+        self.errors: list[str] = []
+        page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        page.goto(url)
+        page.wait_for_function(UP)
+        page.evaluate(RECORD)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._console)
+
+    def _console(self, message):
+        """The server forbids the page to look the pack up in the registry, which the page reports as an error."""
+        if message.type == "error" and "Content Security Policy" not in message.text:
+            self.errors.append(f"{message.text} ({message.location.get('url')})")
+
+    def open(self, flow: dict) -> None:
+        self.errors.clear()
+        self.page.evaluate("flow => app.loadGraphData(flow, true, true, null)", flow)
+        self.drawn()
+
+    def drawn(self) -> None:
+        self.page.evaluate(DRAWN)
+
+    def nodes(self) -> dict[int, dict]:
+        return {node["id"]: node for node in self.page.evaluate(NODES)}
+
+    def links(self) -> list[list]:
+        return self.page.evaluate(LINKS)
+
+    def click_run(self) -> None:
+        self.page.evaluate("seen.length = 0")
+        self.page.get_by_test_id("queue-button").get_by_role("button", name="Run", exact=True).click()
+
+    def wait_for(self, *kinds: str) -> list[dict]:
+        """Everything the server has said since the click, once it has said one of these."""
+        ends = list(kinds)
+        self.page.wait_for_function("kinds => seen.some(entry => kinds.includes(entry.kind))", arg=ends, timeout=120_000)
+        self.page.wait_for_function("seen.every(entry => entry.kind != 'preview' || entry.colours)")
+        return self.page.evaluate("seen")
+
+    def run(self) -> list[dict]:
+        self.click_run()
+        seen = self.wait_for("success", "error", "interrupted")
+        assert seen[-1]["kind"] == "success", seen[-1]
+        self.drawn()
+        return seen
+
+    @contextmanager
+    def setting(self, name: str, value: object, *, usually: object):
+        """A setting of this value; the server keeps it for every page, so it is put back."""
+        change = "([name, value]) => app.extensionManager.setting.set(name, value)"
+        self.page.evaluate(change, [name, value])
+        try:
+            yield
+        finally:
+            self.page.evaluate(change, [name, usually])
+
+    def select(self, kind: str) -> None:
+        """The only node of that kind, in the middle of the window."""
+        self.page.evaluate(SELECT, kind)
+
+    def check_layout(self) -> None:
+        """As it is drawn: no node on another one, each in its group, and every note shown to its end."""
+        nodes = {node["id"]: node_box(node["pos"], node["size"]) for node in self.nodes().values()}
+        groups = {title: box(*bounds) for title, bounds in self.page.evaluate(GROUPS).items()}
+        assert not overlapping(nodes) and not overlapping(groups)
+        outside = [self.nodes()[key]["type"] for key, node in nodes.items() if len(around(groups, node)) != 1]
+        assert not outside, f"not in exactly one group: {outside}"
+        assert self.page.locator(TEXTS).count() and not self.page.evaluate(CUT_OFF, TEXTS)
+
+    def check_nothing_asked(self) -> None:
+        """No dialog about missing nodes or models, and no complaint in the console."""
+        expect(self.page.get_by_role("dialog")).to_have_count(0)
+        assert not self.errors
+
+    def screenshot(self, name: str, *, fit: bool = True) -> None:
+        """For a person to look at."""
+        if fit:
+            self.page.evaluate(FIT)
+        self.drawn()
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
