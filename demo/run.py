@@ -1,17 +1,21 @@
-"""One video through a pyramid, on a CPU in a minute: the real ComfyUI with the pack, tiny random weights, an .mp4.
+"""One prompt, sampled plainly and through a pyramid: the real ComfyUI with the pack, a trained tiny Wan, on a CPU.
 
 Run: make demo    (or .venv/bin/python -m demo.run, from the root of the checkout)
+     make demo PROMPT="a white disc moving up on the left over a striped grey background"
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import av
+import torch
 
 from pyramid.flops import WAN_DIMENSIONS, schedule_cost, total_tflops
 from pyramid.schedules import parse_steps
@@ -19,35 +23,77 @@ from pyramid.sizes import VideoSize
 from pyramid.stages import PRESETS
 
 from .comfyui_server import ComfyUIServer, Graph, GraphError, Progress, ServerError
-from .workspace import PROMPTS, Workspace, default_workspace, prepare
+from .contact_sheet import Strip, contact_sheet
+from .workspace import EMPTY_PROMPT, Workspace, default_workspace, prepare, write_prompt
+from .world.grammar import ATTRIBUTES, Caption, parse
+from .world.reading import accuracy, read
+from .world.videos import ClipShape, clips_of
 
-PRESET = "pyramidal-wan"
-SIZE = VideoSize(width=192, height=128, frames=33)
-STEPS = "20-20-10"
-FPS = 16
+PROMPT = "a red ring moving left in the centre over a striped blue background"
+SIZE = VideoSize(width=128, height=128, frames=17)
+SEEDS = 4
+FPS = 8
+SEED = 3
 
 PAPER_SIZE = VideoSize(width=832, height=448, frames=81)
 PAPER_SCHEDULES = (("0-0-50", True), ("20-20-10", True), ("2-2-1", False))
 """Steps from low to high resolution, and whether cfg runs every one of them twice."""
 
 
-def video_graph(size: VideoSize = SIZE, steps: str = STEPS) -> Graph:
-    """Text to video through three stages; the prompts' embeddings come from files, so no text encoder is loaded."""
-    positive, negative = (f"{name}.safetensors" for name in PROMPTS)
-    sides = {"width": size.width, "height": size.height, "frames": size.frames}
-    sampling = {name: [name, 0] for name in ("model", "positive", "negative", "latent", "pyramid")}
-    sampling |= {"seed": 0, "steps": steps, "cfg": "5"}
+@dataclass(frozen=True)
+class Sampling:
+    """A way to sample the prompt. name: of its files. preset: one of the pyramid's."""
+
+    name: str
+    label: str
+    preset: str
+    steps: str
+    cfg: float
+
+    @property
+    def tflops(self) -> float:
+        """Of the same steps with Wan2.1 1.3B at the paper's size."""
+        spec = PRESETS[self.preset]
+        steps = parse_steps(self.steps, spec.number_of_stages)
+        return total_tflops(schedule_cost(spec, PAPER_SIZE.latent, steps, WAN_DIMENSIONS["1.3B"], cfg=self.cfg != 1))
+
+
+SAMPLINGS = (
+    Sampling("plain", "plain, 50 steps", "plain", "50", 4.0),
+    Sampling("training-free", "training-free pyramid, 20-10 steps", "training-free", "20-10", 4.0),
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of a sampling. video: the first seed; every: all seeds, one after the other."""
+
+    sampling: Sampling
+    video: Path
+    every: Path
+    seconds: float
+
+
+def sampling_graph(sampling: Sampling, prompt: str, size: VideoSize = SIZE, *, seeds: int = SEEDS) -> Graph:
+    """Text to video with several seeds at once; prompts are files, so no text encoder is loaded."""
+    sides = {"width": size.width, "height": size.height, "frames": size.frames, "batch_size": seeds}
+    wires = {name: [name, 0] for name in ("model", "positive", "negative", "latent", "pyramid")}
+    settings = {"seed": SEED, "steps": sampling.steps, "cfg": f"{sampling.cfg:g}"}
+    saved = {"fps": FPS}, {"format": "mp4", "codec": "h264"}
     nodes = {
-        "model": ("UNETLoader", {"unet_name": "tiny_random_wan_t2v.safetensors", "weight_dtype": "default"}),
-        "vae": ("VAELoader", {"vae_name": "tiny_random_wan_vae.safetensors"}),
-        "positive": ("PyramidalWanLoadConditioning", {"filename": positive}),
-        "negative": ("PyramidalWanLoadConditioning", {"filename": negative}),
-        "pyramid": ("PyramidalWanSpec", {"preset": PRESET}),
+        "model": ("UNETLoader", {"unet_name": "tiny_wan_t2v.safetensors", "weight_dtype": "default"}),
+        "vae": ("VAELoader", {"vae_name": "tiny_wan_vae.safetensors"}),
+        "positive": ("PyramidalWanLoadConditioning", {"filename": prompt}),
+        "negative": ("PyramidalWanLoadConditioning", {"filename": EMPTY_PROMPT}),
+        "pyramid": ("PyramidalWanSpec", {"preset": sampling.preset}),
         "latent": ("PyramidalWanEmptyLatent", {**sides, "pyramid": ["pyramid", 0]}),
-        "samples": ("PyramidalWanSampler", sampling),
+        "samples": ("PyramidalWanSampler", {**wires, **settings}),
         "frames": ("VAEDecode", {"samples": ["samples", 0], "vae": ["vae", 0]}),
-        "video": ("CreateVideo", {"images": ["frames", 0], "fps": FPS}),
-        "file": ("SaveVideo", {"video": ["video", 0], "filename_prefix": "demo", "format": "mp4", "codec": "h264"}),
+        "first": ("ImageFromBatch", {"image": ["frames", 0], "batch_index": 0, "length": size.frames}),
+        "video": ("CreateVideo", {"images": ["first", 0], **saved[0]}),
+        "file": ("SaveVideo", {"video": ["video", 0], "filename_prefix": f"demo/{sampling.name}", **saved[1]}),
+        "all": ("CreateVideo", {"images": ["frames", 0], **saved[0]}),
+        "every": ("SaveVideo", {"video": ["all", 0], "filename_prefix": f"demo/{sampling.name}-all-seeds", **saved[1]}),
     }
     return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
 
@@ -80,7 +126,7 @@ class ProgressLine:
 
 def cost_table() -> str:
     """What the released 1.3B model would cost, from `pyramid.flops`: plain sampling against two pyramid schedules."""
-    spec = PRESETS[PRESET]
+    spec = PRESETS["pyramidal-wan"]
     lines = [f"{'steps, low to high':<20}{'cfg':<6}{'TFLOPs':>8}{'of plain':>10}"]
     plain = 0.0
     for steps, cfg in PAPER_SCHEDULES:
@@ -92,45 +138,67 @@ def cost_table() -> str:
     return "\n".join(lines)
 
 
-def describe_video(path: Path) -> str:
-    """Size and length as they stand in the file."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        frames = sum(1 for _ in container.decode(stream))
-        return f"{stream.width}x{stream.height}, {frames} frames at {float(stream.average_rate or 0):g} fps"
-
-
-async def make_video(workspace: Workspace, graph: Graph) -> Path:
-    """Start ComfyUI, run the graph, stop ComfyUI."""
+async def make_videos(workspace: Workspace, samplings: Sequence[Sampling], prompt: str) -> list[Made]:
+    """Start ComfyUI, run the graphs, stop ComfyUI."""
+    made = []
     async with ComfyUIServer(workspace) as server:
-        line = ProgressLine(graph)
-        try:
-            outputs = await server.run(graph, line.show)
-        finally:
-            line.end()
-    (saved,) = outputs["file"]["images"]
-    return workspace.output / saved["subfolder"] / saved["filename"]
+        for sampling in samplings:
+            print(f"{sampling.label} ...", flush=True)
+            graph = sampling_graph(sampling, prompt)
+            line, began = ProgressLine(graph), time.monotonic()
+            try:
+                outputs = await server.run(graph, line.show)
+            finally:
+                line.end()
+            video, every = (workspace.output / "demo" / outputs[name]["images"][0]["filename"] for name in ("file", "every"))
+            made.append(Made(sampling, video, every, time.monotonic() - began))
+    return made
+
+
+def read_back(made: Made, caption: Caption) -> tuple[list[str], float]:
+    """What image analysis sees in the first seed, and the share of attributes that are right over all seeds."""
+    clips = list(clips_of(made.every, ClipShape(SIZE.frames, SIZE.height, SIZE.width)))
+    readings = read(torch.stack(clips))
+    shares = accuracy(readings, [caption] * len(readings))
+    return [readings[0].words[name] for name in ATTRIBUTES], sum(shares[name] for name in ATTRIBUTES) / len(ATTRIBUTES)
+
+
+def report(made: Sequence[Made], caption: Caption) -> tuple[str, list[Strip]]:
+    """A table, and a strip of frames for each sampling."""
+    plain = made[0]
+    lines = [f"{'':<38}{'as asked':>9}{'cost':>7}{'time':>7}   read back from the first video"]
+    strips = []
+    for one in made:
+        words, share = read_back(one, caption)
+        cost = one.sampling.tflops / plain.sampling.tflops
+        lines.append(f"{one.sampling.label:<38}{share:>9.0%}{cost:>7.0%}{one.seconds:>6.0f}s   {', '.join(words)}")
+        strips.append(Strip(one.video, f"{one.sampling.label}: {share:.0%} as asked, {cost:.0%} of the cost"))
+    return "\n".join(lines), strips
 
 
 async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompt", default=PROMPT, help='default: "%(default)s"')
+    caption = parse(parser.parse_args().prompt)
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     workspace = default_workspace()
-    print(f"Starting ComfyUI ({workspace.comfyui}) ...", flush=True)
+    print(f'"{caption}", {SEEDS} seeds\nStarting ComfyUI ({workspace.comfyui}) ...', flush=True)
     prepare(workspace)
-    started = time.monotonic()
-    video = await make_video(workspace, video_graph())
-    print(f"{video}\n  {describe_video(video)}, {time.monotonic() - started:.0f} s with ComfyUI's start")
-    print("  The weights are tiny and random: this shows that the machinery runs, not a picture.\n")
-    print(f"Wan2.1 1.3B at {PAPER_SIZE.width}x{PAPER_SIZE.height}, {PAPER_SIZE.frames} frames, would take:\n")
-    print(cost_table())
+    made = await make_videos(workspace, SAMPLINGS, write_prompt(workspace, str(caption)))
+    table, strips = report(made, caption)
+    sheet = contact_sheet(strips, workspace.output / "demo" / "comparison.png", title=str(caption))
+    print(f"\n{table}\n\n'as asked': attributes of {SEEDS} videos that image analysis reads back as the prompt has them;")
+    print("'cost': operations on Wan2.1 1.3B; 'time': here, with decoding, the first row also with loading.\n")
+    print("\n".join(str(path) for path in (sheet, *(one.video for one in made))))
+    print(f"\nWan2.1 1.3B at {PAPER_SIZE.width}x{PAPER_SIZE.height}, {PAPER_SIZE.frames} frames, would take:\n\n{cost_table()}")
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except (ServerError, GraphError, FileNotFoundError) as error:
+    except (ServerError, GraphError, FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit("\nStopped.")

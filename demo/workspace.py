@@ -10,10 +10,15 @@ import torch
 from safetensors.torch import save_file
 
 from .tiny_wan import TEXT_DIM, write_checkpoints
+from .world.words import save_conditioning
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK_NAME = "comfyui-pyramidalwan"
+WEIGHTS = ROOT / "demo" / "weights"
 PROMPTS = ("tiny_random_prompt", "tiny_random_negative_prompt")
+EMPTY_PROMPT = "empty_prompt.safetensors"
+FOLDERS = {"tiny_wan_t2v": "diffusion_models", "tiny_wan_vae": "vae"}
+"""Trained weights by the first part of their file's name, and the model folder they belong to; all others are LoRAs."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ def default_workspace() -> Workspace:
 
 
 def prepare(workspace: Workspace) -> None:
-    """Link the pack in as a custom node, and write the tiny checkpoints and prompts."""
+    """Link the pack in as a custom node, and write the tiny checkpoints, random and trained, and prompts."""
     for folder in ("custom_nodes", "input/conditioning", "user"):
         (workspace.base / folder).mkdir(parents=True, exist_ok=True)
     workspace.output.mkdir(parents=True, exist_ok=True)
@@ -44,7 +49,29 @@ def prepare(workspace: Workspace) -> None:
     if not link.is_symlink():
         link.symlink_to(ROOT, target_is_directory=True)
     write_checkpoints(workspace.base / "models")
+    _link_trained(workspace.base / "models")
     _write_prompts(workspace.base / "input" / "conditioning")
+    write_prompt(workspace, "")
+
+
+def write_prompt(workspace: Workspace, prompt: str) -> str:
+    """Writes a prompt of the tiny world as embeddings; returns the file's name for 'Load Conditioning'."""
+    name = f"{prompt.replace(' ', '_')}.safetensors" if prompt else EMPTY_PROMPT
+    path = workspace.base / "input" / "conditioning" / name
+    unfinished = path.with_name(f"{name}.{os.getpid()}.unfinished")
+    save_conditioning(unfinished, prompt)
+    unfinished.replace(path)
+    return name
+
+
+def _link_trained(models: Path) -> None:
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        folder = next((folder for start, folder in FOLDERS.items() if path.stem.startswith(start)), "loras")
+        link = models / folder / path.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not (link.is_symlink() and link.resolve() == path):
+            link.unlink(missing_ok=True)
+            link.symlink_to(path)
 
 
 def _write_prompts(folder: Path) -> None:

@@ -5,10 +5,16 @@ import sys
 
 import av
 import pytest
+import torch
+from PIL import Image
 
 from demo.comfyui_server import ComfyUIServer, GraphError, ServerError, command
-from demo.run import VideoSize, cost_table, video_graph
-from demo.workspace import Workspace, default_workspace, prepare
+from demo.contact_sheet import contact_sheet
+from demo.run import PROMPT, SAMPLINGS, Made, Sampling, VideoSize, cost_table, report, sampling_graph
+from demo.workspace import Workspace, default_workspace, prepare, write_prompt
+from demo.world.grammar import parse
+from demo.world.scenes import render, scene_for
+from demo.world.videos import save_video
 
 
 @pytest.fixture
@@ -72,7 +78,9 @@ def test_without_comfyui_it_says_what_to_do(monkeypatch, tmp_path):
 def test_a_graph_runs_and_mistakes_are_named(tmp_path):
     workspace = Workspace(default_workspace().comfyui, tmp_path / "base", tmp_path / "output")
     prepare(workspace)
-    graph = video_graph(VideoSize(width=64, height=64, frames=17), steps="2-2-1")
+    sampling = Sampling("test", "test", "pyramidal-wan", "2-2-1", 1.0)
+    prompt = write_prompt(workspace, PROMPT)
+    graph = sampling_graph(sampling, prompt, VideoSize(width=64, height=64, frames=17), seeds=2)
     missing = graph | {"pyramid": {"class_type": "NoSuchNode", "inputs": {}}}
     wrong = graph | {"pyramid": {"class_type": "PyramidalWanSpec", "inputs": {"preset": "no-such"}}}
     seen = []
@@ -89,11 +97,33 @@ def test_a_graph_runs_and_mistakes_are_named(tmp_path):
     server, outputs = asyncio.run(scenario())
     assert server.process.returncode is not None
     (saved,) = outputs["file"]["images"]
-    with av.open(str(workspace.output / saved["subfolder"] / saved["filename"])) as video:
-        stream = video.streams.video[0]
-        assert (stream.width, stream.height, sum(1 for _ in video.decode(stream))) == (64, 64, 17)
+    assert measure(workspace.output / saved["subfolder"] / saved["filename"]) == (64, 64, 17)
+    (saved,) = outputs["every"]["images"]
+    assert measure(workspace.output / saved["subfolder"] / saved["filename"]) == (64, 64, 2 * 17)
     steps = [progress for progress in seen if progress.node == "samples" and progress.steps]
     assert (steps[-1].step, steps[-1].steps) == (5, 5)
+
+
+def measure(path):
+    with av.open(str(path)) as video:
+        stream = video.streams.video[0]
+        return stream.width, stream.height, sum(1 for _ in video.decode(stream))
+
+
+def test_the_report_reads_the_videos_and_compares_costs(tmp_path):
+    """Rendered clips of the prompt: all of it is read back, also after video compression."""
+    caption = parse(PROMPT)
+    scenes = [scene_for(caption, seed=seed) for seed in range(2)]
+    clips = render(scenes, frames=17, height=128, width=128)
+    save_video(tmp_path / "first.mp4", clips[0])
+    save_video(tmp_path / "every.mp4", torch.cat(list(clips), dim=1))
+    made = [Made(sampling, tmp_path / "first.mp4", tmp_path / "every.mp4", 1.0) for sampling in SAMPLINGS]
+    table, strips = report(made, caption)
+    plain, pyramid = table.splitlines()[1:3]
+    assert "ring, red, left, centre, striped, blue" in plain and plain.split()[3:5] == ["100%", "100%"]
+    assert "25%" in pyramid
+    sheet = Image.open(contact_sheet(strips, tmp_path / "sheet.png", title=PROMPT))
+    assert sheet.width > 900 and sheet.height > 300
 
 
 def test_the_cost_table_agrees_with_the_paper():
