@@ -15,7 +15,7 @@ from .world.words import save_conditioning
 ROOT = Path(__file__).resolve().parent.parent
 PACK_NAME = "comfyui-pyramidalwan"
 WEIGHTS = ROOT / "demo" / "weights"
-PROMPTS = ("tiny_random_prompt", "tiny_random_negative_prompt")
+PROMPTS = ("tiny_random_prompt.safetensors", "tiny_random_negative_prompt.safetensors")
 EMPTY_PROMPT = "empty_prompt.safetensors"
 FOLDERS = {"tiny_wan_t2v": "diffusion_models", "tiny_wan_vae": "vae"}
 """Trained weights by the first part of their file's name, and the model folder they belong to; all others are LoRAs."""
@@ -56,12 +56,16 @@ def prepare(workspace: Workspace) -> None:
 
 def write_prompt(workspace: Workspace, prompt: str) -> str:
     """Writes a prompt of the tiny world as embeddings; returns the file's name for 'Load Conditioning'."""
-    name = f"{prompt.replace(' ', '_')}.safetensors" if prompt else EMPTY_PROMPT
+    name = prompt_file(prompt)
     path = workspace.base / "input" / "conditioning" / name
     unfinished = path.with_name(f"{name}.{os.getpid()}.unfinished")
     save_conditioning(unfinished, prompt)
     unfinished.replace(path)
     return name
+
+
+def prompt_file(prompt: str) -> str:
+    return f"{prompt.replace(' ', '_')}.safetensors" if prompt else EMPTY_PROMPT
 
 
 def _link_trained(models: Path) -> None:
@@ -80,4 +84,4 @@ def _write_prompts(folder: Path) -> None:
         embedding = torch.randn(1, 32, TEXT_DIM, generator=torch.Generator().manual_seed(seed))
         unfinished = folder / f"{name}.{os.getpid()}.unfinished"
         save_file({"cross_attn": embedding}, unfinished)
-        unfinished.replace(folder / f"{name}.safetensors")
+        unfinished.replace(folder / name)

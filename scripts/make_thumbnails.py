@@ -2,7 +2,8 @@
 
 Run: .venv/bin/python -m scripts.make_thumbnails [NAME ...]    (from the root of the checkout, after 'make set-up')
 
-Each workflow is run in a headless ComfyUI with the tiny models of demo/workspace.py, with its own steps, at a small size.
+Each workflow is run in a headless ComfyUI with the trained tiny Wan (image to video: a random one), with its own steps, at a
+small size.
 The picture lies beside the workflow as NAME.jpg, which is where ComfyUI looks for it. --into puts them elsewhere.
 """
 
@@ -78,7 +79,7 @@ async def make(workspace: Workspace, names: list[str], side: int, folder: Path) 
     from demo.comfyui_server import ComfyUIServer
     from demo.workflows import TinySize, build, tiny_graph
 
-    graphs = {name: tiny_graph(name, TinySize(side, side, FRAMES_OF_A_CLIP, most_steps=1000)) for name in names}
+    graphs = {name: tiny_graph(name, TinySize(side, side, FRAMES_OF_A_CLIP, most_steps=1000, trained=True)) for name in names}
     labels = {name: f"tiny demo model, {steps_of(build(name))} steps" for name in names}
     async with ComfyUIServer(workspace) as server:
         for name, graph in graphs.items():
@@ -103,7 +104,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         workspace = Workspace(default_workspace().comfyui, Path(name) / "base", Path(name) / "output")
         prepare(workspace)
-        write_inputs(workspace)
+        write_inputs(workspace, trained=True)
         asyncio.run(make(workspace, options.names or list(WORKFLOWS), options.side, options.into))
 
 

@@ -19,11 +19,14 @@ from safetensors.torch import save_file
 from pyramid.stages import PyramidSpec
 
 from ..comfyui_server import Graph as Prompt
-from ..workspace import PROMPTS, Workspace
+from ..workspace import EMPTY_PROMPT, PROMPTS, Workspace, prompt_file, write_prompt
+from ..world.grammar import parse
+from ..world.scenes import render, scene_for
 from .graph import Graph, Node, api
 from .graphs import DETAIL_LORA, FEW_STEP_LORA, STYLE_LORA, build
 from .parts import I2V, NEGATIVE
 
+TRAINED_PROMPT = "a yellow square moving up on the left over a checkered blue background"
 VIDEO, IMAGE = "tiny.mp4", "tiny.png"
 FEW_STEP, STYLE = "tiny_random_few_step_lora.safetensors", "tiny_random_style_lora.safetensors"
 LORAS = {FEW_STEP_LORA: FEW_STEP, STYLE_LORA: STYLE, DETAIL_LORA: STYLE}
@@ -33,12 +36,13 @@ DROPPED = ("CLIPLoader", "CLIPVisionLoader", "CLIPVisionEncode")
 
 @dataclass(frozen=True)
 class TinySize:
-    """most_steps: of a stage, where a workflow has more."""
+    """most_steps: of a stage, where a workflow has more. trained: with the trained tiny Wan and a real prompt."""
 
     width: int = 64
     height: int = 64
     frames: int = 17
     most_steps: int = 2
+    trained: bool = False
 
 
 SMALLEST = TinySize()
@@ -65,18 +69,20 @@ def tiny_graph(name: str, size: TinySize = SMALLEST) -> Graph:
 def _make_tiny(node: Node, gone: set[Node], size: TinySize) -> None:
     node.models = ()
     if node.kind == "CLIPTextEncode":
-        prompt = PROMPTS[node.values["text"] == NEGATIVE]
-        node.kind, node.values, node.links = "PyramidalWanLoadConditioning", {"filename": f"{prompt}.safetensors"}, {}
+        prompts = (prompt_file(TRAINED_PROMPT), EMPTY_PROMPT) if size.trained else PROMPTS
+        filename = prompts[node.values["text"] == NEGATIVE]
+        node.kind, node.values, node.links = "PyramidalWanLoadConditioning", {"filename": filename}, {}
         return
     node.values = {name: _tiny_value(name, value, size) for name, value in node.values.items()}
     node.links = {name: source for name, source in node.links.items() if source.node not in gone}
 
 
 def _tiny_value(name: str, value: Any, size: TinySize) -> Any:
+    kind = "" if size.trained else "random_"
     if name == "unet_name":
-        return f"tiny_random_wan_{'i2v' if value == I2V else 't2v'}.safetensors"
+        return "tiny_random_wan_i2v.safetensors" if value == I2V else f"tiny_{kind}wan_t2v.safetensors"
     if name == "vae_name":
-        return "tiny_random_wan_vae.safetensors"
+        return f"tiny_{kind}wan_vae.safetensors"
     if name == "lora_name":
         return LORAS[value]
     if name == "steps":
@@ -91,14 +97,19 @@ def _few_steps(steps: str | int, most: int) -> str | int:
     return "-".join(str(min(int(count), most)) for count in steps.split("-"))
 
 
-def write_inputs(workspace: Workspace) -> None:
-    """The twins' LoRAs, video and image, next to the models and prompts of ``workspace.prepare``."""
+def write_inputs(workspace: Workspace, *, trained: bool = False) -> None:
+    """The twins' LoRAs, video and image, next to the models and prompts of ``workspace.prepare``.
+
+    trained: also the prompt of twins with the trained model, and a video and an image of its world.
+    """
     loras, inputs = workspace.base / "models" / "loras", workspace.base / "input"
     for folder in (loras, inputs):
         folder.mkdir(parents=True, exist_ok=True)
     save_file(_lora(seed=0), loras / FEW_STEP, PyramidSpec().to_metadata())
     save_file(_lora(seed=1), loras / STYLE)
-    pictures = _pictures()
+    if trained:
+        write_prompt(workspace, TRAINED_PROMPT)
+    pictures = _scene_pictures() if trained else _pictures()
     Image.fromarray(pictures[0]).save(inputs / IMAGE)
     _write_video(inputs / VIDEO, pictures)
 
@@ -122,10 +133,18 @@ def _pictures() -> list[np.ndarray]:
     return pictures
 
 
+def _scene_pictures() -> list[np.ndarray]:
+    """A white disc that moves left over grey stripes."""
+    caption = parse("a white disc moving left in the centre over a striped grey background")
+    (video,) = render([scene_for(caption, seed=0)], frames=SMALLEST.frames, height=128, width=128)
+    return list(video.add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).numpy())
+
+
 def _write_video(path: Path, pictures: list[np.ndarray]) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("h264", rate=Fraction(16))
-        stream.width, stream.height, stream.pix_fmt = SMALLEST.width, SMALLEST.height, "yuv420p"
+        stream.height, stream.width, _ = pictures[0].shape
+        stream.pix_fmt = "yuv420p"
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))

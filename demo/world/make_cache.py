@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 import torch
+
 from pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramid.training.cache_files import CachedItem, CacheInfo, missing_shards, write_info, write_shard
 
