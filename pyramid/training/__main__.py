@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .toml_config import load_config, to_toml
+from .toml_config import load_config, read_tables, to_toml
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, text in (
         ("cache", run_cache, "videos and captions to latents and text embeddings"),
         ("finetune", run_finetune, "a plain Wan to a pyramidal one"),
+        ("distill", run_distill, "a pyramidal Wan to a student of a few steps"),
         ("export", run_export, "a run's weights to files for ComfyUI"),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change a setting; may be given again"
         )
         command.set_defaults(run=run)
-        if name == "finetune":
+        if name in ("finetune", "distill"):
             command.add_argument(
                 "--dry-run", action="store_true", help="print configuration, stages, TFLOPs and memory, and stop"
             )
@@ -66,22 +67,36 @@ def run_cache(options: argparse.Namespace) -> int:
 def run_finetune(options: argparse.Namespace) -> int:
     from .estimates import estimate_step
     from .finetune import FinetuneConfig
-    from .finetune_run import run
+    from .runs import run_finetuning
 
     config = load_config(FinetuneConfig, options.config, options.set)
     if options.dry_run:
         print(to_toml(config))
         print(estimate_step(config).text(config.train.steps))
         return 0
-    run(config)
+    run_finetuning(config)
+    return 0
+
+
+def run_distill(options: argparse.Namespace) -> int:
+    from .distill import DistillConfig
+    from .runs import run_distillation
+
+    config = load_config(DistillConfig, options.config, options.set)
+    if options.dry_run:
+        print(to_toml(config))
+        return 0
+    run_distillation(config)
     return 0
 
 
 def run_export(options: argparse.Namespace) -> int:
+    from .distill import DistillConfig
     from .export import export
     from .finetune import FinetuneConfig
 
-    config = load_config(FinetuneConfig, options.config, options.set)
+    kind = DistillConfig if "networks" in read_tables(options.config) else FinetuneConfig
+    config = load_config(kind, options.config, options.set)
     for path in export(config, options.to, step=options.step, precision=options.precision):
         print(f"{path} ({Path(path).stat().st_size / 2**20:.1f} MiB)")
     return 0

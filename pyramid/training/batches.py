@@ -20,7 +20,8 @@ class StageBatch:
 
     stage: its place in running order. clean ``(B, C, T, H, W)``. coarse: the same videos at the coarser stage's size, None
     at the coarsest. noise: white, shape of clean. rho ``(B,)``: local time. context ``(B, L, text width)``. empty: the
-    empty prompt, ``(L, text width)``.
+    empty prompt, ``(L, text width)``. again: a second draw of everything random, for noising a student's own predictions;
+    only where the plan asks for it. pick ``(B,)``: in [0, 1), which of a student's steps.
     """
 
     stage: int
@@ -30,11 +31,14 @@ class StageBatch:
     rho: Tensor
     context: Tensor
     empty: Tensor
+    again: tuple[Tensor, Tensor] | None = None
+    pick: Tensor | None = None
 
     def to(self, device: torch.device) -> StageBatch:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved = {name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **moved)
+        noise_and_rho = None if self.again is None else (self.again[0].to(device), self.again[1].to(device))
+        return dataclasses.replace(self, **moved, again=noise_and_rho)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Plan:
     """Which samples a process reads in a step.
 
     per_stage: samples of each stage in one forward pass. accumulation: forward passes per optimiser step. first, last:
-    range of the cache's items. drop: share of samples with the empty prompt.
+    range of the cache's items. drop: share of samples with the empty prompt. twice: whether samples get a second draw.
     """
 
     seed: int
@@ -53,6 +57,7 @@ class Plan:
     drop: float = 0.1
     process: int = 0
     processes: int = 1
+    twice: bool = False
 
     @property
     def step_samples(self) -> int:
@@ -83,19 +88,30 @@ def draw_batch(cache: Cache, plan: Plan, stage: int, numbers: range) -> StageBat
     """The samples with these numbers at one stage: items in shuffled passes, everything else from the seed."""
     items = [plan.first + draws.shuffled(number, plan.last - plan.first, plan.seed, "item", stage) for number in numbers]
     clean = torch.stack([cache.latent(item, stage) for item in items])
-    noise = [draws.white(tuple(clean.shape[1:]), plan.seed, "noise", stage, number) for number in numbers]
-    rho = [draws.stratified(number, plan.step_samples, plan.seed, "rho", stage) for number in numbers]
+    noise, rho = _noise_and_rho(clean, plan, stage, numbers, "")
     dropped = [draws.uniform(plan.seed, "drop", stage, number) < plan.drop for number in numbers]
     context = [cache.empty if drop else cache.text(item) for item, drop in zip(items, dropped, strict=True)]
     return StageBatch(
         stage=stage,
         clean=clean,
         coarse=torch.stack([cache.latent(item, stage - 1) for item in items]) if stage else None,
-        noise=torch.stack(noise),
-        rho=torch.tensor(rho, dtype=torch.float32),
+        noise=noise,
+        rho=rho,
         context=torch.stack(context),
         empty=cache.empty,
+        again=_noise_and_rho(clean, plan, stage, numbers, "again ") if plan.twice else None,
+        pick=_stratified(plan, stage, numbers, "pick") if plan.twice else None,
     )
+
+
+def _noise_and_rho(clean: Tensor, plan: Plan, stage: int, numbers: range, which: str) -> tuple[Tensor, Tensor]:
+    noise = [draws.white(tuple(clean.shape[1:]), plan.seed, f"{which}noise", stage, number) for number in numbers]
+    return torch.stack(noise), _stratified(plan, stage, numbers, f"{which}rho")
+
+
+def _stratified(plan: Plan, stage: int, numbers: range, name: str) -> Tensor:
+    values = [draws.stratified(number, plan.step_samples, plan.seed, name, stage) for number in numbers]
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def steps_from(dataset: Dataset, start: int, stop: int, *, workers: int) -> Iterator[list[list[StageBatch]]]:

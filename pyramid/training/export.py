@@ -14,10 +14,12 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from ..stages import METADATA_KEY, stage_name
 from . import adapters
 from .checkpoints import Checkpoints
+from .distill import DistillConfig
 from .finetune import FinetuneConfig
 from .key_names import wan_name
 from .networks import WanVelocity, open_transformer
 from .settings import Adapter
+from .student import levels_to_metadata, trained_levels
 
 RECIPE_KEY = "pyramid_recipe"
 PROVENANCE_KEY = "pyramid_provenance"
@@ -26,7 +28,7 @@ PREFIX = "transformer."
 
 
 def export(
-    config: FinetuneConfig, to: str | Path | None = None, *, step: int | None = None, precision: str = "bf16"
+    config: FinetuneConfig | DistillConfig, to: str | Path | None = None, *, step: int | None = None, precision: str = "bf16"
 ) -> list[Path]:
     """Writes the averaged weights of a run's best checkpoint, or of ``step``; returns the files.
 
@@ -57,13 +59,19 @@ def export(
     return files[::-1]
 
 
-def trained_network(config: FinetuneConfig, checkpoints: Checkpoints, step: int) -> WanVelocity:
+def base_of(config: FinetuneConfig | DistillConfig) -> str:
+    """The file that the exported network started from, and that its LoRA belongs to."""
+    return config.model.transformer if isinstance(config, FinetuneConfig) else config.networks.student
+
+
+def trained_network(config: FinetuneConfig | DistillConfig, checkpoints: Checkpoints, step: int) -> WanVelocity:
     """The network with a checkpoint's averaged weights (the last ones where nothing is averaged), on the CPU."""
-    network = WanVelocity(open_transformer(config.model.transformer))
+    network = WanVelocity(open_transformer(base_of(config)))
     adapters.prepare(network.transformer, config.adapter, config.pyramid.spec().number_of_stages, seed=config.train.seed)
-    kind = "average" if config.optimizer.ema else "weights"
+    name, settings = ("network", config.optimizer) if isinstance(config, FinetuneConfig) else ("student", config.student)
+    kind = "average" if settings.ema else "weights"
     wanted = {name: weight.detach() for name, weight in network.named_parameters() if weight.requires_grad}
-    load({"network": {kind: wanted}}, checkpoint_id=checkpoints.path(step), no_dist=True)
+    load({name: {kind: wanted}}, checkpoint_id=checkpoints.path(step), no_dist=True)
     return network
 
 
@@ -79,12 +87,15 @@ def lora_weights(network: WanVelocity, adapter: Adapter, name: str) -> dict[str,
     return weights
 
 
-def _header(config: FinetuneConfig, step: int) -> dict[str, str]:
-    provenance = {"base": Path(config.model.transformer).name, "cache": Path(config.data.cache).name, "step": step}
+def _header(config: FinetuneConfig | DistillConfig, step: int) -> dict[str, str]:
+    provenance = {"base": Path(base_of(config)).name, "cache": Path(config.data.cache).name, "step": step}
+    spec = config.pyramid.spec()
+    student = {} if isinstance(config, FinetuneConfig) else levels_to_metadata(trained_levels(spec, config.schedule))
     return {
-        METADATA_KEY: config.pyramid.spec().to_json(),
+        METADATA_KEY: spec.to_json(),
         RECIPE_KEY: config.model_dump_json(),
         PROVENANCE_KEY: json.dumps(provenance),
+        **student,
     }
 
 

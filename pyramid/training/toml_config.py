@@ -28,16 +28,19 @@ S = TypeVar("S", bound=Section)
 
 def load_config(kind: type[S], path: str | Path, settings: Iterable[str] = ()) -> S:
     """The TOML file at ``path`` as a ``kind``, with ``table.key=value`` settings on top; ValueError in plain words."""
-    path = Path(path)
+    values = read_tables(path)
+    for setting in settings:
+        _set(values, setting)
+    return check_config(kind, values, str(path))
+
+
+def read_tables(path: str | Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"there is no configuration file {path}") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
-    for setting in settings:
-        _set(values, setting)
-    return check_config(kind, values, str(path))
 
 
 def check_config(kind: type[S], values: dict[str, Any], where: str) -> S:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,72 +12,94 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..noise_levels import NoiseLevel
-from ..noise_pyramid import noise_pyramid, stage_seed, top_up_seed
+from ..noise_pyramid import noise_pyramid, stage_seed, step_seed, top_up_seed
 from ..resize import make_resize, missing_band
-from ..sampling import sample_pyramid, solver_stage
+from ..sampling import StageRunner, sample_pyramid, solver_stage
 from ..schedules import parse_steps, stage_levels, without_skipped
-from ..solvers import euler
-from ..stages import Stage, stage_name
+from ..solvers import euler, few_step
+from ..stages import LatentShape, PyramidSpec, Stage, stage_name
 from . import draws
 from .batches import Plan, draw_batch
 from .cache_files import Cache
 from .clips import save_video
+from .distill import DistillConfig, DistributionMatching
 from .encoders import WanVae, open_vae
-from .finetune import Finetuning
+from .finetune import FinetuneConfig, Finetuning
 
 SEED = 20260104
 """Validation draws the same in every run, so that runs compare."""
 
 
-class Validation:
-    """Called with a step; writes ``samples/step-<number>-<prompt>`` and returns what to log."""
+class Samples:
+    """Writes ``samples/step-<number>-<item>`` for prompts of held-out items, and compares them with the items' own latents."""
 
-    def __init__(self, recipe: Finetuning, cache: Cache, accelerator: Accelerator, folder: Path) -> None:
-        self.recipe, self.cache, self.accelerator, self.folder = recipe, cache, accelerator, folder
-        self.settings, self.held_out = recipe.config.validation, min(recipe.config.data.held_out, len(cache) // 2)
+    def __init__(self, config: FinetuneConfig | DistillConfig, cache: Cache, accelerator: Accelerator) -> None:
+        self.settings, self.cache, self.accelerator = config.validation, cache, accelerator
+        self.folder, self.held_out = Path(config.out) / "samples", min(config.data.held_out, len(cache) // 2)
         self.vae: WanVae | None = open_vae(self.settings.vae) if self.settings.vae else None
 
-    def __call__(self, step: int) -> dict[str, float]:
-        if not self.held_out:
-            return {}
-        with self.recipe.trainables["network"].averaged(), torch.no_grad():
-            return {**self.losses(), **self.samples(step)}
-
-    def losses(self) -> dict[str, float]:
-        """The mean flow loss over every held-out item, stage by stage and together, the same on every process."""
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        plan = Plan(SEED, self.held_out, 1, len(self.cache) - self.held_out, len(self.cache), drop=0.0)
-        sums = torch.zeros(len(self.recipe.stages), dtype=torch.float64)
-        for first in range(0, self.held_out, world):
-            number = first + rank
-            for stage in range(len(self.recipe.stages)):  # shards want every process in every forward pass
-                batch = draw_batch(self.cache, plan, stage, range(number % self.held_out, number % self.held_out + 1))
-                value = self.recipe.stage_losses(batch)["flow"][1].item()
-                sums[stage] += value if number < self.held_out else 0.0
-        total = self.accelerator.reduce(sums.float().to(self.accelerator.device), reduction="sum")
-        means = (total / self.held_out).tolist()  # pyright: ignore[reportOperatorIssue, reportAttributeAccessIssue]
-        named = {f"validation/{stage_name(index, len(means))}": value for index, value in enumerate(means)}
-        return {"validation": sum(means) / len(means), **named}
-
-    def samples(self, step: int) -> dict[str, float]:
-        """Samples prompts of held-out items, writes them, and says how their latents compare with the items' own."""
-        if not self.settings.videos:
-            return {}
+    def __call__(self, step: int, make: Callable[[int], Tensor]) -> dict[str, float]:
+        """make: latents for the prompt of an item; every process calls it, the first one writes."""
         items = range(len(self.cache) - self.held_out, len(self.cache))[: self.settings.videos]
-        made = [sample(self.recipe, self.cache, item, steps=self.settings.steps, cfg=self.settings.cfg) for item in items]
-        data = [self.cache.latent(item, len(self.recipe.stages) - 1)[None] for item in items]
+        if not items:
+            return {}
+        made = [make(item) for item in items]
         if self.accelerator.is_main_process:
             for item, latents in zip(items, made, strict=True):
                 self._write(f"step-{step:08d}-{item}", latents, self.cache.caption(item))
-        return compare(made, data)
+        finest = self.cache.info.spec.number_of_stages - 1
+        return compare(made, [self.cache.latent(item, finest)[None] for item in items])
 
     def _write(self, name: str, latents: Tensor, caption: str) -> None:
-        folder = self.folder / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         if self.vae is None:
-            save_file({"latents": latents.contiguous()}, folder / f"{name}.safetensors", metadata={"caption": caption})
+            save_file({"latents": latents.contiguous()}, self.folder / f"{name}.safetensors", metadata={"caption": caption})
         else:
-            save_video(folder / f"{name}.mp4", self.vae.to(self.accelerator.device).decode(latents)[0])
+            save_video(self.folder / f"{name}.mp4", self.vae.to(self.accelerator.device).decode(latents)[0])
+
+
+class FinetuneValidation:
+    """Called with a step: held-out losses and samples of the averaged weights."""
+
+    def __init__(self, recipe: Finetuning, cache: Cache) -> None:
+        self.recipe, self.cache, self.accelerator = recipe, cache, recipe.accelerator
+        self.samples = Samples(recipe.config, cache, recipe.accelerator)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        if not self.samples.held_out:
+            return {}
+        settings = self.recipe.config.validation
+        with self.recipe.trainables["network"].averaged(), torch.no_grad():
+            make = functools.partial(sample, self.recipe, self.cache, steps=settings.steps, cfg=settings.cfg)
+            return {**self.losses(), **self.samples(step, make)}
+
+    def losses(self) -> dict[str, float]:
+        """The mean flow loss over every held-out item, stage by stage and together, the same on every process."""
+        world, rank, held_out = self.accelerator.num_processes, self.accelerator.process_index, self.samples.held_out
+        plan = Plan(SEED, held_out, 1, len(self.cache) - held_out, len(self.cache), drop=0.0)
+        sums = torch.zeros(len(self.recipe.stages), dtype=torch.float64)
+        for first in range(0, held_out, world):
+            number = first + rank
+            for stage in range(len(self.recipe.stages)):  # shards want every process in every forward pass
+                batch = draw_batch(self.cache, plan, stage, range(number % held_out, number % held_out + 1))
+                value = self.recipe.stage_losses(batch)["flow"][1].item()
+                sums[stage] += value if number < held_out else 0.0
+        total = self.accelerator.reduce(sums.float().to(self.accelerator.device), reduction="sum")
+        means = (total / held_out).tolist()  # pyright: ignore[reportOperatorIssue, reportAttributeAccessIssue]
+        named = {f"validation/{stage_name(index, len(means))}": value for index, value in enumerate(means)}
+        return {"validation": sum(means) / len(means), **named}
+
+
+class StudentValidation:
+    """Called with a step: samples of the averaged student. No loss says which student is best, so the newest is exported."""
+
+    def __init__(self, recipe: DistributionMatching, cache: Cache) -> None:
+        self.recipe, self.cache = recipe, cache
+        self.samples = Samples(recipe.config, cache, recipe.accelerator)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        with self.recipe.trainables["student"].averaged(), torch.no_grad():
+            return self.samples(step, functools.partial(sample_student, self.recipe, self.cache))
 
 
 def sample(recipe: Finetuning, cache: Cache, item: int, *, steps: str, cfg: float) -> Tensor:
@@ -84,10 +107,7 @@ def sample(recipe: Finetuning, cache: Cache, item: int, *, steps: str, cfg: floa
     counts = parse_steps(steps, recipe.spec.number_of_stages)
     spec, counts = without_skipped(recipe.spec, counts)
     skipped = recipe.spec.number_of_stages - spec.number_of_stages
-    stages, device = spec.stages(recipe.shape), recipe.accelerator.device
-    full = (1, cache.latent(item, 0).shape[0], recipe.shape.frames, recipe.shape.height, recipe.shape.width)
-    noises = [part.to(device) for part in noise_pyramid(draws.white(full, SEED, "sample", item), stages)]
-    context = torch.stack([cache.text(item), cache.empty]).to(device)
+    context = torch.stack([cache.text(item), cache.empty]).to(recipe.accelerator.device)
 
     def velocity(x: Tensor, level: NoiseLevel, stage: Stage) -> Tensor:
         running = recipe.stages[stage.index + skipped]
@@ -96,11 +116,37 @@ def sample(recipe: Finetuning, cache: Cache, item: int, *, steps: str, cfg: floa
         conditional, empty = recipe.velocity(torch.cat([x, x]), level, running, context).chunk(2)
         return empty + cfg * (conditional - empty)
 
-    def top_up(stage: Stage) -> Tensor:
-        shape = (*full[:2], stage.shape.frames, stage.shape.height, stage.shape.width)
-        return draws.white(shape, top_up_seed(stage_seed(SEED, stage.index))).to(device)
-
     runner = solver_stage(velocity, euler, stage_levels(spec, counts))
+    return _run(runner, spec, recipe.shape, cache.latent(item, 0).shape[0], item, recipe.accelerator.device)
+
+
+def sample_student(recipe: DistributionMatching, cache: Cache, item: int) -> Tensor:
+    """The same with a student's own steps: predict, noise again, predict."""
+    context = cache.text(item)[None].to(recipe.accelerator.device)
+    levels = [(*stage, end) for stage, end in zip(recipe.levels, (*recipe.spec.boundaries, 0.0), strict=True)]
+
+    def velocity(x: Tensor, level: NoiseLevel, stage: Stage) -> Tensor:
+        return recipe.ask(recipe.student, x, level.told, context, stage)
+
+    def run_stage(signal: Tensor, noise: Tensor, stage: Stage) -> Tensor:
+        def fresh(step: int) -> Tensor:
+            return draws.white(tuple(noise.shape), step_seed(stage_seed(SEED, stage.index), step), item).to(noise)
+
+        return solver_stage(velocity, few_step(fresh), levels)(signal, noise, stage)
+
+    return _run(run_stage, recipe.spec, recipe.shape, cache.latent(item, 0).shape[0], item, recipe.accelerator.device)
+
+
+def _run(runner: StageRunner, spec: PyramidSpec, shape: LatentShape, channels: int, item: int, device: torch.device) -> Tensor:
+    """Through all stages from an item's own noise."""
+    stages = spec.stages(shape)
+    full = draws.white((1, channels, shape.frames, shape.height, shape.width), SEED, "sample", item)
+    noises = [part.to(device) for part in noise_pyramid(full, stages)]
+
+    def top_up(stage: Stage) -> Tensor:
+        size = (1, channels, stage.shape.frames, stage.shape.height, stage.shape.width)
+        return draws.white(size, top_up_seed(stage_seed(SEED, stage.index))).to(device)
+
     return sample_pyramid(runner, noises, stages, top_up=top_up).float().cpu()
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny_run import cache_folder, settings, transformer_file
 
 from pyramid.stages import PRESETS, PyramidSpec
-from pyramid.training import adapters, finetune_run
+from pyramid.training import adapters, runs
 from pyramid.training.checkpoints import Checkpoints
 from pyramid.training.export import export, trained_network
 from pyramid.training.finetune import FinetuneConfig, Finetuning
@@ -59,7 +59,7 @@ def log(config):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_trains_and_exports(tmp_path, kind):
     made = config(tmp_path, **KINDS[kind], validation__videos=1, validation__every=2)
-    files = finetune_run.run(made)
+    files = runs.run_finetuning(made)
     losses = [line["loss"] for line in log(made) if "loss" in line]
     assert len(losses) == 4 and all(map(torch.isfinite, map(torch.tensor, losses)))
     names = {"full": ["run-step4.safetensors"], "lora": ["run-step4.safetensors"]}
@@ -76,7 +76,7 @@ def test_training_lowers_the_held_out_loss(tmp_path, kind):
     rate = 3e-3 if kind == "full" else 1e-2
     changes = {"train__steps": 25, "optimizer__learning_rate": rate, "optimizer__ema": 0.5, "validation__every": 5}
     made = config(tmp_path, **KINDS[kind], **changes)
-    finetune_run.run(made)
+    runs.run_finetuning(made)
     found = [line["validation"] for line in log(made) if "validation" in line]
     assert found[-1] < 0.9 * found[0]
 
@@ -84,10 +84,10 @@ def test_training_lowers_the_held_out_loss(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_resuming_equals_no_interruption_bit_for_bit(tmp_path, kind):
     straight = config(tmp_path / "straight", **KINDS[kind])
-    finetune_run.run(straight)
+    runs.run_finetuning(straight)
     broken = config(tmp_path / "broken", **KINDS[kind], train__steps=2)
-    finetune_run.run(broken)
-    finetune_run.run(broken.model_copy(update={"train": straight.train}))
+    runs.run_finetuning(broken)
+    runs.run_finetuning(broken.model_copy(update={"train": straight.train}))
     assert same(weights(straight), weights(broken))
     compared = [{k: v for k, v in line.items() if k != "seconds"} for line in log(straight) if "loss" in line]
     assert compared == [{k: v for k, v in line.items() if k != "seconds"} for line in log(broken) if "loss" in line]
@@ -96,8 +96,8 @@ def test_resuming_equals_no_interruption_bit_for_bit(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_what_is_trained_moves(tmp_path, kind):
     made = config(tmp_path, **KINDS[kind])
-    before = Finetuning(made, finetune_run.parallel.start(made.system)).network.state_dict()
-    finetune_run.run(made)
+    before = Finetuning(made, runs.parallel.start(made.system)).network.state_dict()
+    runs.run_finetuning(made)
     checkpoints = Checkpoints(folder_of(made), keep=9)
     after = trained_network(made, checkpoints, 4).state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -109,7 +109,7 @@ def test_only_what_is_trained_moves(tmp_path, kind):
 @pytest.mark.parametrize("kind, parallel", [("full", "ddp"), ("per-stage", "ddp"), ("full", "fsdp2"), ("lora", "fsdp2")])
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path, kind, parallel):
     one = config(tmp_path / "one", **KINDS[kind], train__steps=2, train__per_stage=4)
-    finetune_run.run(one)
+    runs.run_finetuning(one)
     tables = settings(tmp_path / "one", **KINDS[kind], train__steps=2, system__parallel=parallel)
     two = check_config(FinetuneConfig, {**tables, "out": str(tmp_path / "two")}, "test")
     run("finetune", toml({**tables, "out": two.out}, tmp_path / "two.toml"), processes=2)
@@ -123,7 +123,7 @@ def test_a_sharded_checkpoint_goes_on_in_one_process(tmp_path):
     run("finetune", toml(tables, tmp_path / "run.toml"), processes=2)
     tables["system"]["parallel"], tables["train"]["steps"] = "ddp", 3
     made = check_config(FinetuneConfig, tables, "test")
-    finetune_run.run(made)
+    runs.run_finetuning(made)
     assert [line["step"] for line in log(made) if "loss" in line] == [1, 2, 3]
 
 
@@ -139,7 +139,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
     assert process.returncode == 2 and "stopped by a signal" in output
     (saved,) = Checkpoints(folder_of(made), keep=3).steps()
     assert log(made)[-1]["step"] == saved
-    finetune_run.run(made.model_copy(update={"train": made.train.model_copy(update={"steps": saved + 1})}))
+    runs.run_finetuning(made.model_copy(update={"train": made.train.model_copy(update={"steps": saved + 1})}))
     assert [line["step"] for line in log(made) if "loss" in line] == list(range(1, saved + 2))
 
 
@@ -155,16 +155,16 @@ def test_a_loss_that_is_not_a_number_stops_with_the_checkpoint_in_place(tmp_path
 
     monkeypatch.setattr(Finetuning, "stage_losses", broken)
     with pytest.raises(Stopped, match="not finite in step 4; the checkpoint of step 2 is unharmed"):
-        finetune_run.run(made)
+        runs.run_finetuning(made)
     assert all(value.isfinite().all() for value in weights(made).values())
     monkeypatch.undo()
-    finetune_run.run(made)
+    runs.run_finetuning(made)
     assert Checkpoints(folder_of(made), keep=9).steps()[-1] == 4
 
 
 def test_an_exploding_loss_stops(tmp_path):
     made = config(tmp_path, train__steps=80, optimizer__learning_rate=1e-4)
-    recipe = Finetuning(made, finetune_run.parallel.start(made.system))
+    recipe = Finetuning(made, runs.parallel.start(made.system))
     healthy = recipe.step
 
     def step(parts):
@@ -172,9 +172,9 @@ def test_an_exploding_loss_stops(tmp_path):
         return {**numbers, "loss": numbers["loss"] * (100.0 if recipe.trainables["network"].done == 60 else 1.0)}
 
     recipe.step = step
-    cache = finetune_run.Cache(made.data.cache)
-    loop = finetune_run.TrainingLoop(
-        recipe, finetune_run.StepDataset(cache, finetune_run._plan(made, cache, recipe.accelerator)), recipe.accelerator,
+    cache = runs.Cache(made.data.cache)
+    loop = runs.TrainingLoop(
+        recipe, runs.StepDataset(cache, runs.plan_of(made, cache, recipe.accelerator)), recipe.accelerator,
         folder_of(made), made.keep, steps=80, workers=0, validate=lambda step: {}, validate_every=1000,
     )  # fmt: skip
     with pytest.raises(Stopped, match="the loss exploded in step 60.*the checkpoint of step 58 is unharmed"):
@@ -183,7 +183,7 @@ def test_an_exploding_loss_stops(tmp_path):
 
 def test_a_gradient_that_is_not_finite_leaves_everything_as_it_was(tmp_path):
     made = config(tmp_path)
-    trainable = Finetuning(made, finetune_run.parallel.start(made.system)).trainables["network"]
+    trainable = Finetuning(made, runs.parallel.start(made.system)).trainables["network"]
     before = {name: value.detach().clone() for name, value in trainable.weights.items()}
     with pytest.raises(NotFinite):
         trainable.update([lambda: sum(value.sum() for value in trainable.weights.values()) * float("inf")])
@@ -223,9 +223,9 @@ def test_a_resumed_log_has_every_step_once(tmp_path):
 
 
 def test_going_on_with_other_settings_is_refused(tmp_path):
-    finetune_run.run(config(tmp_path))
+    runs.run_finetuning(config(tmp_path))
     with pytest.raises(ValueError, match="other settings: losses.teacher, optimizer.learning_rate changed"):
-        finetune_run.run(config(tmp_path, optimizer__learning_rate=1e-5, losses__teacher=0.5))
+        runs.run_finetuning(config(tmp_path, optimizer__learning_rate=1e-5, losses__teacher=0.5))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_going_on_with_other_settings_is_refused(tmp_path):
 )
 def test_what_does_not_fit_together_is_said(tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
-        finetune_run.run(config(tmp_path, **changes))
+        runs.run_finetuning(config(tmp_path, **changes))
 
 
 def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
@@ -266,7 +266,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
 def test_the_exported_file_is_the_trained_network_in_the_host(tmp_path, kind):
     """The same velocity within 1e-4 at every stage size."""
     made = config(tmp_path, **KINDS[kind], optimizer__learning_rate=3e-2)
-    finetune_run.run(made)
+    runs.run_finetuning(made)
     files = export(made, tmp_path / "out.safetensors", precision="fp32")
     network = trained_network(made, Checkpoints(folder_of(made), keep=9), 4)
     generator = torch.Generator().manual_seed(0)
@@ -299,7 +299,7 @@ def host_velocity(folder, kind, file, x, told, context):
 @pytest.mark.parametrize("kind", ["lora", "per-stage"])
 def test_the_packs_lora_node_matches_every_module_of_the_file(tmp_path, t2v_model, kind):
     made = config(tmp_path, **KINDS[kind])
-    for file in finetune_run.run(made):
+    for file in runs.run_finetuning(made):
         lora = load_lora_file(file, file.name)
         _, report = add_stage_lora(t2v_model, StageLora(lora, 1.0, "all"))
         assert "'" + file.name + "': 20 of 20 modules match" in report
@@ -308,7 +308,7 @@ def test_the_packs_lora_node_matches_every_module_of_the_file(tmp_path, t2v_mode
 
 def test_the_header_says_which_pyramid_and_how(tmp_path):
     made = config(tmp_path, pyramid__boundaries=[0.9, 0.5])
-    (file,) = finetune_run.run(made)
+    (file,) = runs.run_finetuning(made)
     with safe_open(file, framework="pt") as opened:
         header = opened.metadata()
     assert PyramidSpec.from_metadata(header).boundaries == (0.9, 0.5)
@@ -321,7 +321,7 @@ def test_an_export_of_what_is_not_there_says_what_is(tmp_path):
     made = config(tmp_path)
     with pytest.raises(ValueError, match="no checkpoint of step None; there are none"):
         export(made)
-    finetune_run.run(made)
+    runs.run_finetuning(made)
     with pytest.raises(ValueError, match="no checkpoint of step 3; there are 2, 4"):
         export(made, step=3)
     with pytest.raises(ValueError, match="precision 'fp8' is none of bf16, fp16, fp32"):
@@ -333,7 +333,7 @@ def test_the_pack_reads_the_pyramid_of_an_exported_file(tmp_path, monkeypatch):
 
     made = config(tmp_path)
     export_to = tmp_path / "models" / "mine.safetensors"
-    finetune_run.run(made)
+    runs.run_finetuning(made)
     export(made, export_to)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(export_to.parent)], {".safetensors"}))
     assert spec_from_file("diffusion_models/mine.safetensors").to_json() == made.pyramid.spec().to_json()
@@ -345,4 +345,4 @@ def test_definition_one_wants_the_same_filter_and_two_takes_any(tmp_path):
     (folder / "cache.json").write_text(text.replace('"latents"', '"pixels"'))
     tables = settings(tmp_path, pyramid__resize="dct", train__steps=1)
     tables["data"]["cache"] = str(folder)
-    finetune_run.run(check_config(FinetuneConfig, tables, "test"))
+    runs.run_finetuning(check_config(FinetuneConfig, tables, "test"))

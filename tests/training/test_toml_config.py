@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pyramid.training.cache import CacheConfig
+from pyramid.training.distill import DistillConfig
 from pyramid.training.finetune import FinetuneConfig
-from pyramid.training.toml_config import check_config, load_config, to_toml
+from pyramid.training.toml_config import check_config, load_config, read_tables, to_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = {"out": "o", "model": {"transformer": "m"}, "data": {"cache": "c"}}
@@ -90,7 +91,7 @@ def test_a_resolved_configuration_reads_back_as_itself(tmp_path):
     assert load_config(FinetuneConfig, tmp_path / "resolved.toml") == config
 
 
-@pytest.mark.parametrize("kind", [FinetuneConfig, CacheConfig])
+@pytest.mark.parametrize("kind", [FinetuneConfig, DistillConfig, CacheConfig])
 def test_every_setting_is_explained(kind):
     for name, table in kind.model_fields.items():
         if hasattr(table.annotation, "model_fields"):
@@ -103,4 +104,5 @@ def test_every_setting_is_explained(kind):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.toml")), ids=lambda path: path.name)
 def test_the_shipped_runs_are_valid(path):
-    load_config(CacheConfig if "cache" in path.stem else FinetuneConfig, path)
+    distilling = DistillConfig if "networks" in read_tables(path) else FinetuneConfig
+    load_config(CacheConfig if "cache" in path.stem else distilling, path)

@@ -1,8 +1,9 @@
-"""One finetuning run from configuration to exported files, and its estimate beforehand."""
+"""One run from configuration to exported files."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -10,32 +11,55 @@ from accelerate import Accelerator
 from . import parallel
 from .batches import Plan, StepDataset
 from .cache_files import Cache
+from .distill import DistillConfig, DistributionMatching
 from .export import export
 from .finetune import FinetuneConfig, Finetuning
-from .loop import TrainingLoop
+from .loop import Recipe, TrainingLoop
 from .toml_config import load_config, to_toml
-from .validation import Validation
+from .validation import FinetuneValidation, StudentValidation
 
 CONFIG = "config.toml"
 
 
-def run(config: FinetuneConfig) -> list[Path]:
+def run_finetuning(config: FinetuneConfig) -> list[Path]:
     """Trains to the last step, or goes on with what is in the folder, and exports; returns the exported files."""
+    accelerator, cache = _start(config)
+    recipe = Finetuning(config, accelerator)
+    return _train(config, recipe, FinetuneValidation(recipe, cache), cache, accelerator)
+
+
+def run_distillation(config: DistillConfig) -> list[Path]:
+    """The same for a few-step student."""
+    accelerator, cache = _start(config)
+    recipe = DistributionMatching(config, accelerator)
+    return _train(config, recipe, StudentValidation(recipe, cache), cache, accelerator)
+
+
+def _start(config: FinetuneConfig | DistillConfig) -> tuple[Accelerator, Cache]:
     accelerator = parallel.start(config.system)
-    folder, cache = Path(config.out), Cache(config.data.cache)
+    cache = Cache(config.data.cache)
     check_cache(config, cache)
     if accelerator.is_main_process:
-        _keep_config(config, folder)
-    recipe = Finetuning(config, accelerator)
+        keep_config(config, Path(config.out))
+    return accelerator, cache
+
+
+def _train(
+    config: FinetuneConfig | DistillConfig,
+    recipe: Recipe,
+    validate: Callable[[int], dict[str, float]],
+    cache: Cache,
+    accelerator: Accelerator,
+) -> list[Path]:
     loop = TrainingLoop(
         recipe,
-        StepDataset(cache, _plan(config, cache, accelerator)),
+        StepDataset(cache, plan_of(config, cache, accelerator)),
         accelerator,
-        folder,
+        Path(config.out),
         config.keep,
         steps=config.train.steps,
         workers=config.data.workers,
-        validate=Validation(recipe, cache, accelerator, folder),
+        validate=validate,
         validate_every=config.validation.every,
     )
     loop.run()
@@ -45,7 +69,7 @@ def run(config: FinetuneConfig) -> list[Path]:
     return files
 
 
-def check_cache(config: FinetuneConfig, cache: Cache) -> None:
+def check_cache(config: FinetuneConfig | DistillConfig, cache: Cache) -> None:
     """ValueError in plain words for a cache that is for something else."""
     info, video = cache.info, config.video
     if info.latent != video.latent:
@@ -65,34 +89,39 @@ def check_cache(config: FinetuneConfig, cache: Cache) -> None:
         raise ValueError(f"the cache has {len(cache)} items and {config.data.held_out} are held out: nothing to train on")
 
 
-def _plan(config: FinetuneConfig, cache: Cache, accelerator: Accelerator) -> Plan:
+def plan_of(config: FinetuneConfig | DistillConfig, cache: Cache, accelerator: Accelerator) -> Plan:
+    """Distillation takes every prompt as it is, and draws twice."""
+    finetuning = isinstance(config, FinetuneConfig)
     return Plan(
         seed=config.train.seed,
         per_stage=config.train.per_stage,
         accumulation=config.train.accumulation,
         first=0,
         last=len(cache) - config.data.held_out,
-        drop=config.train.drop_prompt,
+        drop=config.train.drop_prompt if finetuning else 0.0,
+        twice=not finetuning,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
 
 
 FREE = ("keep", "validation", "system", "out")
-"""Tables that may change when a run goes on; anything else would make another run of it. So may train.steps."""
+FREE_KEYS = (("train", "steps"), ("data", "workers"))
+"""What may change when a run goes on; anything else would make another run of it."""
 
 
-def _keep_config(config: FinetuneConfig, folder: Path) -> None:
+def keep_config(config: FinetuneConfig | DistillConfig, folder: Path) -> None:
     """Writes the resolved configuration; refuses to go on with another one."""
     path = folder / CONFIG
     if path.exists():
-        before, now = (one.model_dump() for one in (load_config(FinetuneConfig, path), config))
+        before, now = (one.model_dump() for one in (load_config(type(config), path), config))
         changed = [
-            f"{table}.{key}"
+            f"{table}.{key}".rstrip(".")
             for table in now
             if table not in FREE
-            for key in now[table]
-            if before[table][key] != now[table][key] and (table, key) not in (("train", "steps"), ("data", "workers"))
+            for key in (now[table] if isinstance(now[table], dict) else [""])
+            if _value(before, table, key) != _value(now, table, key)
+            and (table, key) not in (("train", "steps"), ("data", "workers"))
         ]
         if changed:
             raise ValueError(f"{folder} holds a run with other settings: {', '.join(changed)} changed. Choose another 'out'")
@@ -100,3 +129,7 @@ def _keep_config(config: FinetuneConfig, folder: Path) -> None:
     partial = path.with_name(f"{CONFIG}.partial")
     partial.write_text(to_toml(config), encoding="utf-8")
     os.replace(partial, path)
+
+
+def _value(tables: dict, table: str, key: str) -> object:
+    return tables[table][key] if key else tables[table]
