@@ -16,7 +16,7 @@ from demo.world.words import embed_all
 from .results import ROOT, Results, captions, fingerprint, measure
 from .rows import VAE, Row
 
-BATCH = 16
+BATCH, DECODED = 16, 4
 NOISE_SEED = 1000
 FRAMES, SIDE = 17, 128
 LATENT = (5, 16, 16)
@@ -84,6 +84,6 @@ class HostSampler:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Videos (B, 3, T, H, W) in -1..1."""
-        pictures = [self.vae.decode(latent[None]).reshape(FRAMES, SIDE, SIDE, 3) for latent in latents]
-        return torch.stack(pictures).permute(0, 4, 1, 2, 3).float() * 2 - 1
+        """Videos (B, 3, T, H, W) in -1..1, a few at a time: one at a time takes three times as long on a CPU."""
+        pictures = [self.vae.decode(part).reshape(-1, FRAMES, SIDE, SIDE, 3) for part in latents.split(DECODED)]
+        return torch.cat(pictures).permute(0, 4, 1, 2, 3).float() * 2 - 1
