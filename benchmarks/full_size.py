@@ -42,6 +42,7 @@ def main() -> None:
 
 def run(weights: dict[str, torch.Tensor], stage: str) -> tuple[float, torch.Tensor]:
     import comfy.sd
+
     from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
     from pyramidalwan.nodes.sampler import PyramidalWanSampler
 

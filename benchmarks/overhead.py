@@ -51,6 +51,7 @@ def contenders(width: int, height: int, frames: int) -> tuple[Callable[[], None]
     import comfy.samplers
     import comfy.sd
     import comfy.utils
+
     from pyramidalwan.pyramid.schedules import stage_levels
     from pyramidalwan.pyramid.sizes import VideoSize
     from pyramidalwan.pyramid.stages import PRESETS

@@ -56,6 +56,7 @@ class HostSampler:
         use_comfyui()
         import comfy.sd
         import comfy.utils
+
         from pyramidalwan.samplers.lora_file import load_lora_file
         from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
 

@@ -7,10 +7,10 @@ import pytest
 from front_end import SAVED, WORKFLOWS
 from PIL import Image
 from playwright.sync_api import expect
-from pyramidalwan.nodes import NODES
 
 from demo.workflows.ui import pack_version
 from demo.workspace import PACK_NAME, ROOT
+from pyramidalwan.nodes import NODES
 
 SHIPPED = sorted(WORKFLOWS.glob("*.json"))
 KEPT = sorted(SAVED.glob("*/*.json"))

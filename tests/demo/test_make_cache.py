@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from pyramid.stages import PRESETS
-from pyramid.training.cache_files import Cache
 
 from demo.world import make_cache
 from demo.world.patch_code import fit
 from demo.world.scenes import render, scene_at
 from demo.world.words import embed
+from pyramid.stages import PRESETS
+from pyramid.training.cache_files import Cache
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ import folder_paths
 import pytest
 import torch
 from host_graph import empty, prompt
+from safetensors.torch import save_file
+
 from pyramidalwan.nodes.analysis import PyramidalWanCalibrate, PyramidalWanCost
 from pyramidalwan.nodes.files import PyramidalWanSpecFromFile, PyramidalWanStageLoRA
 from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
@@ -12,7 +14,6 @@ from pyramidalwan.nodes.spec import PyramidalWanSpec
 from pyramidalwan.nodes.stages import PyramidalWanStageModel, PyramidalWanStageStart
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.widgets import SeedNoise
-from safetensors.torch import save_file
 
 WAN, FREE = PRESETS["pyramidal-wan"], PRESETS["training-free"]
 OTHER = PyramidSpec((0.9, 0.5))
@@ -46,6 +47,7 @@ def with_lora(model, name):
 
 def advanced(model, pyramid, latent):
     from host_graph import guider
+
     from pyramidalwan.samplers.allowed import make_sampler
 
     sigmas = PyramidalWanSchedule.execute(pyramid, "2-2", "auto", 5.0).args[0]

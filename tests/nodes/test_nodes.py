@@ -6,6 +6,8 @@ import folder_paths
 import pytest
 import torch
 from host_graph import empty, prompt
+from safetensors.torch import save_file
+
 from pyramidalwan.nodes.conditioning import PyramidalWanLoadConditioning, PyramidalWanSaveConditioning
 from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
@@ -13,7 +15,6 @@ from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.nodes.spec import PyramidalWanSpec
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers import conditioning_file
-from safetensors.torch import save_file
 
 CUSTOM = {"preset": "custom", "boundaries": "0.9, 0.5", "halves": "THW,hw", "resize": "db2", "field": "pyramidal",
           "told": "sigma", "first_frame": "shared", "rope": "scaled"}  # fmt: skip

@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 import torch
 from PIL import Image
-from pyramidalwan.nodes import NODES
 from safetensors.torch import load_file, save_file
 
 from demo.comfyui_server import ComfyUIServer, GraphError
 from demo.workspace import Workspace, default_workspace, prepare
 from pyramid.stages import PyramidSpec
+from pyramidalwan.nodes import NODES
 
 WIDTH = HEIGHT = 128
 FRAMES = 17

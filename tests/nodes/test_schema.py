@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from pyramidalwan.nodes import NODES
 
 SNAPSHOT = Path(__file__).with_name("schema_snapshot.json")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from host_graph import empty
 from PIL import Image
+
 from pyramidalwan.nodes.analysis import PyramidalWanCalibrate, PyramidalWanCost
 from pyramidalwan.plots import chart, with_pillow
 from pyramidalwan.plots.chart import SIZE, Area, Chart, Line, draw, top_of_axis

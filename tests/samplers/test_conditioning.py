@@ -5,6 +5,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from host_graph import empty, guider, prompt
 from host_images import image_prompt
+
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.allowed import make_sampler

@@ -9,6 +9,7 @@ import pytest
 import torch
 from host_gaussian import GaussianHost
 from host_graph import GivenNoise, empty, guider
+
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.allowed import FEW_STEP, STOCHASTIC, check_sampler_name, make_sampler, name_of

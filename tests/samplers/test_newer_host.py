@@ -13,6 +13,9 @@ import comfy.weight_adapter
 import pytest
 import torch
 from host_graph import empty, guider, prompt
+from safetensors.torch import save_file
+from tqdm.auto import trange
+
 from pyramidalwan.nodes import NODES
 from pyramidalwan.nodes import schema as probes
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
@@ -23,8 +26,6 @@ from pyramidalwan.samplers.schedule import levels_for
 from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.stage_model import bind_stage, stage_of, stage_sampling
 from pyramidalwan.samplers.widgets import SeedNoise
-from safetensors.torch import save_file
-from tqdm.auto import trange
 
 WAN = PRESETS["pyramidal-wan"]
 

@@ -7,6 +7,7 @@ import comfy.samplers
 import pytest
 import torch
 from host_graph import empty, guider
+
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.allowed import check_sampler, make_sampler

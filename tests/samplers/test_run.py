@@ -6,6 +6,7 @@ import pytest
 import torch
 from host_gaussian import GaussianHost
 from host_graph import GivenNoise, empty, guider, prompt
+
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers.allowed import FEW_STEP, make_sampler

@@ -9,6 +9,8 @@ import comfy.sd
 import pytest
 import torch
 from host_graph import empty, guider, prompt
+from safetensors.torch import save_file
+
 from pyramidalwan.nodes.files import PyramidalWanSpecFromFile, PyramidalWanStageLoRA
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.stages import PyramidalWanStageModel
@@ -19,7 +21,6 @@ from pyramidalwan.samplers.lora_file import host_key, load_lora_file
 from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.stage_model import bind_stage
 from pyramidalwan.samplers.stage_names import stage_set
-from safetensors.torch import save_file
 
 WAN = PRESETS["pyramidal-wan"]
 MODULES = {  # host name: (diffusers name, out, in)

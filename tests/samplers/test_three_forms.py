@@ -5,6 +5,7 @@ import torch
 from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
 from host_graph import empty, prompt
 from host_images import image_prompt
+
 from pyramidalwan.nodes import NODES
 from pyramidalwan.pyramid.paths import stage_path
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec

@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from processes import run, start, toml
-from pyramidalwan.samplers.lora_file import load_lora_file
-from pyramidalwan.samplers.model_files import spec_from_file
-from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_run import cache_folder, settings, transformer_file
@@ -24,6 +21,9 @@ from pyramid.training.loop import Stopped
 from pyramid.training.run_log import RunLog
 from pyramid.training.toml_config import check_config
 from pyramid.training.trainable import NotFinite
+from pyramidalwan.samplers.lora_file import load_lora_file
+from pyramidalwan.samplers.model_files import spec_from_file
+from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
 
 KINDS = {
     "full": {},
@@ -253,7 +253,8 @@ def test_mistakes_on_the_command_line_are_one_sentence(tmp_path):
 
 def test_a_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
     tables = settings(tmp_path)
-    tables["model"]["transformer"] = str(tmp_path / "not-there.safetensors")
+    tables["model"] = {"transformer": str(tmp_path / "not-there.safetensors")}
+    tables["data"]["cache"] = str(tmp_path / "not-there")
     tables["video"] = {"width": 832, "height": 448, "frames": 81}
     output = run("finetune", toml(tables, tmp_path / "run.toml"), "--dry-run")
     assert "30576" in output and "4004" in output and "546" in output

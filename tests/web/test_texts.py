@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from pyramidalwan.nodes import NODES
 from said import SAID, quotes
+
+from pyramidalwan.nodes import NODES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "web" / "docs"
