@@ -97,15 +97,15 @@ def write_info(folder: Path, info: CacheInfo, empty: Tensor) -> None:
             shown = "; ".join(f"{name} was {getattr(before, name)!r}, is {getattr(info, name)!r}" for name in names)
             raise ValueError(f"{folder} holds another cache: {shown}. Choose another folder, or remove that one")
         return
-    _save({"text": empty.contiguous()}, folder / EMPTY, {})
+    _save({"text": empty}, folder / EMPTY, {})
     _replace(path, info.to_json().encode())
 
 
 def write_shard(folder: Path, number: int, items: Sequence[CachedItem], skipped: Sequence[Skipped]) -> None:
     """Items are numbered from 0 within their shard."""
-    tensors = {f"{place}/text": item.text.contiguous() for place, item in enumerate(items)}
+    tensors = {f"{place}/text": item.text for place, item in enumerate(items)}
     for place, item in enumerate(items):
-        tensors |= {f"{place}/stage{index}": latent.contiguous() for index, latent in enumerate(item.latents)}
+        tensors |= {f"{place}/stage{index}": latent for index, latent in enumerate(item.latents)}
     header = {
         "items": json.dumps([{"name": item.name, "caption": item.caption} for item in items]),
         "skipped": json.dumps([asdict(one) for one in skipped]),
@@ -191,7 +191,8 @@ def _header(path: Path) -> dict[str, str] | None:
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    save_file(tensors, partial, metadata=metadata)
+    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    save_file(own, partial, metadata=metadata)  # which refuses tensors that share memory, as clips share their prompt's
     os.replace(partial, path)
 
 

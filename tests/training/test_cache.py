@@ -151,6 +151,19 @@ def test_a_cache_holds_every_video_once_and_in_order(tmp_path, vae):
     assert said[-1] == f"5 of 5 videos are in {tmp_path / 'cache'}"
 
 
+def test_several_clips_of_a_video_share_its_caption(tmp_path):
+    videos = write_folder(tmp_path / "videos", 2, frames=20)
+    found, _ = make(cache_settings(tmp_path, videos, clips__per_video=3, video__frames=9, pyramid__preset="training-free"))
+    assert [Path(found.name(item)).name for item in range(4)] == [
+        "clip00.mkv#0",
+        "clip00.mkv#1",
+        "clip01.mkv#0",
+        "clip01.mkv#1",
+    ]
+    assert torch.equal(found.text(0), found.text(1)) and not torch.equal(found.text(1), found.text(2))
+    assert not torch.equal(found.latent(0, 1), found.latent(1, 1))
+
+
 def test_bad_videos_are_skipped_and_listed(tmp_path):
     videos = write_folder(tmp_path / "videos", 4)
     (videos / "clip01.mkv").write_bytes(b"broken")
