@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..schedules import parse_steps
-from ..stages import LatentShape, PyramidSpec, Stage, stage_name
-from . import adapters, dmd, parallel
+from ..stages import Stage
+from . import adapters, dmd
 from .batches import StageBatch
 from .finetune import rho_to_sigma
-from .networks import WanVelocity, open_transformer
+from .networks import WanVelocity
 from .settings import Adapter, Data, Keep, Optimizer, Positive, Pyramid, Share, System, Validation, Video, Weight
-from .student import picked_level, predicted, student_input, trained_levels
+from .student import FewStepStudent, ask, each_batch, logged, open_frozen, open_trained
 from .toml_config import Section
 from .trainable import Trainable
 
@@ -52,12 +52,22 @@ class DistillLosses(Section):
     highest: Share = Field(default=0.98, description="largest one (DMD2)")
 
 
+class Discriminator(Section):
+    """For the adversarial recipes: heads on features of the frozen teacher."""
+
+    adversarial: Weight = Field(default=1.0, description="weight of the student's hinge loss (PW)")
+    reconstruction: Weight = Field(default=2.0, description="weight of the pull to the data, pseudo-Huber (PW)")
+    taps: tuple[int, ...] = Field(default=(7, 15, 22, 29), description="transformer blocks whose outputs are looked at (guess)")
+    width: Positive = Field(default=256, description="channels inside the heads, a multiple of 4 (guess)")
+
+
 class DistillConfig(Section):
     """One distillation run."""
 
     out: str = Field(description="folder of the run")
-    recipe: Literal["dmd", "dmd-ot", "dmd-pt", "dmd-pt-star"] = Field(
-        default="dmd-pt-star", description="dmd: plain student; dmd-ot: plain teacher; dmd-pt, dmd-pt-star: pyramidal teacher"
+    recipe: Literal["dmd", "dmd-ot", "dmd-pt", "dmd-pt-star", "adv", "adv-od", "adv-pd"] = Field(
+        default="dmd-pt-star",
+        description="dmd, adv: plain student; -ot, -od: plain teacher or features; -pt, -pt-star, -pd: pyramidal ones",
     )
     schedule: str = Field(default="2-2-1", description="the student's steps, low to high resolution")
     networks: Networks
@@ -68,6 +78,7 @@ class DistillConfig(Section):
     losses: DistillLosses = DistillLosses()
     student: Optimizer = Optimizer(learning_rate=2e-6, warm_up=0, betas=(0.0, 0.999), ema=0.99)
     critic: Optimizer = Optimizer(learning_rate=2e-6, warm_up=0, betas=(0.0, 0.999), ema=0.0)
+    discriminator: Discriminator = Discriminator()
     adapter: Adapter = Adapter()
     system: System = System()
     keep: Keep = Keep()
@@ -76,13 +87,21 @@ class DistillConfig(Section):
     @model_validator(mode="after")
     def _fits(self) -> DistillConfig:
         parse_steps(self.schedule, self.pyramid.spec().number_of_stages)
-        if (self.recipe == "dmd") != (self.pyramid.preset == "plain"):
+        if (self.recipe in ("dmd", "adv")) != (self.pyramid.preset == "plain"):
             raise ValueError(
-                "recipe 'dmd' is the baseline at full size and goes with pyramid.preset 'plain'; the others want a pyramid"
+                "recipes 'dmd' and 'adv' are the baselines at full size and go with pyramid.preset 'plain'; the others want a "
+                "pyramid"
             )
         if self.losses.lowest >= self.losses.highest:
             raise ValueError(f"losses.lowest {self.losses.lowest} must be smaller than losses.highest {self.losses.highest}")
         return self
+
+
+def student_of(config: DistillConfig, accelerator: Accelerator) -> FewStepStudent:
+    return FewStepStudent(
+        config.networks.student, config.pyramid.spec(), config.video.latent, config.schedule, config.adapter, accelerator,
+        system=config.system, seed=config.train.seed, checkpointing=config.networks.gradient_checkpointing,
+    )  # fmt: skip
 
 
 class DistributionMatching:
@@ -96,31 +115,19 @@ class DistributionMatching:
 
     def __init__(self, config: DistillConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
-        self.spec: PyramidSpec = config.pyramid.spec()
-        self.shape: LatentShape = config.video.latent
-        self.stages = self.spec.stages(self.shape)
-        self.levels = trained_levels(self.spec, config.schedule)
-        self.student = self._open(config.networks.student, config.adapter, seed=config.train.seed)
-        self.critic = self._open(config.networks.teacher, config.adapter, seed=config.train.seed + 1)
-        self._teacher = None if config.adapter.kind == "lora" else self._open_frozen(config.networks.teacher)
+        self.student = student_of(config, accelerator)
+        self.stages = self.student.stages
+        self.critic = open_trained(
+            config.networks.teacher, config.adapter, len(self.stages), accelerator, system=config.system,
+            seed=config.train.seed + 1, checkpointing=config.networks.gradient_checkpointing,
+        )  # fmt: skip
+        lora = config.adapter.kind == "lora"
+        self._teacher = None if lora else open_frozen(config.networks.teacher, accelerator, config.system)
         moves = -(-config.train.steps // config.train.critic_updates)
         self.trainables = {
-            "student": Trainable(self.student, config.student, steps=moves),
+            "student": Trainable(self.student.network, config.student, steps=moves),
             "critic": Trainable(self.critic, config.critic, steps=config.train.steps),
         }
-
-    def _open(self, path: str, adapter: Adapter, *, seed: int) -> WanVelocity:
-        network = WanVelocity(open_transformer(path))
-        adapters.prepare(network.transformer, adapter, len(self.stages), seed=seed)
-        if self.config.networks.gradient_checkpointing:
-            network.transformer.enable_gradient_checkpointing()
-        parallel.place(network, self.accelerator, self.config.system)
-        return network
-
-    def _open_frozen(self, path: str) -> WanVelocity:
-        network = WanVelocity(open_transformer(path)).requires_grad_(False)
-        parallel.place(network, self.accelerator, self.config.system)
-        return network
 
     def step(self, parts: Sequence[Sequence[StageBatch]]) -> dict[str, float]:
         """One iteration; the student moves in the first of every ``critic_updates``."""
@@ -128,37 +135,15 @@ class DistributionMatching:
         batches = [batch.to(self.accelerator.device) for part in parts for batch in part]
         norms = {}
         if self.trainables["critic"].done % self.config.train.critic_updates == 0:
-            norms["gradient/student"] = self.trainables["student"].update(self._each(batches, self.student_loss, found))
-        norms["gradient/critic"] = self.trainables["critic"].update(self._each(batches, self.critic_loss, found))
-        means = {name: float(torch.stack(values).mean()) for name, values in found.items()}
-        critic = [value for name, value in means.items() if name.startswith("critic/")]
-        return {"loss": sum(critic) / len(critic), **means, **norms}
-
-    def _each(
-        self, batches: Sequence[StageBatch], loss: Callable[[StageBatch], dict[str, tuple[float, Tensor]]], found: dict
-    ) -> Iterator[Callable[[], Tensor]]:
-        def one(batch: StageBatch) -> Tensor:
-            total = torch.zeros((), device=self.accelerator.device)
-            for kind, (weight, value) in loss(batch).items():
-                found.setdefault(f"{kind}/{stage_name(batch.stage, len(self.stages))}", []).append(value.detach())
-                total = total + weight * value
-            return total / len(batches)
-
-        for batch in batches:
-            yield lambda batch=batch: one(batch)
-
-    def generate(self, batch: StageBatch) -> Tensor:
-        """The student's clean prediction, from data noised to one of its trained levels."""
-        stage = self.stages[batch.stage]
-        assert batch.pick is not None, "distillation wants a plan with a second draw"
-        natural = picked_level(batch.pick, self.levels[batch.stage])
-        x, level = student_input(batch, stage, natural)
-        velocity = self.ask(self.student, x, level.told, batch.context, stage)
-        return predicted(x, velocity, stage, natural)
+            losses = each_batch(batches, self.student_loss, found, len(self.stages))
+            norms["gradient/student"] = self.trainables["student"].update(losses)
+        losses = each_batch(batches, self.critic_loss, found, len(self.stages))
+        norms["gradient/critic"] = self.trainables["critic"].update(losses)
+        return {**logged(found, "critic"), **norms}
 
     def student_loss(self, batch: StageBatch) -> dict[str, tuple[float, Tensor]]:
         """The matching gradient and L_teach, with weights."""
-        clean = self.generate(batch)
+        clean = self.student.generate(batch)
         losses = {"match": (1.0, dmd.matching_loss(clean, self.matching_gradient(clean.detach(), batch)))}
         if self.config.losses.teach:
             teach = dmd.teach_loss(clean, batch.clean, kind=self.config.losses.teach_kind)
@@ -173,7 +158,7 @@ class DistributionMatching:
         conditional = self._ask_teacher(x, told, batch.context, stage)
         empty = self._ask_teacher(x, told, batch.empty.expand_as(batch.context), stage)
         teacher = dmd.guided(conditional, empty, self.config.losses.cfg)
-        difference = teacher - self.ask(self.critic, x, told, batch.context, stage)
+        difference = teacher - self._ask_critic(x, told, batch.context, stage)
         if self.config.recipe == "dmd-pt":
             difference = dmd.carried_back(difference, stage, natural)
         return dmd.weight(sigma, teacher, own) * difference
@@ -182,9 +167,9 @@ class DistributionMatching:
         """Flow matching on the student's own predictions."""
         stage = self.stages[batch.stage]
         with torch.no_grad():
-            clean = self.generate(batch)
+            clean = self.student.generate(batch)
         x, told, _, _, own = self._noised(clean, batch, stage)
-        velocity = self.ask(self.critic, x, told, batch.context, stage)
+        velocity = self._ask_critic(x, told, batch.context, stage)
         return {"critic": (1.0, (velocity - own).square().mean())}
 
     def _noised(self, clean: Tensor, batch: StageBatch, stage: Stage) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -200,10 +185,8 @@ class DistributionMatching:
         path = dmd.student_path(clean, noise, stage, natural)
         return path.x, path.level.told, sigma, natural, path.velocity
 
-    def ask(self, network: WanVelocity, x: Tensor, told: Tensor, context: Tensor, stage: Stage) -> Tensor:
-        adapters.choose(network.transformer, self.config.adapter, stage.index)
-        with self.accelerator.autocast():
-            return network(x, told.expand(len(x)), context, stage.rope_scale)
+    def _ask_critic(self, x: Tensor, told: Tensor, context: Tensor, stage: Stage) -> Tensor:
+        return ask(self.critic, x, told, context, stage, self.config.adapter, self.accelerator)
 
     def _ask_teacher(self, x: Tensor, told: Tensor, context: Tensor, stage: Stage) -> Tensor:
         with self._teacher_network() as teacher, self.accelerator.autocast():

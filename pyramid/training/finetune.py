@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..noise_levels import NoiseLevel
@@ -32,6 +33,10 @@ class Train(Section):
     accumulation: Positive = Field(default=1, description="forward passes per optimiser step (PW: batch 6 on each of 2 GPUs)")
     drop_prompt: Share = Field(
         default=0.1, description="share of samples with the empty prompt, for cfg (Pyramidal Flow's value)"
+    )
+    levels: Literal["stage", "all"] = Field(
+        default="stage",
+        description="noise levels of a stage: its own, or all of them (natural field: a plain teacher of all sizes)",
     )
     seed: int = Field(default=0, description="of every random choice")
 
@@ -62,6 +67,12 @@ class FinetuneConfig(Section):
     system: System = System()
     keep: Keep = Keep()
     validation: Validation = Validation()
+
+    @model_validator(mode="after")
+    def _fits(self) -> FinetuneConfig:
+        if self.train.levels == "all" and self.pyramid.spec().field != "natural":
+            raise ValueError("train.levels 'all' trains a plain model at several sizes: it goes with pyramid.field 'natural'")
+        return self
 
 
 class Finetuning:
@@ -117,7 +128,8 @@ class Finetuning:
     def stage_losses(self, batch: StageBatch) -> dict[str, tuple[float, Tensor]]:
         """Weight and value of every loss of one stage's samples."""
         batch, stage = batch.to(self.accelerator.device), self.stages[batch.stage]
-        natural = stage.natural_level(rho_to_sigma(batch.rho, stage))
+        sigma = batch.rho if self.config.train.levels == "all" else rho_to_sigma(batch.rho, stage)
+        natural = stage.natural_level(sigma)
         path = stage_path(batch.clean, blurred_signal(batch, stage), batch.noise, stage, natural)
         velocity = self.velocity(path.x, path.level, stage, batch.context)
         losses = {"flow": (1.0, flow_loss(velocity, path))}

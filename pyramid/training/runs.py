@@ -12,6 +12,7 @@ from . import parallel
 from .batches import Plan, StepDataset
 from .cache_files import Cache
 from .distill import DistillConfig, DistributionMatching
+from .distill_adversarial import AdversarialDistillation
 from .export import export
 from .finetune import FinetuneConfig, Finetuning
 from .loop import Recipe, TrainingLoop
@@ -31,8 +32,13 @@ def run_finetuning(config: FinetuneConfig) -> list[Path]:
 def run_distillation(config: DistillConfig) -> list[Path]:
     """The same for a few-step student."""
     accelerator, cache = _start(config)
-    recipe = DistributionMatching(config, accelerator)
+    recipe = distillation_of(config, accelerator)
     return _train(config, recipe, StudentValidation(recipe, cache), cache, accelerator)
+
+
+def distillation_of(config: DistillConfig, accelerator: Accelerator) -> DistributionMatching | AdversarialDistillation:
+    kind = AdversarialDistillation if config.recipe.startswith("adv") else DistributionMatching
+    return kind(config, accelerator)
 
 
 def _start(config: FinetuneConfig | DistillConfig) -> tuple[Accelerator, Cache]:

@@ -25,6 +25,7 @@ class Pyramid(Section):
     boundaries: tuple[float, ...] | None = Field(default=None, description="natural noise levels at the transitions, falling")
     halves: tuple[str, ...] | None = Field(default=None, description='axes that shrink at each transition: "THW", "HW" or "T"')
     resize: str | None = Field(default=None, description="haar, dct, or an orthogonal wavelet of PyWavelets")
+    field: str | None = Field(default=None, description="pyramidal, or natural: the ordinary flow at every stage's size")
     told: str | None = Field(default=None, description=f"what the network is told: {', '.join(TOLD)}")
     first_frame: str | None = Field(default=None, description=f"levels of latent frame 0: {', '.join(FIRST_FRAME)}")
     rope: str | None = Field(default=None, description=f"positions: {', '.join(ROPE)}")

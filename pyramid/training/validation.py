@@ -23,8 +23,10 @@ from .batches import Plan, draw_batch
 from .cache_files import Cache
 from .clips import save_video
 from .distill import DistillConfig, DistributionMatching
+from .distill_adversarial import AdversarialDistillation
 from .encoders import WanVae, open_vae
 from .finetune import FinetuneConfig, Finetuning
+from .student import FewStepStudent
 
 SEED = 20260104
 """Validation draws the same in every run, so that runs compare."""
@@ -93,13 +95,13 @@ class FinetuneValidation:
 class StudentValidation:
     """Called with a step: samples of the averaged student. No loss says which student is best, so the newest is exported."""
 
-    def __init__(self, recipe: DistributionMatching, cache: Cache) -> None:
+    def __init__(self, recipe: DistributionMatching | AdversarialDistillation, cache: Cache) -> None:
         self.recipe, self.cache = recipe, cache
         self.samples = Samples(recipe.config, cache, recipe.accelerator)
 
     def __call__(self, step: int) -> dict[str, float]:
         with self.recipe.trainables["student"].averaged(), torch.no_grad():
-            return self.samples(step, functools.partial(sample_student, self.recipe, self.cache))
+            return self.samples(step, functools.partial(sample_student, self.recipe.student, self.cache))
 
 
 def sample(recipe: Finetuning, cache: Cache, item: int, *, steps: str, cfg: float) -> Tensor:
@@ -120,13 +122,14 @@ def sample(recipe: Finetuning, cache: Cache, item: int, *, steps: str, cfg: floa
     return _run(runner, spec, recipe.shape, cache.latent(item, 0).shape[0], item, recipe.accelerator.device)
 
 
-def sample_student(recipe: DistributionMatching, cache: Cache, item: int) -> Tensor:
+def sample_student(student: FewStepStudent, cache: Cache, item: int) -> Tensor:
     """The same with a student's own steps: predict, noise again, predict."""
-    context = cache.text(item)[None].to(recipe.accelerator.device)
-    levels = [(*stage, end) for stage, end in zip(recipe.levels, (*recipe.spec.boundaries, 0.0), strict=True)]
+    device = student.accelerator.device
+    context = cache.text(item)[None].to(device)
+    levels = [(*stage, end) for stage, end in zip(student.levels, (*student.spec.boundaries, 0.0), strict=True)]
 
     def velocity(x: Tensor, level: NoiseLevel, stage: Stage) -> Tensor:
-        return recipe.ask(recipe.student, x, level.told, context, stage)
+        return student.velocity(x, level.told, context, stage)
 
     def run_stage(signal: Tensor, noise: Tensor, stage: Stage) -> Tensor:
         def fresh(step: int) -> Tensor:
@@ -134,7 +137,7 @@ def sample_student(recipe: DistributionMatching, cache: Cache, item: int) -> Ten
 
         return solver_stage(velocity, few_step(fresh), levels)(signal, noise, stage)
 
-    return _run(run_stage, recipe.spec, recipe.shape, cache.latent(item, 0).shape[0], item, recipe.accelerator.device)
+    return _run(run_stage, student.spec, student.shape, cache.latent(item, 0).shape[0], item, device)
 
 
 def _run(runner: StageRunner, spec: PyramidSpec, shape: LatentShape, channels: int, item: int, device: torch.device) -> Tensor:

@@ -307,6 +307,23 @@ def test_the_packs_lora_node_matches_every_module_of_the_file(tmp_path, t2v_mode
         assert lora.spec.to_json() == made.pyramid.spec().to_json()
 
 
+def test_a_plain_teacher_of_all_sizes_sees_every_level_at_every_stage(tmp_path):
+    plain = {"pyramid__field": "natural", "pyramid__told": "sigma", "pyramid__first_frame": "shared", "losses__teacher": 0.0}
+    made = config(tmp_path, **plain, train__levels="all", train__per_stage=8)
+    recipe = Finetuning(made, runs.parallel.start(made.system))
+    seen = {}
+    ask = recipe.velocity
+    recipe.velocity = lambda x, level, stage, context: (
+        seen.setdefault(stage.index, level.told) is None or ask(x, level, stage, context)
+    )
+    cache = runs.Cache(made.data.cache)
+    for batch in runs.StepDataset(cache, runs.plan_of(made, cache, recipe.accelerator))[0][0]:
+        recipe.stage_losses(batch)
+    assert all(told.min() < 0.15 and told.max() > 0.85 for told in seen.values()) and len(seen) == 3
+    with pytest.raises(ValueError, match="it goes with pyramid.field 'natural'"):
+        config(tmp_path, train__levels="all")
+
+
 def test_the_header_says_which_pyramid_and_how(tmp_path):
     made = config(tmp_path, pyramid__boundaries=[0.9, 0.5])
     (file,) = runs.run_finetuning(made)
