@@ -7,7 +7,8 @@ Steps are written in running order, low to high resolution: "20-20-10" is 20 ste
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from .noise_levels import shift_sigma
@@ -17,6 +18,9 @@ GRIDS = ("uniform", "shift")
 """How the steps of a stage are spaced: evenly in sigma (Pyramidal Flow), or evenly before a flow shift (Wan)."""
 
 TOLERANCE = 1e-6
+
+LEVELS_KEY = "pyramid_levels"
+"""In the header of a distilled model's file: the natural levels of its steps, a list for each stage in running order."""
 
 
 def parse_steps(text: str, number_of_stages: int) -> tuple[int, ...]:
@@ -93,6 +97,19 @@ def _levels(stage: Stage, count: int, grid: str, shift: float) -> tuple[float, .
         noisy, clean = (shift_sigma(level, 1 / shift) for level in (stage.natural_noisy, stage.natural_clean))
         inner = [shift_sigma(clean + fraction * (noisy - clean), shift) for fraction in fractions]
     return (stage.natural_noisy, *inner, stage.natural_clean)
+
+
+def levels_to_metadata(levels: Sequence[Sequence[float]]) -> dict[str, str]:
+    """For the header of a safetensors file; without the level that the last step ends at."""
+    return {LEVELS_KEY: json.dumps([list(stage) for stage in levels])}
+
+
+def levels_from_metadata(metadata: Mapping[str, str] | None, spec: PyramidSpec) -> list[tuple[float, ...]] | None:
+    """The levels of a distilled model, each stage with the one it ends at; None for a file of any other model."""
+    if not metadata or LEVELS_KEY not in metadata:
+        return None
+    starts = json.loads(metadata[LEVELS_KEY])
+    return [(*stage, end) for stage, end in zip(starts, (*spec.boundaries, 0.0), strict=True)]
 
 
 def join(levels: Sequence[Sequence[float]]) -> list[float]:

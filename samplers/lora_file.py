@@ -22,6 +22,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..pyramid.schedules import levels_from_metadata
 from ..pyramid.stages import METADATA_KEY, PyramidSpec
 
 SUFFIXES = (
@@ -59,11 +60,13 @@ DIFFUSERS_NAMES = (
 
 @dataclass(frozen=True, eq=False)
 class LoraFile:
-    """A LoRA file in the host's key names. name: as shown to the artist. spec: the pyramid it was trained for."""
+    """A LoRA file in the host's key names. name: as shown to the artist. spec: the pyramid it was trained for. levels: those
+    of a distilled model's steps."""
 
     name: str
     tensors: dict[str, Tensor] = field(repr=False)
     spec: PyramidSpec | None
+    levels: list[tuple[float, ...]] | None = None
 
     def modules(self) -> list[str]:
         return sorted({module_of(key) for key in self.tensors})
@@ -85,7 +88,8 @@ def load_lora_file(path: str | Path, name: str) -> LoraFile:
     metadata = metadata or {}
     spec = PyramidSpec.from_metadata(metadata) if METADATA_KEY in metadata else None
     renamed = {host_key(key): tensor for key, tensor in comfy.lora_convert.convert_lora(tensors).items()}
-    loaded = LoraFile(name, {**renamed, **_alphas(renamed, metadata)}, spec)
+    levels = levels_from_metadata(metadata, spec) if spec is not None else None
+    loaded = LoraFile(name, {**renamed, **_alphas(renamed, metadata)}, spec, levels)
     _LOADED[key] = loaded
     return loaded
 

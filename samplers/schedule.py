@@ -30,6 +30,18 @@ def levels_for(spec: PyramidSpec, steps: str, grid: str, shift: float) -> tuple[
     return spec, stage_levels(spec, counts, grid=grid, shift=shift)
 
 
+def levels_of_student(name: str, own: Levels, wanted: Levels) -> Levels:
+    """The levels that a distilled model was trained on; ValueError in plain words for other numbers of steps."""
+    counts, asked = (tuple(len(stage) - 1 for stage in levels) for levels in (own, wanted))
+    if counts != asked:
+        steps, other = ("-".join(map(str, numbers)) for numbers in (counts, asked))
+        raise ValueError(
+            f"{name} was distilled to the steps {steps} and knows no others, got {other}; set the steps to {steps}, or grid to "
+            "'uniform' to try it all the same"
+        )
+    return own
+
+
 def to_sigmas(levels: Sequence[Sequence[float]]) -> Tensor:
     """SIGMAS: the whole curve, float32."""
     return torch.tensor(join(levels), dtype=torch.float32)

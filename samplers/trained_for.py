@@ -6,6 +6,7 @@ from typing import Any
 
 import safetensors
 
+from ..pyramid.schedules import levels_from_metadata
 from ..pyramid.stages import METADATA_KEY, PyramidSpec
 from .stage_lora import differences, stage_loras
 
@@ -13,7 +14,19 @@ from .stage_lora import differences, stage_loras
 def trained_for(model: Any) -> list[tuple[str, PyramidSpec]]:
     """(What says so, the pyramid) for every part of a MODEL that carries one."""
     loras = [(f"the LoRA '{lora.file.name}'", lora.file.spec) for lora in stage_loras(model) if lora.file.spec is not None]
-    return [*loras, *(("the checkpoint", spec) for spec in _checkpoint_specs(model))]
+    return [*loras, *(("the checkpoint", PyramidSpec.from_metadata(header)) for header in _checkpoint_headers(model))]
+
+
+def distilled_for(model: Any) -> tuple[str, list[tuple[float, ...]]] | None:
+    """What says so, and the levels of its steps, for a MODEL that was distilled to a few steps."""
+    for lora in stage_loras(model):
+        if lora.file.levels is not None:
+            return f"the LoRA '{lora.file.name}'", lora.file.levels
+    for header in _checkpoint_headers(model):
+        levels = levels_from_metadata(header, PyramidSpec.from_metadata(header))
+        if levels is not None:
+            return "the checkpoint", levels
+    return None
 
 
 def spec_trained_for(model: Any) -> PyramidSpec | None:
@@ -30,14 +43,14 @@ def check_spec(model: Any, spec: PyramidSpec) -> None:
             )
 
 
-def _checkpoint_specs(model: Any) -> list[PyramidSpec]:
+def _checkpoint_headers(model: Any) -> list[dict[str, str]]:
     """Newer hosts keep how a model was loaded, (function, arguments); older ones forget the file."""
     _, arguments = getattr(model, "cached_patcher_init", None) or (None, ())
-    specs = []
+    headers = []
     for path in arguments:
         if isinstance(path, str) and path.endswith(".safetensors"):
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
             if METADATA_KEY in metadata:
-                specs.append(PyramidSpec.from_metadata(metadata))
-    return specs
+                headers.append(metadata)
+    return headers

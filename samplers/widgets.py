@@ -14,9 +14,9 @@ from ..pyramid.schedules import keep_last
 from ..pyramid.stages import PRESETS, PyramidSpec
 from .allowed import check_sampler, check_sampler_name, make_sampler
 from .run import PyramidRun, Result
-from .schedule import Levels, from_sigmas, levels_for
+from .schedule import Levels, from_sigmas, levels_for, levels_of_student
 from .stage_names import AUTO, stage_index
-from .trained_for import spec_trained_for
+from .trained_for import distilled_for, spec_trained_for
 
 
 class SeedNoise:
@@ -62,6 +62,8 @@ def sample_with_conds(
     """Samples with a CFG guider; ``denoise`` below 1 runs only that share of the steps, the last ones."""
     whole = find_spec(pyramid, model, options)
     spec, levels = levels_for(whole, steps, grid, shift)
+    if grid == AUTO and (student := distilled_for(model)) is not None:
+        levels = levels_of_student(*student, levels)
     if denoise < 1:
         levels = keep_last(levels, max(1, round(denoise * sum(len(level) - 1 for level in levels))))
     guider = comfy.samplers.CFGGuider(model)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from ..schedules import levels_to_metadata
 from ..stages import METADATA_KEY, stage_name
 from . import adapters
 from .checkpoints import Checkpoints
@@ -19,7 +20,7 @@ from .finetune import FinetuneConfig
 from .key_names import wan_name
 from .networks import WanVelocity, open_transformer
 from .settings import Adapter
-from .student import levels_to_metadata, trained_levels
+from .student import trained_levels
 
 RECIPE_KEY = "pyramid_recipe"
 PROVENANCE_KEY = "pyramid_provenance"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -18,17 +17,10 @@ from .finetune import blurred_signal
 from .networks import WanVelocity, open_transformer
 from .settings import Adapter, System
 
-LEVELS_KEY = "pyramid_levels"
-"""In the header of a student's file: its trained natural levels, one list for each stage in running order."""
-
 
 def trained_levels(spec: PyramidSpec, schedule: str) -> list[tuple[float, ...]]:
     """Natural levels that each stage's steps start from: rho = 1, 1 - 1/K, ... for K steps (method: a guess)."""
     return [stage[:-1] for stage in stage_levels(spec, parse_steps(schedule, spec.number_of_stages))]
-
-
-def levels_to_metadata(levels: Sequence[Sequence[float]]) -> dict[str, str]:
-    return {LEVELS_KEY: json.dumps([list(stage) for stage in levels])}
 
 
 def picked_level(pick: Tensor, levels: Sequence[float]) -> Tensor:

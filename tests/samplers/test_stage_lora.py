@@ -8,12 +8,14 @@ import comfy.model_management
 import comfy.sd
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from host_graph import empty, guider, prompt
 from safetensors.torch import save_file
 
 from pyramidalwan.nodes.files import PyramidalWanSpecFromFile, PyramidalWanStageLoRA
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.stages import PyramidalWanStageModel
+from pyramidalwan.pyramid.schedules import levels_to_metadata
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
 from pyramidalwan.samplers import lora_file, stage_lora
 from pyramidalwan.samplers.allowed import make_sampler
@@ -327,6 +329,33 @@ def test_the_pyramid_comes_with_the_lora(t2v_model, write):
     other = write(file_tensors("host", 1), "y.safetensors", PyramidSpec().to_metadata())
     with pytest.raises(ValueError, match="'x.safetensors' and 'y.safetensors' were trained for different pyramids: boundaries"):
         add_stage_lora(lora, StageLora(other, 1.0, "all"))
+
+
+@pytest.mark.parametrize("where", ["lora", "checkpoint"])
+def test_a_distilled_model_runs_at_the_levels_it_was_trained_on(t2v_model, write, tmp_path, where):
+    """Uneven ones, so that no grid makes them; other steps are refused, unless a grid is asked for."""
+    spec = PyramidSpec((0.9, 0.5))
+    header = {**spec.to_metadata(), **levels_to_metadata([[1.0, 0.97], [0.9, 0.6], [0.5]])}
+    if where == "lora":
+        model, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host"), metadata=header), 1.0, "all"))
+    else:
+        save_file({"x": torch.ones(1)}, tmp_path / "wan.safetensors", header)
+        model = t2v_model
+    told = []
+
+    def wrapper(executor, x, timestep, *args, **kwargs):
+        told.append(float(timestep[0]) / 1000)
+        return executor(x, timestep, *args, **kwargs)
+
+    model = model.clone()
+    if where == "checkpoint":
+        model.cached_patcher_init = (None, (str(tmp_path / "wan.safetensors"), {}))
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", wrapper)
+    sample(model, pyramid=None, steps="2-2-1", cfg="1", sampler_name="pyramid_few_step")
+    assert told == pytest.approx([1.0, 0.97, 0.9, 0.6, 0.5], abs=1e-4)
+    with pytest.raises(ValueError, match="was distilled to the steps 2-2-1 and knows no others, got 4-4-4; set the steps"):
+        sample(model, pyramid=None, steps="4-4-4")
+    assert torch.isfinite(sample(model, pyramid=None, steps="1-1-1", grid="uniform")).all()
 
 
 def test_the_pyramid_of_a_file(tmp_path, monkeypatch):

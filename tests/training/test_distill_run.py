@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from tiny_run import cache_folder, settings
 
+from pyramid.schedules import LEVELS_KEY
 from pyramid.stages import PRESETS, PyramidSpec
 from pyramid.training import draws, parallel, runs
 from pyramid.training.batches import Plan, draw_batch
@@ -15,7 +16,7 @@ from pyramid.training.cache_files import Cache
 from pyramid.training.checkpoints import Checkpoints
 from pyramid.training.distill import DistillConfig, DistributionMatching
 from pyramid.training.export import trained_network
-from pyramid.training.student import LEVELS_KEY, picked_level, trained_levels
+from pyramid.training.student import picked_level, trained_levels
 from pyramid.training.toml_config import check_config
 from pyramid.training.validation import sample_student
 
