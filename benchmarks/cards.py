@@ -9,17 +9,17 @@ Run: .venv/bin/python -m benchmarks.cards [--write docs/artists.md]
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from pyramid.flops import WAN_DIMENSIONS, forward_tflops, schedule_cost, tokens, total_tflops
 from pyramid.schedules import parse_steps
 from pyramid.sizes import VideoSize
 from pyramid.stages import PRESETS, LatentShape
 
-BEGIN, END = "<!-- written by benchmarks/cards.py -->", "<!-- end of benchmarks/cards.py -->"
+from .written_page import print_or_write
+
+SCRIPT = "benchmarks/cards.py"
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,5 @@ def table() -> Iterator[str]:
         yield f"| {model} {kind} | {file} GB | {single:.1f} GB | {double:.1f} GB | {cards[0]} GB and more |"
 
 
-def block() -> str:
-    return "\n".join([BEGIN, "", *table(), "", END])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, help="put the tables between the marks of this file")
-    target = parser.parse_args().write
-    if target is None:
-        print("\n".join(table()))
-        return
-    before, rest = target.read_text(encoding="utf-8").split(BEGIN)
-    target.write_text(before + block() + rest.split(END)[1], encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    print_or_write(SCRIPT, table(), __doc__)

@@ -9,7 +9,6 @@ Run: .venv/bin/python -m benchmarks.training_costs [--write docs/training.md]
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -24,8 +23,9 @@ from pyramid.training.finetune import FinetuneConfig
 from pyramid.training.toml_config import load_config
 
 from .cards import ANCHORS, CARDS
+from .written_page import print_or_write
 
-BEGIN, END = "<!-- written by benchmarks/training_costs.py -->", "<!-- end of benchmarks/training_costs.py -->"
+SCRIPT = "benchmarks/training_costs.py"
 ROOT = Path(__file__).resolve().parent.parent
 SHARE = min(anchor.share for anchor in ANCHORS)
 VIDEOS = 80_000
@@ -107,20 +107,5 @@ def _hours(hours: float) -> str:
     return f"{hours:.0f} h" if hours >= 10 else f"{hours:.1f} h"
 
 
-def block() -> str:
-    return "\n".join([BEGIN, "", *table(), "", END])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, help="put the table between the marks of this file")
-    target = parser.parse_args().write
-    if target is None:
-        print("\n".join(table()))
-        return
-    before, rest = target.read_text(encoding="utf-8").split(BEGIN)
-    target.write_text(before + block() + rest.split(END)[1], encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    print_or_write(SCRIPT, table(), __doc__)

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import torch
 
+from .. import written_page
 from .results import Results, captions, fingerprint, weights
 from .rows import PLAIN, ROWS, Row
 from .sampling import run_data, run_row
 from .tables import page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- written by benchmarks/quality -->", "<!-- end of benchmarks/quality -->"
+SCRIPT = "benchmarks/quality"
 
 
 def complete() -> dict[str, Results]:
@@ -63,8 +64,7 @@ def main() -> None:
         return
     text = page(ROWS, found, run_data())
     if options.write:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        written_page.write(PAGE, SCRIPT, [text])
     print(text)
 
 

@@ -98,7 +98,8 @@ def where() -> str:
     """Machine and commit."""
     command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
-    return f"{platform.machine()}, {torch.get_num_threads()} CPU threads, PyTorch {torch.__version__}, after commit {commit}"
+    threads = "one CPU thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} CPU threads"
+    return f"{platform.machine()}, {threads}, PyTorch {torch.__version__}, after commit {commit}"
 
 
 def page(rows: Sequence[Row], found: Mapping[str, Results], data: Results) -> str:

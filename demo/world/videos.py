@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyramid.training import clips
+
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 
 
@@ -78,11 +80,4 @@ def clips_in(folder: Path, shape: ClipShape) -> Iterator[tuple[Path, Tensor]]:
 
 def save_video(path: Path, video: Tensor, *, fps: int = 8, scale: int = 1) -> None:
     """Write (3, T, H, W) in -1..1 as an H.264 mp4, every pixel `scale` times as large."""
-    frames = video.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(1, 2, 3, 0)
-    frames = frames.repeat_interleave(scale, 1).repeat_interleave(scale, 2).contiguous().cpu().numpy()
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "12"})
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        for picture in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+    clips.save_video(path, video.repeat_interleave(scale, 2).repeat_interleave(scale, 3), fps=fps)

@@ -112,7 +112,7 @@ def save_video(path: Path, video: Tensor, *, fps: int = 16) -> None:
     frames = video.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).contiguous().cpu().numpy()
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     with av.open(str(partial), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "16"})
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "12"})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

@@ -22,7 +22,7 @@ def wrong(**tables):
 def test_an_unknown_setting_is_an_error_that_lists_the_known_ones():
     message = wrong(train={"stepz": 3})
     assert "there is no setting 'train.stepz' (did you mean 'steps'?)" in message
-    assert "known here: steps, per_stage, accumulation, drop_prompt, seed" in message
+    assert "known here: steps, per_stage, accumulation, drop_prompt, levels, seed" in message
 
 
 def test_an_unknown_table_is_an_error_that_lists_the_known_ones():
@@ -105,4 +105,5 @@ def test_every_setting_is_explained(kind):
 @pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.toml")), ids=lambda path: path.name)
 def test_the_shipped_runs_are_valid(path):
     distilling = DistillConfig if "networks" in read_tables(path) else FinetuneConfig
-    load_config(CacheConfig if "cache" in path.stem else distilling, path)
+    config = load_config(CacheConfig if "cache" in path.stem else distilling, path)
+    assert config.out and config.pyramid.spec().shapes(config.video.latent)
