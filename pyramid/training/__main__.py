@@ -80,11 +80,13 @@ def run_finetune(options: argparse.Namespace) -> int:
 
 def run_distill(options: argparse.Namespace) -> int:
     from .distill import DistillConfig
+    from .estimates import estimate_iteration
     from .runs import run_distillation
 
     config = load_config(DistillConfig, options.config, options.set)
     if options.dry_run:
         print(to_toml(config))
+        print(estimate_iteration(config).text(config.train.steps))
         return 0
     run_distillation(config)
     return 0

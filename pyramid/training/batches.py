@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..noise_pyramid import derive_seed
 from . import draws
 from .cache_files import Cache
 
@@ -18,10 +19,11 @@ from .cache_files import Cache
 class StageBatch:
     """Samples of one stage.
 
-    stage: its place in running order. clean ``(B, C, T, H, W)``. coarse: the same videos at the coarser stage's size, None
-    at the coarsest. noise: white, shape of clean. rho ``(B,)``: local time. context ``(B, L, text width)``. empty: the
-    empty prompt, ``(L, text width)``. again: a second draw of everything random, for noising a student's own predictions;
-    only where the plan asks for it. pick ``(B,)``: in [0, 1), which of a student's steps.
+    stage: its place in running order. clean ``(B, C, T, H, W)``, without elements where the cache holds prompts alone.
+    coarse: the same videos at the coarser stage's size, None at the coarsest. noise: white, at the stage's size. rho ``(B,)``:
+    local time. context ``(B, L, text width)``. empty: the empty prompt, ``(L, text width)``. again: a second draw of
+    everything random, for noising a student's own predictions; only where the plan asks for it. pick ``(B,)``: in [0, 1),
+    which of a student's steps. seeds: of each sample, for the noise that a student's own run adds on its way.
     """
 
     stage: int
@@ -33,6 +35,7 @@ class StageBatch:
     empty: Tensor
     again: tuple[Tensor, Tensor] | None = None
     pick: Tensor | None = None
+    seeds: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> StageBatch:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -77,7 +80,7 @@ class StepDataset(Dataset):
         self.cache, self.plan = cache, plan
 
     def __getitem__(self, step: int) -> list[list[StageBatch]]:
-        stages = range(self.cache.info.spec.number_of_stages)
+        stages = range(self.cache.stages)
         return [
             [draw_batch(self.cache, self.plan, stage, self.plan.numbers(step, part)) for stage in stages]
             for part in range(self.plan.accumulation)
@@ -87,25 +90,28 @@ class StepDataset(Dataset):
 def draw_batch(cache: Cache, plan: Plan, stage: int, numbers: range) -> StageBatch:
     """The samples with these numbers at one stage: items in shuffled passes, everything else from the seed."""
     items = [plan.first + draws.shuffled(number, plan.last - plan.first, plan.seed, "item", stage) for number in numbers]
-    clean = torch.stack([cache.latent(item, stage) for item in items])
-    noise, rho = _noise_and_rho(clean, plan, stage, numbers, "")
+    clean = torch.stack([cache.latent(item, stage) for item in items]) if cache.has_videos else torch.empty(0)
+    noise, rho = _noise_and_rho(cache.size(stage), plan, stage, numbers, "")
     dropped = [draws.uniform(plan.seed, "drop", stage, number) < plan.drop for number in numbers]
     context = [cache.empty if drop else cache.text(item) for item, drop in zip(items, dropped, strict=True)]
     return StageBatch(
         stage=stage,
         clean=clean,
-        coarse=torch.stack([cache.latent(item, stage - 1) for item in items]) if stage else None,
+        coarse=torch.stack([cache.latent(item, stage - 1) for item in items]) if stage and cache.has_videos else None,
         noise=noise,
         rho=rho,
         context=torch.stack(context),
         empty=cache.empty,
-        again=_noise_and_rho(clean, plan, stage, numbers, "again ") if plan.twice else None,
+        again=_noise_and_rho(cache.size(stage), plan, stage, numbers, "again ") if plan.twice else None,
         pick=_stratified(plan, stage, numbers, "pick") if plan.twice else None,
+        seeds=tuple(derive_seed(plan.seed, "run", stage, number) for number in numbers) if plan.twice else (),
     )
 
 
-def _noise_and_rho(clean: Tensor, plan: Plan, stage: int, numbers: range, which: str) -> tuple[Tensor, Tensor]:
-    noise = [draws.white(tuple(clean.shape[1:]), plan.seed, f"{which}noise", stage, number) for number in numbers]
+def _noise_and_rho(
+    size: tuple[int, int, int, int], plan: Plan, stage: int, numbers: range, which: str
+) -> tuple[Tensor, Tensor]:
+    noise = [draws.white(size, plan.seed, f"{which}noise", stage, number) for number in numbers]
     return torch.stack(noise), _stratified(plan, stage, numbers, f"{which}rho")
 
 

@@ -16,16 +16,19 @@ from .cache_files import CachedItem, CacheInfo, Skipped, missing_shards, skipped
 from .clips import ClipSize, Unusable, clips_of, stage_videos
 from .encoders import TextEncoder, Umt5, WanVae, open_vae
 from .settings import Positive, Pyramid, System, Video, Weight
-from .sources import Source, fingerprint, list_sources
+from .sources import Source, fingerprint, list_prompts, list_sources
 from .toml_config import Section
 
-DEFINITIONS = ("pixels", "latents")
+DEFINITIONS = ("pixels", "latents", "prompts")
 
 
 class Clips(Section):
     """Which videos, and how they are cut."""
 
-    videos: str = Field(description="folder of videos with .txt captions, a .csv or .jsonl (path, caption), or .tar shards")
+    videos: str = Field(
+        description="folder of videos with .txt captions, a .csv or .jsonl (path, caption), or .tar shards; for definition "
+        "'prompts' a .txt with a prompt on each line, or a .csv or .jsonl (caption)"
+    )
     fps: Weight = Field(default=16.0, description="frames per second of the clips; 0 keeps the files' own (Wan: 16)")
     per_video: Positive = Field(default=1, description="clips taken from one file at most, one after the other")
 
@@ -33,11 +36,15 @@ class Clips(Section):
 class Encoders(Section):
     """The networks that encode."""
 
-    vae: str = Field(description="Wan 2.1 VAE: diffusers folder, or a .safetensors or .pth file")
+    vae: str = Field(
+        default="", description="Wan 2.1 VAE: diffusers folder, or a .safetensors or .pth file; definition 'prompts' needs none"
+    )
     text: str = Field(description="UMT5 encoder and tokenizer in transformers' layout")
     text_length: Positive = Field(default=512, description="tokens (Wan)")
     definition: str = Field(
-        default="pixels", description="coarse stages: 'pixels' encodes smaller videos (PW), 'latents' averages"
+        default="pixels",
+        description="coarse stages: 'pixels' encodes smaller videos (PW), 'latents' averages; 'prompts' caches no videos at "
+        "all, for distillation with train.inputs 'simulated'",
     )
 
 
@@ -62,6 +69,8 @@ class CacheConfig(Section):
     def model_post_init(self, _: object) -> None:
         if self.encoders.definition not in DEFINITIONS:
             raise ValueError(f"encoders.definition {self.encoders.definition!r} is none of {', '.join(DEFINITIONS)}")
+        if not self.encoders.vae and self.encoders.definition != "prompts":
+            raise ValueError("encoders.vae is not set; only encoders.definition 'prompts' does without a VAE")
         if self.shards.precision not in ("bf16", "fp32"):
             raise ValueError(f"shards.precision {self.shards.precision!r} is none of bf16, fp32")
         self.pyramid.spec().shapes(self.video.latent)
@@ -73,10 +82,11 @@ class CacheConfig(Section):
 
 def make_cache(config: CacheConfig, accelerator: Accelerator, say: Callable[[str], None]) -> None:
     """Writes every shard that is missing and lists what was skipped; several processes share the shards."""
-    sources = list_sources(config.clips.videos)
+    prompts = config.encoders.definition == "prompts"
+    sources = (list_prompts if prompts else list_sources)(config.clips.videos)
     folder, info = Path(config.out), _info(config, sources)
     text = Umt5(config.encoders.text, length=config.encoders.text_length).to(accelerator.device)
-    vae = open_vae(config.encoders.vae).to(accelerator.device)
+    vae = None if prompts else open_vae(config.encoders.vae).to(accelerator.device)
     if accelerator.is_main_process:
         write_info(folder, info, text([""])[0].to(config.dtype))
     accelerator.wait_for_everyone()
@@ -89,7 +99,8 @@ def make_cache(config: CacheConfig, accelerator: Accelerator, say: Callable[[str
         items, skipped = encode_all(part, config, vae, text)
         write_shard(folder, number, items, skipped)
         if accelerator.is_main_process:
-            say(_progress(done, len(mine), len(part), len(missing) - len(mine), time.monotonic() - began))
+            others, seconds = len(missing) - len(mine), time.monotonic() - began
+            say(_progress(done, len(mine), len(part), others, seconds, "prompts" if prompts else "videos"))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _report_skipped(folder, info, say)
@@ -107,7 +118,7 @@ def _info(config: CacheConfig, sources: Sequence[Source]) -> CacheInfo:
         per_shard=config.shards.items,
         sources=fingerprint(sources, Path(config.clips.videos)),
         provenance={
-            "vae": Path(config.encoders.vae).name,
+            "vae": Path(config.encoders.vae).name or "none",
             "text": Path(config.encoders.text).name,
             "fps": f"{config.clips.fps:g}",
             "per_video": str(config.clips.per_video),
@@ -117,9 +128,9 @@ def _info(config: CacheConfig, sources: Sequence[Source]) -> CacheInfo:
 
 
 def encode_all(
-    sources: Sequence[Source], config: CacheConfig, vae: WanVae, text: TextEncoder
+    sources: Sequence[Source], config: CacheConfig, vae: WanVae | None, text: TextEncoder
 ) -> tuple[list[CachedItem], list[Skipped]]:
-    """Items of what can be used, in order, and the rest with reasons."""
+    """Items of what can be used, in order, and the rest with reasons; without a VAE prompts alone."""
     items: list[CachedItem] = []
     skipped: list[Skipped] = []
     size = ClipSize(config.video.width, config.video.height, config.video.frames, config.clips.fps)
@@ -127,6 +138,10 @@ def encode_all(
         try:
             if source.caption is None:
                 raise Unusable("has no caption")
+            if vae is None:
+                embedding = text([source.caption])[0].to(config.dtype)
+                items.append(CachedItem(source.name, source.caption, [], embedding))
+                continue
             with source.open() as file:
                 clips = clips_of(file, size, most=config.clips.per_video)
         except (Unusable, OSError) as error:
@@ -150,11 +165,11 @@ def encode_stages(clip: Tensor, spec: PyramidSpec, vae: WanVae, definition: str)
     return [one[0] for one in reversed(latents)]
 
 
-def _progress(done: int, mine: int, items: int, others: int, seconds: float) -> str:
+def _progress(done: int, mine: int, items: int, others: int, seconds: float, what: str) -> str:
     rate = done * items / max(seconds, 1e-9)
     left = (mine - done) * seconds / done
     shared = f" (and {others} by other processes)" if others else ""
-    return f"shard {done} of {mine}{shared}, {rate:.2f} videos a second, {_duration(left)} to go"
+    return f"shard {done} of {mine}{shared}, {rate:.2f} {what} a second, {_duration(left)} to go"
 
 
 def _duration(seconds: float) -> str:
@@ -165,7 +180,8 @@ def _duration(seconds: float) -> str:
 def _report_skipped(folder: Path, info: CacheInfo, say: Callable[[str], None]) -> None:
     skipped = skipped_sources(folder, info)
     (folder / "skipped.txt").write_text("".join(f"{one.name}: {one.reason}\n" for one in skipped), encoding="utf-8")
-    say(f"{info.count - len(skipped)} of {info.count} videos are in {folder}")
+    what = "prompts" if info.definition == "prompts" else "videos"
+    say(f"{info.count - len(skipped)} of {info.count} {what} are in {folder}")
     if skipped:
         shown = "".join(f"\n  {one.name}: {one.reason}" for one in skipped[:5])
         say(f"{len(skipped)} skipped, all of them listed in {folder / 'skipped.txt'}:{shown}")

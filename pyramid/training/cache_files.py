@@ -27,6 +27,8 @@ INFO = "cache.json"
 EMPTY = "empty.safetensors"
 SHARD = "shard-{:05d}.safetensors"
 OPEN_FILES = 64
+CHANNELS = 16
+"""Of a Wan 2.1 latent."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class CacheInfo:
     """What a cache is for.
 
     definition: "pixels" encodes the smaller video of every stage (PyramidalWan's definition 2, the default), "latents"
-    averages the latents of the full size (definition 1). text_length: tokens that a prompt is padded to with zeros.
+    averages the latents of the full size (definition 1), "prompts" holds text alone. text_length: tokens that a prompt is
+    padded to with zeros.
     sources: a fingerprint of the list of sources; count: their number; provenance: free text by name.
     """
 
@@ -70,7 +73,8 @@ class CacheInfo:
 
 @dataclass(frozen=True)
 class CachedItem:
-    """One video: its latents in running order (coarse to fine), its text embedding without padding, and where it is from."""
+    """One video: its latents in running order (coarse to fine; none for a prompt alone), its text embedding without padding,
+    and where it is from."""
 
     name: str
     caption: str
@@ -124,9 +128,12 @@ def skipped_sources(folder: Path, info: CacheInfo) -> list[Skipped]:
 
 
 class Cache:
-    """A cache to read from. Items are in the order of their sources; a cache that is not complete is refused."""
+    """A cache to read from. Items are in the order of their sources; a cache that is not complete is refused.
 
-    def __init__(self, folder: str | Path) -> None:
+    stages: only the finest so many, for a run whose pyramid has fewer: a plain run reads the full size of any cache.
+    """
+
+    def __init__(self, folder: str | Path, *, stages: int | None = None) -> None:
         self.folder = Path(folder)
         if not (self.folder / INFO).is_file():
             raise ValueError(f"{self.folder} is no cache, it has no {INFO}; 'python -m pyramid.training cache' makes one")
@@ -136,6 +143,8 @@ class Cache:
                 f"the cache in {self.folder} is not complete: {len(missing)} of {self.info.shards} shards are missing. "
                 "Give the same cache command again; it goes on where it stopped"
             )
+        self.stages = min(stages or self.info.spec.number_of_stages, self.info.spec.number_of_stages)
+        self._left_out = self.info.spec.number_of_stages - self.stages
         self._places = [
             (number, place, entry)
             for number in range(self.info.shards)
@@ -151,12 +160,21 @@ class Cache:
     def name(self, item: int) -> str:
         return self._places[item][2]["name"]
 
+    @property
+    def has_videos(self) -> bool:
+        return self.info.definition != "prompts"
+
+    def size(self, stage: int) -> tuple[int, int, int, int]:
+        """``(C, T, H, W)`` of the latents of a stage in running order."""
+        shape = self.info.spec.shapes(self.info.latent)[stage + self._left_out]
+        return CHANNELS, shape.frames, shape.height, shape.width
+
     def caption(self, item: int) -> str:
         return self._places[item][2]["caption"]
 
     def latent(self, item: int, stage: int) -> Tensor:
-        """``(C, T, H, W)``, float32; stages in running order."""
-        return self._tensor(item, f"stage{stage}").float()
+        """``(C, T, H, W)``, float32; stages in running order, the first one that is read is 0."""
+        return self._tensor(item, f"stage{stage + self._left_out}").float()
 
     def text(self, item: int) -> Tensor:
         """``(text_length, width)``, float32."""

@@ -29,17 +29,22 @@ class StageStep:
 @dataclass(frozen=True)
 class Work:
     """What a recipe does with one sample of a stage, in forward passes: of a network that trains (with its backward pass),
-    and of frozen ones without."""
+    and of frozen ones without (by stage)."""
 
     trained: float
     frozen: Sequence[float]
     lora: bool
     checkpointing: bool
 
-    def passes(self, stage: int) -> float:
-        """Forward passes that cost as much."""
+    @property
+    def trained_passes(self) -> float:
+        """Forward passes that cost as much as what is done with the networks that train."""
         backward = (1.0 if self.lora else 2.0) + (1.0 if self.checkpointing else 0.0)
-        return self.trained * (1.0 + backward) + self.frozen[stage]
+        return self.trained * (1.0 + backward)
+
+    def passes(self, stage: int) -> float:
+        """Forward passes that cost as much as all of it."""
+        return self.trained_passes + self.frozen[stage]
 
 
 def step_costs(spec: PyramidSpec, full: LatentShape, dimensions: WanDimensions, work: Work, *, samples: int) -> list[StageStep]:
@@ -52,11 +57,30 @@ def step_costs(spec: PyramidSpec, full: LatentShape, dimensions: WanDimensions, 
     return steps
 
 
-def plain_tflops(steps: Sequence[StageStep], dimensions: WanDimensions, work: Work) -> float:
-    """The same number of samples, all at full size: what finetuning a plain model would cost, without a teacher."""
-    trained = Work(work.trained, [0.0] * len(steps), work.lora, work.checkpointing)
-    full = steps[-1]
-    return sum(step.samples for step in steps) * trained.passes(0) * forward_tflops(full.tokens, dimensions)
+def plain_tflops(steps: Sequence[StageStep], dimensions: WanDimensions, passes: float) -> float:
+    """The same number of samples, all at full size, with ``passes`` for each: what training a plain model would cost."""
+    return sum(step.samples for step in steps) * passes * forward_tflops(steps[-1].tokens, dimensions)
+
+
+def matching_work(
+    tokens: Sequence[int], steps: Sequence[int], dimensions: WanDimensions, *, updates: int, simulated: bool, lora: bool,
+    checkpointing: bool,
+) -> Work:  # fmt: skip
+    """Of a mean iteration of distribution matching: the critic learns from the student's prediction; in every ``updates``-th
+    the student does too, from teacher (with and without the prompt) and critic. steps: of the student, by stage."""
+    predictions = 1 + 1 / updates
+    forward = [forward_tflops(count, dimensions) for count in tokens]
+    frozen = []
+    for stage, own in enumerate(steps):
+        on_the_way = (own - 1) + sum(steps[k] * forward[k] for k in range(stage)) / forward[stage]
+        frozen.append(1 + 3 / updates + (predictions * on_the_way if simulated else 0.0))
+    return Work(predictions, frozen, lora, checkpointing)
+
+
+def adversarial_work(stages: int, *, updates: int, lora: bool, checkpointing: bool) -> Work:
+    """Of a mean iteration of adversarial distillation, the small heads left out: features of data and of a prediction; in
+    every ``updates``-th iteration a prediction that trains, whose gradient comes back through the features."""
+    return Work(1 / updates, [3 + 2 / updates] * stages, lora, checkpointing)
 
 
 def parameters(dimensions: WanDimensions) -> int:

@@ -17,8 +17,8 @@ from . import adapters, dmd
 from .batches import StageBatch
 from .finetune import rho_to_sigma
 from .networks import WanVelocity
-from .settings import Adapter, Data, Keep, Optimizer, Positive, Pyramid, Share, System, Validation, Video, Weight
-from .student import FewStepStudent, ask, each_batch, logged, open_frozen, open_trained
+from .settings import Adapter, Data, Keep, Optimizer, Positive, Pyramid, Rate, Share, System, Validation, Video, Weight
+from .student import FewStepStudent, ask, each_batch, logged, open_frozen, open_trained, trained_levels
 from .toml_config import Section
 from .trainable import Trainable
 
@@ -39,6 +39,11 @@ class DistillTrain(Section):
     per_stage: Positive = Field(default=1, description="samples of each stage in one forward pass of one process")
     accumulation: Positive = Field(default=1, description="forward passes per optimiser step")
     critic_updates: Positive = Field(default=5, description="iterations for each move of the student (DMD2: 5; Neodragon: 2)")
+    inputs: Literal["data", "simulated"] = Field(
+        default="data",
+        description="what the student predicts from: data noised to its levels (PW), or its own run from noise (DMD2's "
+        "backward simulation), which needs prompts only",
+    )
     seed: int = Field(default=0, description="of every random choice")
 
 
@@ -70,6 +75,10 @@ class DistillConfig(Section):
         description="dmd, adv: plain student; -ot, -od: plain teacher or features; -pt, -pt-star, -pd: pyramidal ones",
     )
     schedule: str = Field(default="2-2-1", description="the student's steps, low to high resolution")
+    grid: Literal["uniform", "shift"] = Field(
+        default="uniform", description="how a stage's steps are spaced: evenly in its sigma (guess), or evenly before the shift"
+    )
+    shift: Rate = Field(default=5.0, description="flow shift of grid 'shift' (Wan)")
     networks: Networks
     data: Data
     pyramid: Pyramid = Pyramid()
@@ -84,6 +93,11 @@ class DistillConfig(Section):
     keep: Keep = Keep()
     validation: Validation = Validation(steps="2-2-1", cfg=1.0)
 
+    @property
+    def levels(self) -> list[tuple[float, ...]]:
+        """Natural levels that the student's steps start from, for each stage in running order."""
+        return trained_levels(self.pyramid.spec(), self.schedule, grid=self.grid, shift=self.shift)
+
     @model_validator(mode="after")
     def _fits(self) -> DistillConfig:
         parse_steps(self.schedule, self.pyramid.spec().number_of_stages)
@@ -92,6 +106,11 @@ class DistillConfig(Section):
                 "recipes 'dmd' and 'adv' are the baselines at full size and go with pyramid.preset 'plain'; the others want a "
                 "pyramid"
             )
+        if self.train.inputs == "simulated" and (self.recipe.startswith("adv") or self.losses.teach):
+            raise ValueError(
+                "train.inputs 'simulated' has no data to compare a prediction with: it goes with the dmd recipes, and with "
+                "losses.teach = 0"
+            )
         if self.losses.lowest >= self.losses.highest:
             raise ValueError(f"losses.lowest {self.losses.lowest} must be smaller than losses.highest {self.losses.highest}")
         return self
@@ -99,17 +118,19 @@ class DistillConfig(Section):
 
 def student_of(config: DistillConfig, accelerator: Accelerator) -> FewStepStudent:
     return FewStepStudent(
-        config.networks.student, config.pyramid.spec(), config.video.latent, config.schedule, config.adapter, accelerator,
+        config.networks.student, config.pyramid.spec(), config.video.latent, config.levels, config.adapter, accelerator,
         system=config.system, seed=config.train.seed, checkpointing=config.networks.gradient_checkpointing,
+        simulated=config.train.inputs == "simulated",
     )  # fmt: skip
 
 
 class DistributionMatching:
     """DMD on every stage of a pyramid.
 
-    repeat: student's clean prediction from data noised to one of its levels; every few iterations, noise the prediction,
-    ask teacher and critic for the velocity there, and move the student along their difference (plus the pull to the data);
-    always, move the critic towards the velocity of the student's own noised predictions.
+    repeat: student's clean prediction from one of its levels (from data noised to it, or from its own run); every few
+    iterations, noise the prediction, ask teacher and critic for the velocity there, and move the student along their
+    difference (plus the pull to the data); always, move the critic towards the velocity of the student's own noised
+    predictions.
     dmd and dmd-ot noise along the ordinary flow at the stage's size, dmd-pt and dmd-pt-star along the stage's own path.
     """
 

@@ -102,15 +102,16 @@ class FrozenFeatures:
 
     def __call__(self, x: Tensor, told: Tensor, context: Tensor, stage: Stage) -> tuple[list[Tensor], Tensor]:
         """Features ``(B, tokens, width)`` of every tap, and the condition ``(B, width)``."""
-        blocks, kept = self.network.transformer.blocks, {}
+        transformer, kept = self.network.transformer, {}
+        watched = {tap: transformer.blocks[tap] for tap in self.taps} | {"condition": transformer.condition_embedder}
         hooks = [
-            blocks[tap].register_forward_hook(lambda _, __, output, tap=tap: kept.__setitem__(tap, output)) for tap in self.taps
+            module.register_forward_hook(lambda _, __, output, name=name: kept.__setitem__(name, output))
+            for name, module in watched.items()
         ]
         try:
             self.network(x, told.expand(len(x)), context, stage.rope_scale)
         finally:
             for hook in hooks:
                 hook.remove()
-        with torch.no_grad():
-            time, _, text, _ = self.network.transformer.condition_embedder(1000.0 * told.expand(len(x)), context, None)
+        time, _, text, _ = kept["condition"]
         return [kept[tap] for tap in self.taps], time.float() + text.float().mean(dim=1)

@@ -20,7 +20,6 @@ from .finetune import FinetuneConfig
 from .key_names import wan_name
 from .networks import WanVelocity, open_transformer
 from .settings import Adapter
-from .student import trained_levels
 
 RECIPE_KEY = "pyramid_recipe"
 PROVENANCE_KEY = "pyramid_provenance"
@@ -91,7 +90,7 @@ def lora_weights(network: WanVelocity, adapter: Adapter, name: str) -> dict[str,
 def _header(config: FinetuneConfig | DistillConfig, step: int) -> dict[str, str]:
     provenance = {"base": Path(base_of(config)).name, "cache": Path(config.data.cache).name, "step": step}
     spec = config.pyramid.spec()
-    student = {} if isinstance(config, FinetuneConfig) else levels_to_metadata(trained_levels(spec, config.schedule))
+    student = {} if isinstance(config, FinetuneConfig) else levels_to_metadata(config.levels)
     return {
         METADATA_KEY: spec.to_json(),
         RECIPE_KEY: config.model_dump_json(),

@@ -43,7 +43,7 @@ def distillation_of(config: DistillConfig, accelerator: Accelerator) -> Distribu
 
 def _start(config: FinetuneConfig | DistillConfig) -> tuple[Accelerator, Cache]:
     accelerator = parallel.start(config.system)
-    cache = Cache(config.data.cache)
+    cache = Cache(config.data.cache, stages=config.pyramid.spec().number_of_stages)
     check_cache(config, cache)
     if accelerator.is_main_process:
         keep_config(config, Path(config.out))
@@ -84,13 +84,18 @@ def check_cache(config: FinetuneConfig | DistillConfig, cache: Cache) -> None:
             f"with {video.frames}: change [video], or make another cache"
         )
     spec = config.pyramid.spec()
-    if info.spec.halves != spec.halves:
+    if info.spec.halves[len(info.spec.halves) - len(spec.halves) :] != spec.halves:
         raise ValueError(
             f"the cache halves {', '.join(info.spec.halves) or 'nothing'}, the run {', '.join(spec.halves) or 'nothing'}: "
             "its stages have other sizes"
         )
-    if info.definition == "latents" and info.spec.resize != spec.resize:
+    if info.definition == "latents" and spec.halves and info.spec.resize != spec.resize:
         raise ValueError(f"the cache averages latents with '{info.spec.resize}', the run wants '{spec.resize}'")
+    if not cache.has_videos and not (isinstance(config, DistillConfig) and config.train.inputs == "simulated"):
+        raise ValueError(
+            f"the cache in {cache.folder} holds prompts alone; only distillation with train.inputs 'simulated' does without "
+            "videos"
+        )
     if len(cache) - config.data.held_out < 1:
         raise ValueError(f"the cache has {len(cache)} items and {config.data.held_out} are held out: nothing to train on")
 
@@ -112,8 +117,9 @@ def plan_of(config: FinetuneConfig | DistillConfig, cache: Cache, accelerator: A
 
 
 FREE = ("keep", "validation", "system", "out")
+"""Tables that may change when a run goes on."""
 FREE_KEYS = (("train", "steps"), ("data", "workers"))
-"""What may change when a run goes on; anything else would make another run of it."""
+"""Settings of other tables that may; anything else would make another run of it."""
 
 
 def keep_config(config: FinetuneConfig | DistillConfig, folder: Path) -> None:
@@ -126,8 +132,7 @@ def keep_config(config: FinetuneConfig | DistillConfig, folder: Path) -> None:
             for table in now
             if table not in FREE
             for key in (now[table] if isinstance(now[table], dict) else [""])
-            if _value(before, table, key) != _value(now, table, key)
-            and (table, key) not in (("train", "steps"), ("data", "workers"))
+            if _value(before, table, key) != _value(now, table, key) and (table, key) not in FREE_KEYS
         ]
         if changed:
             raise ValueError(f"{folder} holds a run with other settings: {', '.join(changed)} changed. Choose another 'out'")

@@ -17,11 +17,12 @@ SUPPORTED = (
     f"a folder of videos ({', '.join(VIDEO_SUFFIXES)}) with a .txt of the same name beside each, a .csv or .jsonl with the "
     "columns 'path' and 'caption', or webdataset shards (a .tar, or a folder of them) with a .txt or .json for each video"
 )
+PROMPTS = "a .txt with a prompt on each line, or a .csv or .jsonl with the column 'caption'"
 
 
 @dataclass(frozen=True)
 class Source:
-    """One video file. member: its name inside the tar file ``path``. caption: None if there is none."""
+    """One video file, or only its caption. member: its name inside the tar file ``path``. caption: None if there is none."""
 
     path: Path
     caption: str | None
@@ -62,6 +63,21 @@ def list_sources(videos: str | Path) -> list[Source]:
     return found
 
 
+def list_prompts(prompts: str | Path) -> list[Source]:
+    """Every prompt of a list, without videos; ValueError in plain words for anything else."""
+    path = Path(prompts)
+    if not path.is_file() or path.suffix not in (".txt", ".csv", ".jsonl"):
+        raise ValueError(f"{path} is no list of prompts; that is {PROMPTS}")
+    if path.suffix == ".txt":
+        captions = path.read_text(encoding="utf-8").splitlines()
+    else:
+        captions = [row.get("caption") or "" for _, row in _rows(path)]
+    found = [Source(path, caption.strip(), f"{number}") for number, caption in enumerate(captions, 1) if caption.strip()]
+    if not found:
+        raise ValueError(f"there is no prompt in {path}; it should be {PROMPTS}")
+    return found
+
+
 def fingerprint(sources: Sequence[Source], root: Path) -> str:
     """Changes when the list does. Relative to ``root``, so that a folder may move."""
     digest = hashlib.sha256()
@@ -72,15 +88,18 @@ def fingerprint(sources: Sequence[Source], root: Path) -> str:
 
 
 def _table(path: Path) -> Iterator[Source]:
+    for number, row in _rows(path):
+        if "path" not in row:
+            raise ValueError(f"{path}, row {number}: there is no 'path'; it has {', '.join(map(str, row))}")
+        video = Path(row["path"])
+        caption = (row.get("caption") or "").strip()
+        yield Source(video if video.is_absolute() else path.parent / video, caption or None)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict]]:
     with path.open(newline="", encoding="utf-8") as file:
         lines = (line for line in file if line.strip())
-        rows = csv.DictReader(lines) if path.suffix == ".csv" else map(json.loads, lines)
-        for number, row in enumerate(rows, 1):
-            if "path" not in row:
-                raise ValueError(f"{path}, row {number}: there is no 'path'; it has {', '.join(map(str, row))}")
-            video = Path(row["path"])
-            caption = (row.get("caption") or "").strip()
-            yield Source(video if video.is_absolute() else path.parent / video, caption or None)
+        yield from enumerate(csv.DictReader(lines) if path.suffix == ".csv" else map(json.loads, lines), 1)
 
 
 def _tar(path: Path) -> Iterator[Source]:

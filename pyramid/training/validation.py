@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..noise_levels import NoiseLevel
-from ..noise_pyramid import noise_pyramid, stage_seed, step_seed, top_up_seed
+from ..noise_pyramid import derive_seed, noise_pyramid, stage_seed, top_up_seed
 from ..resize import make_resize, missing_band
-from ..sampling import StageRunner, sample_pyramid, solver_stage
+from ..sampling import sample_pyramid, solver_stage
 from ..schedules import parse_steps, stage_levels, without_skipped
-from ..solvers import euler, few_step
-from ..stages import LatentShape, PyramidSpec, Stage, stage_name
+from ..solvers import euler
+from ..stages import Stage, stage_name
 from . import draws
 from .batches import Plan, draw_batch
 from .cache_files import Cache
@@ -49,7 +49,9 @@ class Samples:
         if self.accelerator.is_main_process:
             for item, latents in zip(items, made, strict=True):
                 self._write(f"step-{step:08d}-{item}", latents, self.cache.caption(item))
-        finest = self.cache.info.spec.number_of_stages - 1
+        finest = self.cache.stages - 1
+        if not self.cache.has_videos:
+            return {}
         return compare(made, [self.cache.latent(item, finest)[None] for item in items])
 
     def _write(self, name: str, latents: Tensor, caption: str) -> None:
@@ -118,39 +120,27 @@ def sample(recipe: Finetuning, cache: Cache, item: int, *, steps: str, cfg: floa
         conditional, empty = recipe.velocity(torch.cat([x, x]), level, running, context).chunk(2)
         return empty + cfg * (conditional - empty)
 
+    device, stages = recipe.accelerator.device, spec.stages(recipe.shape)
+    noises = [part.to(device) for part in noise_pyramid(_noise(cache, item), stages)]
+
+    def top_up(stage: Stage) -> Tensor:
+        size = (1, *noises[0].shape[1:2], stage.shape.frames, stage.shape.height, stage.shape.width)
+        return draws.white(size, top_up_seed(stage_seed(SEED, stage.index))).to(device)
+
     runner = solver_stage(velocity, euler, stage_levels(spec, counts))
-    return _run(runner, spec, recipe.shape, cache.latent(item, 0).shape[0], item, recipe.accelerator.device)
+    return sample_pyramid(runner, noises, stages, top_up=top_up).float().cpu()
 
 
 def sample_student(student: FewStepStudent, cache: Cache, item: int) -> Tensor:
-    """The same with a student's own steps: predict, noise again, predict."""
+    """The same with a student's own steps."""
     device = student.accelerator.device
-    context = cache.text(item)[None].to(device)
-    levels = [(*stage, end) for stage, end in zip(student.levels, (*student.spec.boundaries, 0.0), strict=True)]
-
-    def velocity(x: Tensor, level: NoiseLevel, stage: Stage) -> Tensor:
-        return student.velocity(x, level.told, context, stage)
-
-    def run_stage(signal: Tensor, noise: Tensor, stage: Stage) -> Tensor:
-        def fresh(step: int) -> Tensor:
-            return draws.white(tuple(noise.shape), step_seed(stage_seed(SEED, stage.index), step), item).to(noise)
-
-        return solver_stage(velocity, few_step(fresh), levels)(signal, noise, stage)
-
-    return _run(run_stage, student.spec, student.shape, cache.latent(item, 0).shape[0], item, device)
+    noise = _noise(cache, item).to(device)
+    return student.sample(noise, cache.text(item)[None].to(device), [derive_seed(SEED, "run", item)]).float().cpu()
 
 
-def _run(runner: StageRunner, spec: PyramidSpec, shape: LatentShape, channels: int, item: int, device: torch.device) -> Tensor:
-    """Through all stages from an item's own noise."""
-    stages = spec.stages(shape)
-    full = draws.white((1, channels, shape.frames, shape.height, shape.width), SEED, "sample", item)
-    noises = [part.to(device) for part in noise_pyramid(full, stages)]
-
-    def top_up(stage: Stage) -> Tensor:
-        size = (1, channels, stage.shape.frames, stage.shape.height, stage.shape.width)
-        return draws.white(size, top_up_seed(stage_seed(SEED, stage.index))).to(device)
-
-    return sample_pyramid(runner, noises, stages, top_up=top_up).float().cpu()
+def _noise(cache: Cache, item: int) -> Tensor:
+    """At full size, ``(1, C, T, H, W)``, each item's own."""
+    return draws.white((1, *cache.size(cache.stages - 1)), SEED, "sample", item)
 
 
 def compare(made: Sequence[Tensor], data: Sequence[Tensor]) -> dict[str, float]:

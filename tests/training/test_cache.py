@@ -247,6 +247,33 @@ def test_every_kind_of_list_gives_the_same_cache(tmp_path, kind):
     assert all(torch.equal(found.latent(item, 2), reference.latent(item, 2)) for item in range(3))
 
 
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("prompts.txt", "a red ball\n\n  a blue box \n"),
+        ("prompts.csv", "caption\na red ball\n\na blue box\n"),
+        ("prompts.jsonl", '{"caption": "a red ball"}\n{"caption": ""}\n{"caption": "a blue box"}\n'),
+    ],
+)
+def test_prompts_are_cached_without_videos_and_vae(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    tables = cache_settings(tmp_path, tmp_path / name, encoders__definition="prompts", encoders__vae="")
+    found, said = make(tables)
+    assert [found.caption(item) for item in range(len(found))] == ["a red ball", "a blue box"]
+    assert not found.has_videos and found.size(0) == (16, 2, 2, 2)
+    encoder = Umt5(tables["encoders"]["text"], length=tables["encoders"]["text_length"])
+    own = encoder(["a blue box"])[0]
+    assert torch.allclose(found.text(1)[: len(own)], own, atol=1e-5) and not found.text(1)[len(own) :].any()
+    assert said[-1].startswith("2 of 2 prompts are in")
+
+
+def test_lists_of_prompts_that_are_none_are_refused(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    for path, said in ((tmp_path, "is no list of prompts"), (tmp_path / "empty.txt", "there is no prompt in")):
+        with pytest.raises(ValueError, match=said):
+            make(cache_settings(tmp_path, path, encoders__definition="prompts"))
+
+
 def test_another_list_or_other_settings_in_the_same_folder_are_refused(tmp_path):
     videos = write_folder(tmp_path / "videos", 3)
     tables = cache_settings(tmp_path, videos)
@@ -267,7 +294,8 @@ def test_another_list_or_other_settings_in_the_same_folder_are_refused(tmp_path)
             "there is no VAE at /nowhere.safetensors; supported: a folder of diffusers",
         ),
         ({"encoders__text": "/nowhere"}, "there is no text encoder at /nowhere; supported: a folder of transformers"),
-        ({"encoders__definition": "both"}, "definition 'both' is none of pixels, latents"),
+        ({"encoders__definition": "both"}, "definition 'both' is none of pixels, latents, prompts"),
+        ({"encoders__vae": ""}, "encoders.vae is not set"),
         ({"video__height": 72}, "cannot be halved"),
     ],
 )

@@ -1,23 +1,32 @@
 """Distillation: every recipe takes real steps, resumes exactly, moves what it should, and exports what the pack reads."""
 
+import dataclasses
 import json
+import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_run import cache_folder, settings
 
+from pyramid.flops import WAN_DIMENSIONS, forward_tflops
 from pyramid.schedules import LEVELS_KEY
 from pyramid.stages import PRESETS, PyramidSpec
-from pyramid.training import draws, parallel, runs
+from pyramid.training import costs, draws, parallel, runs
 from pyramid.training.batches import Plan, draw_batch
 from pyramid.training.cache_files import Cache
 from pyramid.training.checkpoints import Checkpoints
 from pyramid.training.distill import DistillConfig, DistributionMatching
+from pyramid.training.estimates import estimate_iteration
 from pyramid.training.export import trained_network
+from pyramid.training.networks import transformer_dimensions
+from pyramid.training.settings import Adapter
 from pyramid.training.student import picked_level, trained_levels
-from pyramid.training.toml_config import check_config
+from pyramid.training.toml_config import check_config, to_toml
 from pyramid.training.validation import sample_student
 
 MATCHING = ("dmd", "dmd-ot", "dmd-pt", "dmd-pt-star")
@@ -79,8 +88,8 @@ def test_every_recipe_takes_real_steps_and_exports(tmp_path, recipe, kind):
     assert any("samples/detail" in line for line in lines)
     with safe_open(file, framework="pt") as opened:
         header = opened.metadata()
-    spec = PyramidSpec.from_metadata(header)
-    assert json.loads(header[LEVELS_KEY]) == [list(stage) for stage in trained_levels(spec, made.schedule)]
+    assert PyramidSpec.from_metadata(header) == made.pyramid.spec()
+    assert json.loads(header[LEVELS_KEY]) == [list(stage) for stage in made.levels]
 
 
 @pytest.mark.parametrize("kind", ["full", "lora", "adversarial"])
@@ -93,6 +102,27 @@ def test_resuming_equals_no_interruption_bit_for_bit(tmp_path, kind):
     runs.run_distillation(broken.model_copy(update={"train": straight.train}))
     one, other = weights(straight), weights(broken)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("recipe, kind", [*((recipe, "full") for recipe in RECIPES), ("dmd-pt-star", "lora")])
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path, recipe, kind, parallel):
+    """After a real step of student and critic. A small rate: AdamW's first step is the sign of the gradient, and the sign of
+    next to nothing is rounding."""
+    rates = {"student__learning_rate": 1e-5, "critic__learning_rate": 1e-5, "adapter__kind": kind, "train__steps": 1}
+    one = config(tmp_path / "one", recipe, **rates, train__per_stage=4)
+    runs.run_distillation(one)
+    two = config(tmp_path / "two", recipe, **rates, train__per_stage=2, system__parallel=parallel, data__cache=one.data.cache)
+    path = tmp_path / "two.toml"
+    path.write_text(to_toml(two))
+    run("distill", path, processes=2)
+    mine, theirs = weights(one, 1), weights(two, 1)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.allclose(mine[name], theirs[name], atol=3e-5) for name in mine)
+    losses = [json.loads((Path(made.out) / "log.jsonl").read_text().splitlines()[0]) for made in (one, two)]
+    assert losses[0].keys() == losses[1].keys()
+    for name in losses[0].keys() - {"seconds"}:
+        assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-3, abs=1e-5), name
 
 
 @pytest.mark.parametrize("recipe", MATCHING)
@@ -163,6 +193,7 @@ def test_students_are_trained_on_the_levels_that_they_run_at():
     assert [stage[0] for stage in levels] == [1.0, *spec.boundaries]
     stages = spec.stages(spec.smallest_shape())
     assert [round(stages[0].rho(level), 6) for level in levels[0]] == [1.0, 0.5]
+    assert trained_levels(PRESETS["plain"], "4", grid="shift", shift=5.0)[0] == pytest.approx((1.0, 0.9375, 0.833333, 0.625))
     picked = picked_level(torch.tensor([0.0, 0.49, 0.5, 0.999999]), levels[1])
     assert torch.equal(picked, torch.tensor([levels[1][0]] * 2 + [levels[1][1]] * 2))
 
@@ -186,12 +217,95 @@ def test_a_student_samples_with_its_own_steps(tmp_path):
         ({"schedule": "2-1"}, "steps '2-1' has 2 numbers, but the pyramid has 3 stages"),
         ({"recipe": "dmd-x"}, "'recipe' is \"dmd-x\""),
         ({"losses__lowest": 0.99}, "must be smaller than"),
+        ({"train__inputs": "simulated"}, "goes with the dmd recipes, and with losses.teach = 0"),
         ({"pyramid__preset": "plain", "schedule": "2"}, "recipes 'dmd' and 'adv' are the baselines"),
     ],
 )
 def test_what_does_not_fit_is_said(tmp_path, changes, said):
     with pytest.raises(ValueError, match=said):
         config(tmp_path, **changes)
+
+
+def test_simulated_inputs_are_what_the_students_own_run_visits(tmp_path):
+    """Each sample alone, stepped through by hand, gets to the same latent; and the last prediction is the run's result."""
+    made = config(tmp_path, train__inputs="simulated", losses__teach=0.0, pyramid__first_frame="shared")
+    student = recipe_of(made).student
+    for batch in batches_of(made):
+        found = student.simulate(batch)
+        levels = student.levels[batch.stage]
+        for place in range(len(found)):
+            own = dataclasses.replace(
+                batch, noise=batch.noise[place : place + 1], context=batch.context[place : place + 1],
+                seeds=batch.seeds[place : place + 1],
+            )  # fmt: skip
+            seen = []
+
+            def velocity(x, level, stage, own=own, seen=seen, batch=batch):
+                if stage.index == batch.stage:
+                    seen.append(x)
+                return student.velocity(x, level.told, own.context, stage)
+
+            with torch.no_grad():
+                student.run(velocity, own.noise, own.seeds)
+            wanted = seen[int(batch.pick[place] * len(levels))]
+            assert torch.allclose(found[place], wanted[0], atol=1e-5)
+    last = dataclasses.replace(batch, pick=torch.full_like(batch.pick, 0.999))
+    with torch.no_grad():
+        assert torch.allclose(student.generate(last), student.sample(last.noise, last.context, last.seeds), atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["dmd", "dmd-pt"])
+def test_prompts_alone_are_enough_for_simulated_inputs(tmp_path, recipe):
+    made = config(tmp_path, recipe, train__inputs="simulated", losses__teach=0.0, validation__videos=1)
+    folder = Path(made.data.cache)
+    info = json.loads((folder / "cache.json").read_text())
+    (folder / "cache.json").write_text(json.dumps(info | {"definition": "prompts"}))
+    for shard in folder.glob("shard-*.safetensors"):
+        with safe_open(shard, framework="pt") as file:
+            header, texts = file.metadata(), {n: file.get_tensor(n) for n in file.keys() if n.endswith("text")}  # noqa: SIM118
+        save_file(texts, shard, metadata=header)
+    runs.run_distillation(made)
+    assert (Path(made.out) / "samples").is_dir()
+    with pytest.raises(ValueError, match="holds prompts alone"):
+        runs.run_distillation(config(tmp_path / "other", recipe, data__cache=str(folder)))
+
+
+@pytest.mark.parametrize("recipe, inputs", [("dmd-pt", "data"), ("dmd-pt", "simulated"), ("adv-od", "data")])
+def test_the_estimate_counts_the_forward_passes_that_are_made(tmp_path, recipe, inputs):
+    """Over a whole cycle of critic updates, by the number of tokens that each network was shown."""
+    teach = 0.01 if inputs == "data" and recipe == "dmd-pt" else 0.0
+    made = config(tmp_path, recipe, train__inputs=inputs, train__critic_updates=3, train__per_stage=2, losses__teach=teach)
+    distillation = runs.distillation_of(made, parallel.start(made.system))
+    frozen, trained, batch_size = Counter(), Counter(), 2
+
+    def count(network, inputs, output):
+        x = inputs[0]
+        places = trained if torch.is_grad_enabled() and any(p.requires_grad for p in network.parameters()) else frozen
+        places[math.prod(x.shape[-3:]) // 4] += len(x)
+        if places is frozen and torch.is_grad_enabled() and x.requires_grad:
+            frozen[math.prod(x.shape[-3:]) // 4] += len(x)  # the gradient goes back through it
+
+    networks = [distillation.student.network]
+    if recipe == "adv-od":
+        networks += [distillation.features.network]
+    else:
+        networks += [distillation.critic, distillation._teacher]
+    for network in networks:
+        network.register_forward_hook(count)
+    for _ in range(3):
+        distillation.step([batches_of(made, batch_size)])
+    estimate = estimate_iteration(made)
+    dimensions = transformer_dimensions(made.networks.student, text=6)
+    found = sum(forward_tflops(n, dimensions) * (3 * trained[n] + frozen[n]) for n in {*frozen, *trained}) / 3
+    assert estimate.tflops == pytest.approx(found, rel=1e-6)
+
+
+def test_a_dry_run_of_distillation_counts_operations_and_memory(tmp_path):
+    output = run("distill", "runs/wan1.3b_2-2-1_dmd-pt-star.toml", "--dry-run")
+    trained = 2 * costs.lora_parameters(WAN_DIMENSIONS["1.3B"], 128, Adapter().targets)
+    assert "30576" in output and f"({trained / 1e6:.4g} million trained" in output
+    # a critic that trains, a student that trains in every fifth iteration, and 1.6 frozen passes
+    assert f"one optimiser step: {(1.2 * 3 + 1.6) * (251.84 + 13.50 + 1.63):.4g}"[:-1] in output
 
 
 @pytest.mark.parametrize("recipe", ["adv", "adv-od", "adv-pd"])

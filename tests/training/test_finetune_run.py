@@ -357,6 +357,15 @@ def test_the_pack_reads_the_pyramid_of_an_exported_file(tmp_path, monkeypatch):
     assert spec_from_file("diffusion_models/mine.safetensors").to_json() == made.pyramid.spec().to_json()
 
 
+def test_a_run_of_fewer_stages_reads_the_finest_of_the_cache(tmp_path):
+    whole = runs.Cache(settings(tmp_path)["data"]["cache"])
+    plain = runs.Cache(whole.folder, stages=1)
+    assert torch.equal(plain.latent(1, 0), whole.latent(1, 2))
+    made = config(tmp_path, pyramid__preset="plain", validation__steps="2", validation__videos=1, losses__teacher=0.0)
+    runs.run_finetuning(made)
+    assert {"validation/high", "samples/detail"} <= set(log(made)[-1])
+
+
 def test_definition_one_wants_the_same_filter_and_two_takes_any(tmp_path):
     folder = cache_folder(tmp_path / "other")
     text = (folder / "cache.json").read_text()
