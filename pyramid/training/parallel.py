@@ -33,7 +33,10 @@ def place(network: nn.Module, accelerator: Accelerator, system: System) -> None:
         network.to(accelerator.device)
         for block in network.transformer.blocks:  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
-        fully_shard(network, mesh=mesh, reshard_after_forward=True)
+        # a frozen network keeps what is outside of its blocks whole after a forward pass: the gradient of a block's features
+        # comes back through it without FSDP2's notice. What an optimiser holds must be in shards again.
+        trained = any(weight.requires_grad for weight in network.parameters())
+        fully_shard(network, mesh=mesh, reshard_after_forward=trained)
     else:
         network.to(accelerator.device)
 
