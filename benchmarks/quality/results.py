@@ -15,9 +15,8 @@ from demo.world import metrics
 from demo.world.grammar import ATTRIBUTES, Caption, draw_captions
 from demo.world.reading import read
 
-from .rows import VAE, Row
+from .rows import ROOT, Row
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".state" / "quality"
 PROMPTS, SEEDS = 64, 4
 CAPTION_SEED = 4
@@ -31,7 +30,7 @@ def captions() -> list[Caption]:
 
 def weights(row: Row) -> list[Path]:
     """Every file that decides what a row's clips are."""
-    return [ROOT / path for path in (row.model, *row.loras.values(), VAE)]
+    return [ROOT / path for path in row.weights]
 
 
 def fingerprint(row: Row) -> str:

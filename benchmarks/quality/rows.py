@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from pyramid.stages import PRESETS, PyramidSpec
+from pyramid.stages import PRESETS, PyramidSpec, stage_name
+from pyramid.training.distill import DistillConfig
+from pyramid.training.finetune import FinetuneConfig
+from pyramid.training.toml_config import load_config
 
+ROOT = Path(__file__).resolve().parents[2]
 MODEL = "demo/weights/tiny_wan_t2v.safetensors"
 VAE = "demo/weights/tiny_wan_vae.safetensors"
+FINETUNED = "demo/weights/tiny_wan_t2v_20-20-10.safetensors"
+"""What runs/tiny_20-20-10.toml made, in fp16."""
 
 TWO = PRESETS["training-free"]
 THREE = replace(TWO, boundaries=(0.896, 0.602), halves=("HW", "HW"))
@@ -17,7 +24,8 @@ THREE_IN_TIME = replace(THREE, halves=("THW", "THW"))
 
 @dataclass(frozen=True)
 class Row:
-    """name: on the command line. label: in the table. model, loras: files from the root of the checkout, LoRAs by stage."""
+    """name: on the command line. label: in the table. model, loras: files from the root of the checkout, LoRAs by stage.
+    config: what trained them."""
 
     name: str
     label: str
@@ -29,12 +37,47 @@ class Row:
     sampler: str = "euler"
     grid: str = "auto"
     shift: float = 5.0
+    config: str = ""
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Every file that decides what a row's clips are."""
+        return (self.model, *self.loras.values(), VAE)
 
 
 def _plain(steps: int) -> Row:
     return Row(f"plain-{steps}", f"plain, {steps} steps" if steps > 1 else "plain, 1 step", str(steps), PRESETS["plain"])
 
 
+def _exported(out: str, ending: str = "") -> str:
+    """The file that a run wrote at its end, or where it will be."""
+    folder = ROOT / out / "export"
+    found = sorted(folder.glob(f"*-step*{ending}.safetensors"), key=lambda path: path.stat().st_mtime)
+    return str(found[-1].relative_to(ROOT)) if found else f"{out}/export/{Path(out).name}{ending}.safetensors"
+
+
+def _finetuned(name: str, label: str) -> Row:
+    """What a configuration in runs/ trains, sampled with 20-20-10."""
+    config = load_config(FinetuneConfig, ROOT / "runs" / f"{name}.toml")
+    spec, own = config.pyramid.spec(), {"config": f"runs/{name}.toml"}
+    stages = [stage_name(index, spec.number_of_stages) for index in range(spec.number_of_stages)]
+    if config.adapter.kind == "full":
+        return Row(name, label, "20-20-10", spec, model=_exported(config.out), **own)
+    if config.adapter.scope == "shared":
+        return Row(name, label, "20-20-10", spec, loras={"all": _exported(config.out)}, **own)
+    return Row(name, label, "20-20-10", spec, loras={stage: _exported(config.out, f"-{stage}") for stage in stages}, **own)
+
+
+def _student(name: str, label: str) -> Row:
+    """A student, sampled as it was trained: its own levels, without cfg."""
+    config = load_config(DistillConfig, ROOT / "runs" / f"{name}.toml")
+    return Row(
+        name, label, config.schedule, config.pyramid.spec(), cfg="1", model=_exported(config.out), sampler=FEW_STEP,
+        config=f"runs/{name}.toml",
+    )  # fmt: skip
+
+
+FEW_STEP = "pyramid_few_step"
 PLAIN = "plain-50"
 """The row that all others are compared with."""
 
@@ -47,4 +90,31 @@ ROWS = (
     Row("two-natural", "the same as 20-10, told natural instead of sigma", "20-10", replace(TWO, told="natural")),
     Row("three-20-20-10", "training-free, three stages H x W", "20-20-10", THREE),
     Row("three-time-20-20-10", "training-free, three stages T x H x W", "20-20-10", THREE_IN_TIME),
+    Row(
+        "finetuned", "**finetuned**, as the paper does it", "20-20-10", PRESETS["pyramidal-wan"], model=FINETUNED,
+        config="runs/tiny_20-20-10.toml",
+    ),  # fmt: skip
+    _finetuned("tiny_no_teacher", "without L_dist"),
+    _finetuned("tiny_definition1", "definition 1: latents averaged, not encoded"),
+    _finetuned("tiny_told_sigma", "told sigma instead of natural"),
+    _finetuned("tiny_told_pyramid_flow", "told as in Pyramidal Flow"),
+    _finetuned("tiny_first_frame_shared", "frame 0 with the levels of all frames"),
+    _finetuned("tiny_dct", "DCT instead of Haar"),
+    _finetuned("tiny_db2", "wavelet db2 instead of Haar"),
+    _finetuned("tiny_rope_scaled", "positions scaled to full size"),
+    _finetuned("tiny_lora_shared", "one LoRA of rank 32 instead of all weights"),
+    _finetuned("tiny_lora_per_stage", "a LoRA of rank 32 per stage"),
+    Row(
+        "untrained-2-2-1", "finetuned, not distilled", "2-2-1", PRESETS["pyramidal-wan"], cfg="1", model=FINETUNED,
+        sampler=FEW_STEP, config="runs/tiny_20-20-10.toml",
+    ),  # fmt: skip
+    _student("tiny_0-0-4_dmd", "dmd at full size"),
+    _student("tiny_0-0-2_dmd", "dmd at full size"),
+    _student("tiny_0-0-1_dmd", "dmd at full size"),
+    _student("tiny_2-2-1_dmd-ot", "dmd-ot"),
+    _student("tiny_2-2-1_dmd-pt", "dmd-pt"),
+    _student("tiny_2-2-1_dmd-pt-star", "dmd-pt-star"),
+    _student("tiny_2-2-1_dmd-pt-star_no_teach", "dmd-pt-star without L_teach"),
+    _student("tiny_2-2-1_adv-od", "adv-od"),
+    _student("tiny_2-2-1_adv-pd", "adv-pd"),
 )
