@@ -18,9 +18,10 @@ import torch
 
 from pyramid.sizes import video_size
 from pyramid.stages import PRESETS, LatentShape
-from pyramid.training.estimates import estimate_step
+from pyramid.training.distill import DistillConfig
+from pyramid.training.estimates import StepEstimate, estimate_iteration, estimate_step
 from pyramid.training.finetune import FinetuneConfig
-from pyramid.training.toml_config import load_config
+from pyramid.training.toml_config import load_config, read_tables
 
 from .cards import ANCHORS, CARDS
 from .written_page import print_or_write
@@ -63,6 +64,18 @@ RUNS = (
     Run("wan1.3b_20-20-10", 2, (Machine("H100", 1, H100), Machine("H100", 2, H100), Machine("H100", 16, H100))),
     Run("wan1.3b_20-20-10_lora", 1, (Machine("RTX 4090", 1, 0.5), Machine("H100", 1, H100))),
     Run("wan14b_20-20-10_lora", 8, (Machine("H100", 8, H100),)),
+    Run("wan1.3b_multires", 2, (Machine("H100", 2, H100),)),
+    *(
+        Run(f"wan1.3b_{name}", 2, (Machine("H100", 2, H100),))
+        for name in (
+            "2-2-1_dmd-pt-star",
+            "2-2-1_dmd-pt",
+            "2-2-1_dmd-ot",
+            "2-2-1_adv-od",
+            "2-2-1_adv-pd",
+            "0-0-2_dmd",
+        )
+    ),
 )
 
 
@@ -81,12 +94,20 @@ def encode_tflops() -> float:
     return counter.get_total_flops() / 1e12
 
 
+def estimate(name: str) -> tuple[FinetuneConfig | DistillConfig, StepEstimate]:
+    path = ROOT / "runs" / f"{name}.toml"
+    if "networks" in read_tables(path):
+        config = load_config(DistillConfig, path)
+        return config, estimate_iteration(config)
+    config = load_config(FinetuneConfig, path)
+    return config, estimate_step(config)
+
+
 def table() -> Iterator[str]:
     yield "| run | steps x processes | TFLOPs in all | memory of a process: state + activations | on | hours | dollars |"
     yield "|---|---|---|---|---|---|---|"
     for run in RUNS:
-        config = load_config(FinetuneConfig, ROOT / "runs" / f"{run.name}.toml")
-        step = estimate_step(config)
+        config, step = estimate(run.name)
         total = step.tflops * config.train.steps * run.processes
         for machine in run.machines:
             hours = total / machine.rate

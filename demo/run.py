@@ -42,13 +42,15 @@ PAPER_SCHEDULES = (("0-0-50", True), ("20-20-10", True), ("2-2-1", False))
 
 @dataclass(frozen=True)
 class Sampling:
-    """A way to sample the prompt. name: of its files. preset: one of the pyramid's."""
+    """A way to sample the prompt. name: of its files. preset: one of the pyramid's. model: file of demo/weights."""
 
     name: str
     label: str
     preset: str
     steps: str
     cfg: float
+    model: str = "tiny_wan_t2v.safetensors"
+    sampler: str = "euler"
 
     @property
     def tflops(self) -> float:
@@ -61,6 +63,7 @@ class Sampling:
 SAMPLINGS = (
     Sampling("plain", "plain, 50 steps", "plain", "50", 4.0),
     Sampling("training-free", "training-free pyramid, 20-10 steps", "training-free", "20-10", 4.0),
+    Sampling("finetuned", "finetuned, 20-20-10 steps", "pyramidal-wan", "20-20-10", 4.0, "tiny_wan_t2v_20-20-10.safetensors"),
 )
 
 
@@ -78,10 +81,10 @@ def sampling_graph(sampling: Sampling, prompt: str, size: VideoSize = SIZE, *, s
     """Text to video with several seeds at once; prompts are files, so no text encoder is loaded."""
     sides = {"width": size.width, "height": size.height, "frames": size.frames, "batch_size": seeds}
     wires = {name: [name, 0] for name in ("model", "positive", "negative", "latent", "pyramid")}
-    settings = {"seed": SEED, "steps": sampling.steps, "cfg": f"{sampling.cfg:g}"}
+    settings = {"seed": SEED, "steps": sampling.steps, "cfg": f"{sampling.cfg:g}", "sampler_name": sampling.sampler}
     saved = {"fps": FPS}, {"format": "mp4", "codec": "h264"}
     nodes = {
-        "model": ("UNETLoader", {"unet_name": "tiny_wan_t2v.safetensors", "weight_dtype": "default"}),
+        "model": ("UNETLoader", {"unet_name": sampling.model, "weight_dtype": "default"}),
         "vae": ("VAELoader", {"vae_name": "tiny_wan_vae.safetensors"}),
         "positive": ("PyramidalWanLoadConditioning", {"filename": prompt}),
         "negative": ("PyramidalWanLoadConditioning", {"filename": EMPTY_PROMPT}),

@@ -91,7 +91,11 @@ ROWS = (
     Row("three-20-20-10", "training-free, three stages H x W", "20-20-10", THREE),
     Row("three-time-20-20-10", "training-free, three stages T x H x W", "20-20-10", THREE_IN_TIME),
     Row(
-        "finetuned", "**finetuned**, as the paper does it", "20-20-10", PRESETS["pyramidal-wan"], model=FINETUNED,
+        "finetuned",
+        "**finetuned**, as the paper does it",
+        "20-20-10",
+        PRESETS["pyramidal-wan"],
+        model=FINETUNED,
         config="runs/tiny_20-20-10.toml",
     ),  # fmt: skip
     _finetuned("tiny_no_teacher", "without L_dist"),
@@ -105,8 +109,14 @@ ROWS = (
     _finetuned("tiny_lora_shared", "one LoRA of rank 32 instead of all weights"),
     _finetuned("tiny_lora_per_stage", "a LoRA of rank 32 per stage"),
     Row(
-        "untrained-2-2-1", "finetuned, not distilled", "2-2-1", PRESETS["pyramidal-wan"], cfg="1", model=FINETUNED,
-        sampler=FEW_STEP, config="runs/tiny_20-20-10.toml",
+        "untrained-2-2-1",
+        "finetuned, not distilled",
+        "2-2-1",
+        PRESETS["pyramidal-wan"],
+        cfg="1",
+        model=FINETUNED,
+        sampler=FEW_STEP,
+        config="runs/tiny_20-20-10.toml",
     ),  # fmt: skip
     _student("tiny_0-0-4_dmd", "dmd at full size"),
     _student("tiny_0-0-2_dmd", "dmd at full size"),

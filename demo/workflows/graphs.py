@@ -70,7 +70,7 @@ def t2v_20_20_10(graph: Graph) -> None:
 
 If the file says which pyramid it was trained for, put 'Pyramid from File' in the place of 'Pyramid'. The sampler must be a
 deterministic one (euler, heun, dpmpp_2m, uni_pc)."""
-    add_notes(graph, about, (TEXT_ENCODER, VAE), missing=TRAINED_MODEL)
+    add_notes(graph, about, (TEXT_ENCODER, VAE), missing=(TRAINED_MODEL,))
     parts = text_to_video(graph, TRAINED_MODEL)
     graph.group("3 · Size and pyramid", new_column=True)
     spec = pyramid(graph, "pyramidal-wan")
@@ -87,11 +87,12 @@ def t2v_2_2_1(graph: Graph) -> None:
 
 {STEPS_THREE}
 
-The LoRA brings its pyramid along, so the sampler's pyramid input stays open. cfg stays at 1 and the sampler at
-pyramid_few_step: that is what few-step weights are distilled for. At this speed the text encoder and decoding take longer
-than sampling; 'Save Conditioning' keeps a prompt."""
-    add_notes(graph, about, TEXT_FILES, missing=FEW_STEP_LORA)
-    parts = text_to_video(graph)
+The LoRA belongs on the weights it was distilled from, those of `wan_t2v_pyramid_20-20-10`. It brings its pyramid along, so
+the sampler's pyramid input stays open. If all weights were distilled, choose that file as the model and bypass the LoRA. cfg
+stays at 1 and the sampler at pyramid_few_step: that is what few-step weights are distilled for. At this speed the text encoder
+and decoding take longer than sampling; 'Save Conditioning' keeps a prompt."""
+    add_notes(graph, about, (TEXT_ENCODER, VAE), missing=(TRAINED_MODEL, FEW_STEP_LORA))
+    parts = text_to_video(graph, TRAINED_MODEL)
     graph.group("3 · Few-step LoRA and size", new_column=True)
     model = graph.add("PyramidalWanStageLoRA", model=parts.model, lora_name=FEW_STEP_LORA, strength=1.0, stages="all")
     latent = size(graph, height=THREE_STAGE_HEIGHT)

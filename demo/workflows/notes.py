@@ -36,7 +36,7 @@ from the lowest resolution to the full one. The last number is the dear one. A l
 STOCK = """Stock Wan weights were never trained to hand over between resolutions, so this is a faster first pass, not a free
 lunch: compare with an ordinary run before you rely on it. We have not measured the quality."""
 
-NOT_PUBLIC = """**`{name}` is a placeholder: no such weights are public.** Train them or load your own, then choose the
+NOT_PUBLIC = """**{names} is a placeholder: no such weights are public.** Train them or load your own, then choose the
 file here. Stock weights alone make poor videos with these three stages; `wan_t2v_training_free` is for those."""
 
 MEMORY = """## Memory
@@ -59,13 +59,14 @@ def cost_sentence(preset: str, steps: str, *, cfg: bool = True, height: int = HE
     )
 
 
-def models_text(names: tuple[str, ...], missing: str = "") -> str:
+def models_text(names: tuple[str, ...], missing: tuple[str, ...] = ()) -> str:
     lines = ["## Files", ""]
     for name in names:
         folder, large = PUBLIC[name]
         lines.append(f"- [{name}]({link(name)}), about {large}, into `models/{folder}`")
     if missing:
-        lines += ["", NOT_PUBLIC.format(name=missing)]
+        text = NOT_PUBLIC if len(missing) == 1 else NOT_PUBLIC.replace("is a placeholder", "are placeholders")
+        lines += ["", text.format(names=" and ".join(f"`{name}`" for name in missing))]
     return "\n".join([*lines, "", MEMORY])
 
 
@@ -83,7 +84,7 @@ def note_height(text: str) -> int:
     return height
 
 
-def add_notes(graph: Graph, about: str, files: tuple[str, ...], *, missing: str = "") -> None:
+def add_notes(graph: Graph, about: str, files: tuple[str, ...], *, missing: tuple[str, ...] = ()) -> None:
     """The first column."""
     graph.group("Read me")
     for title, text in ((ABOUT, unwrapped(about)), (MODELS, unwrapped(models_text(files, missing)))):

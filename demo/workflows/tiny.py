@@ -23,13 +23,19 @@ from ..workspace import EMPTY_PROMPT, PROMPTS, Workspace, prompt_file, write_pro
 from ..world.grammar import parse
 from ..world.scenes import render, scene_for
 from .graph import Graph, Node, api
-from .graphs import DETAIL_LORA, FEW_STEP_LORA, STYLE_LORA, build
-from .parts import I2V, NEGATIVE
+from .graphs import DETAIL_LORA, FEW_STEP_LORA, STYLE_LORA, TRAINED_MODEL, build
+from .parts import I2V, NEGATIVE, T2V
 
 TRAINED_PROMPT = "a yellow square moving up on the left over a checkered blue background"
 VIDEO, IMAGE = "tiny.mp4", "tiny.png"
 FEW_STEP, STYLE = "tiny_random_few_step_lora.safetensors", "tiny_random_style_lora.safetensors"
 LORAS = {FEW_STEP_LORA: FEW_STEP, STYLE_LORA: STYLE, DETAIL_LORA: STYLE}
+TRAINED = {
+    T2V: "tiny_wan_t2v.safetensors",
+    TRAINED_MODEL: "tiny_wan_t2v_20-20-10.safetensors",
+    FEW_STEP_LORA: "tiny_wan_2-2-1_lora.safetensors",
+}
+"""What stands for a file in the twins with trained weights, where demo/weights has it."""
 DROPPED = ("CLIPLoader", "CLIPVisionLoader", "CLIPVisionEncode")
 """Large encoders that have no tiny one: prompts come from files, and the image goes in through the VAE only."""
 
@@ -78,11 +84,12 @@ def _make_tiny(node: Node, gone: set[Node], size: TinySize) -> None:
 
 
 def _tiny_value(name: str, value: Any, size: TinySize) -> Any:
-    kind = "" if size.trained else "random_"
+    if size.trained and value in TRAINED:
+        return TRAINED[value]
     if name == "unet_name":
-        return "tiny_random_wan_i2v.safetensors" if value == I2V else f"tiny_{kind}wan_t2v.safetensors"
+        return "tiny_random_wan_i2v.safetensors" if value == I2V else "tiny_random_wan_t2v.safetensors"
     if name == "vae_name":
-        return f"tiny_{kind}wan_vae.safetensors"
+        return "tiny_wan_vae.safetensors" if size.trained else "tiny_random_wan_vae.safetensors"
     if name == "lora_name":
         return LORAS[value]
     if name == "steps":

@@ -80,7 +80,8 @@ def matching_work(
 def adversarial_work(stages: int, *, updates: int, lora: bool, checkpointing: bool) -> Work:
     """Of a mean iteration of adversarial distillation, the small heads left out: features of data and of a prediction; in
     every ``updates``-th iteration a prediction that trains, whose gradient comes back through the features."""
-    return Work(1 / updates, [3 + 2 / updates] * stages, lora, checkpointing)
+    through = 3 if checkpointing else 2
+    return Work(1 / updates, [3 + through / updates] * stages, lora, checkpointing)
 
 
 def parameters(dimensions: WanDimensions) -> int:

@@ -32,7 +32,10 @@ class AdversarialDistillation:
     def __init__(self, config: DistillConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator, settings = config, accelerator, config.discriminator
         self.student = student_of(config, accelerator)
-        self.features = FrozenFeatures(open_frozen(config.networks.teacher, accelerator, config.system), settings.taps)
+        teacher = open_frozen(
+            config.networks.teacher, accelerator, config.system, checkpointing=config.networks.gradient_checkpointing
+        )
+        self.features = FrozenFeatures(teacher, settings.taps)
         generator = torch.random.fork_rng(devices=[])
         with generator:
             torch.manual_seed(config.train.seed)

@@ -99,7 +99,7 @@ def estimate_iteration(config: DistillConfig) -> StepEstimate:
     stages = costs.step_costs(spec, full, dimensions, work, samples=config.train.per_stage * config.train.accumulation)
     activations = _activations(stages, dimensions, config, checkpointing=checkpointing)
     if adversarial:
-        activations += _activations(stages, dimensions, config, checkpointing=False)  # of the features, back to the prediction
+        activations *= 2  # of the features, too, back to the prediction
     return StepEstimate(stages, costs.plain_tflops(stages, dimensions, plain), trained, state, activations)
 
 

@@ -136,8 +136,11 @@ def open_trained(
     return network
 
 
-def open_frozen(path: str, accelerator: Accelerator, system: System) -> WanVelocity:
+def open_frozen(path: str, accelerator: Accelerator, system: System, *, checkpointing: bool = False) -> WanVelocity:
+    """A network that stays as it is; checkpointing: for gradients that come back through it."""
     network = WanVelocity(open_transformer(path)).requires_grad_(False)
+    if checkpointing:
+        network.transformer.enable_gradient_checkpointing()
     parallel.place(network, accelerator, system)
     return network
 

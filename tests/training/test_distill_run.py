@@ -337,6 +337,19 @@ def test_the_student_follows_what_the_heads_say(tmp_path):
     assert logit() > before
 
 
+def test_checkpointing_changes_memory_and_nothing_else(tmp_path):
+    gradients = []
+    for checkpointing in (False, True):
+        made = config(tmp_path, "adv-pd")
+        made = made.model_copy(update={"networks": made.networks.model_copy(update={"gradient_checkpointing": checkpointing})})
+        adversarial = runs.distillation_of(made, parallel.start(made.system))
+        assert adversarial.features.network.transformer.is_gradient_checkpointing == checkpointing
+        adversarial.student_loss(batches_of(made)[2])["adversarial"][1].backward()
+        gradients.append([weight.grad for weight in adversarial.student.network.parameters()])
+    assert all(torch.allclose(one, other, atol=1e-7) for one, other in zip(*gradients, strict=True))
+    assert any(gradient.abs().max() > 1e-6 for gradient in gradients[0])
+
+
 def test_a_tap_that_is_not_there_is_named(tmp_path):
     made = config(tmp_path, "adv-od", discriminator__taps=[0, 9])
     with pytest.raises(ValueError, match="there is no block 9; the teacher has 2"):
