@@ -19,7 +19,7 @@ import torch
 
 from .. import written_page
 from .results import Results, captions, fingerprint, weights
-from .rows import PLAIN, ROWS, Row
+from .rows import GROUPS, PLAIN, ROWS, Row
 from .sampling import run_data, run_row
 from .tables import page
 
@@ -62,7 +62,7 @@ def main() -> None:
     if PLAIN not in found:
         print(f"nothing to compare with yet: run '{PLAIN}' first")
         return
-    text = page(ROWS, found, run_data())
+    text = page(GROUPS, found, run_data())
     if options.write:
         written_page.write(PAGE, SCRIPT, [text])
     print(text)

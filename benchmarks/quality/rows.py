@@ -33,7 +33,7 @@ class Row:
     spec: PyramidSpec
     cfg: str = "4"
     model: str = MODEL
-    loras: Mapping[str, str] = field(default_factory=dict)
+    loras: Mapping[str, str] = field(default_factory=dict, hash=False)
     sampler: str = "euler"
     grid: str = "auto"
     shift: float = 5.0
@@ -69,20 +69,22 @@ def _finetuned(name: str, label: str) -> Row:
 
 
 def _student(name: str, label: str) -> Row:
-    """A student, sampled as it was trained: its own levels, without cfg."""
-    config = load_config(DistillConfig, ROOT / "runs" / f"{name}.toml")
-    return Row(
-        name, label, config.schedule, config.pyramid.spec(), cfg="1", model=_exported(config.out), sampler=FEW_STEP,
-        config=f"runs/{name}.toml",
-    )  # fmt: skip
+    """A student, sampled as it was trained: its own levels, without cfg; a LoRA on what it was distilled from."""
+    config, path = load_config(DistillConfig, ROOT / "runs" / f"{name}.toml"), f"runs/{name}.toml"
+    file = _exported(config.out)
+    lora = config.adapter.kind == "lora"
+    model, loras = (config.networks.student, {"all": file}) if lora else (file, {})
+    spec = config.pyramid.spec()
+    return Row(name, label, config.schedule, spec, "1", model, loras, sampler=FEW_STEP, config=path)
 
 
 FEW_STEP = "pyramid_few_step"
 PLAIN = "plain-50"
 """The row that all others are compared with."""
 
-ROWS = (
-    *(_plain(steps) for steps in (50, 25, 4, 2, 1)),
+BASE = _plain(50)
+STOCK = (
+    *(_plain(steps) for steps in (25, 4, 2, 1)),
     Row("two-20-10", "training-free, two stages H x W (the preset)", "20-10", TWO),
     Row("two-35-15", "the same, more steps", "35-15", TWO),
     Row("two-15-35", "the same, most of them at full size", "15-35", TWO),
@@ -90,14 +92,12 @@ ROWS = (
     Row("two-natural", "the same as 20-10, told natural instead of sigma", "20-10", replace(TWO, told="natural")),
     Row("three-20-20-10", "training-free, three stages H x W", "20-20-10", THREE),
     Row("three-time-20-20-10", "training-free, three stages T x H x W", "20-20-10", THREE_IN_TIME),
-    Row(
-        "finetuned",
-        "**finetuned**, as the paper does it",
-        "20-20-10",
-        PRESETS["pyramidal-wan"],
-        model=FINETUNED,
-        config="runs/tiny_20-20-10.toml",
-    ),  # fmt: skip
+)
+BEST = Row(
+    "finetuned", "**finetuned**, as the paper does it", "20-20-10", PRESETS["pyramidal-wan"], model=FINETUNED,
+    config="runs/tiny_20-20-10.toml",
+)  # fmt: skip
+ABLATIONS = (
     _finetuned("tiny_no_teacher", "without L_dist"),
     _finetuned("tiny_definition1", "definition 1: latents averaged, not encoded"),
     _finetuned("tiny_told_sigma", "told sigma instead of natural"),
@@ -108,23 +108,37 @@ ROWS = (
     _finetuned("tiny_rope_scaled", "positions scaled to full size"),
     _finetuned("tiny_lora_shared", "one LoRA of rank 32 instead of all weights"),
     _finetuned("tiny_lora_per_stage", "a LoRA of rank 32 per stage"),
-    Row(
-        "untrained-2-2-1",
-        "finetuned, not distilled",
-        "2-2-1",
-        PRESETS["pyramidal-wan"],
-        cfg="1",
-        model=FINETUNED,
-        sampler=FEW_STEP,
-        config="runs/tiny_20-20-10.toml",
-    ),  # fmt: skip
-    _student("tiny_0-0-4_dmd", "dmd at full size"),
-    _student("tiny_0-0-2_dmd", "dmd at full size"),
-    _student("tiny_0-0-1_dmd", "dmd at full size"),
-    _student("tiny_2-2-1_dmd-ot", "dmd-ot"),
-    _student("tiny_2-2-1_dmd-pt", "dmd-pt"),
-    _student("tiny_2-2-1_dmd-pt-star", "dmd-pt-star"),
-    _student("tiny_2-2-1_dmd-pt-star_no_teach", "dmd-pt-star without L_teach"),
-    _student("tiny_2-2-1_adv-od", "adv-od"),
-    _student("tiny_2-2-1_adv-pd", "adv-pd"),
 )
+UNTRAINED = Row(
+    "untrained-2-2-1", "finetuned, not distilled", "2-2-1", PRESETS["pyramidal-wan"], "1", FINETUNED, sampler=FEW_STEP,
+    config="runs/tiny_20-20-10.toml",
+)  # fmt: skip
+STUDENTS = (
+    _student("tiny_0-0-4_dmd", "plain, by dmd"),
+    _student("tiny_0-0-2_dmd", "plain, by dmd"),
+    _student("tiny_0-0-1_dmd", "plain, by dmd"),
+    _student("tiny_2-2-1_dmd-ot", "by dmd-ot"),
+    _student("tiny_2-2-1_dmd-pt", "by dmd-pt"),
+    _student("tiny_2-2-1_dmd-pt-star", "by dmd-pt-star"),
+    _student("tiny_2-2-1_dmd-pt-star_lora", "by dmd-pt-star, a LoRA of rank 32 instead of all weights"),
+    _student("tiny_2-2-1_dmd-pt-star_no_teach", "by dmd-pt-star without L_teach"),
+    _student("tiny_2-2-1_adv-od", "by adv-od"),
+    _student("tiny_2-2-1_adv-pd", "by adv-pd"),
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one table. margin: points by which a row may fall short of plain, 50 steps, at the worse end."""
+
+    title: str
+    rows: tuple[Row, ...]
+    margin: float
+
+
+GROUPS = (
+    Group("Stock weights", (BASE, *STOCK), 5.0),
+    Group("Finetuned for three stages", (BASE, BEST, *ABLATIONS), 5.0),
+    Group("Distilled to a few steps", (BASE, BEST, UNTRAINED, *STUDENTS), 6.0),
+)
+ROWS = tuple(dict.fromkeys(row for group in GROUPS for row in group.rows))

@@ -16,7 +16,7 @@ from pyramid.schedules import parse_steps
 from pyramid.stages import LatentShape
 
 from .results import PROMPTS, ROOT, SEEDS, Results
-from .rows import PLAIN, Row
+from .rows import PLAIN, Group, Row
 
 TINY = WanDimensions(dim=128, ffn_dim=512, layers=6, text=TEXT_LENGTH)
 TINY_SHAPE, PAPER_SHAPE = LatentShape(5, 16, 16), LatentShape(21, 56, 104)
@@ -40,19 +40,21 @@ def difference(results: Results, baseline: Results, attribute: str) -> Interval:
     return bootstrap(100 * scores(results, attribute), baseline=100 * scores(baseline, attribute))
 
 
-def accuracy_table(rows: Sequence[Row], found: Mapping[str, Results], baseline: Results) -> Iterator[str]:
+def accuracy_table(group: Group, found: Mapping[str, Results], baseline: Results) -> Iterator[str]:
     columns = (*ATTRIBUTES, ALL)
-    yield "| row | steps | " + " | ".join(columns) + " |"
-    yield "|---|---" + "|---" * len(columns) + "|"
-    for row in rows:
+    yield "| row | steps | " + " | ".join(columns) + f" | within {group.margin:g} points |"
+    yield "|---|---" + "|---" * len(columns) + "|---|"
+    for row in group.rows:
         if (results := found.get(row.name)) is None:
-            yield f"| {row.label} | {row.steps} | " + " | ".join(["not run"] * len(columns)) + " |"
+            yield f"| {row.label} | {row.steps} | " + " | ".join(["not run"] * (len(columns) + 1)) + " |"
             continue
         cells = []
         for column in columns:
             own = f"{100 * scores(results, column).mean():.1f}"
             apart = difference(results, baseline, column)
             cells.append(own if row.name == PLAIN else f"{own} ({apart.low:+.1f} to {apart.high:+.1f})")
+        lost = [name for name, held in holds(results, baseline, margin=group.margin).items() if not held]
+        cells.append(f"not {', '.join(lost)}" if lost else "all")
         yield f"| {row.label} | {row.steps} | " + " | ".join(cells) + " |"
 
 
@@ -102,26 +104,27 @@ def where() -> str:
     return f"{platform.machine()}, {threads}, PyTorch {torch.__version__}, after commit {commit}"
 
 
-def page(rows: Sequence[Row], found: Mapping[str, Results], data: Results) -> str:
+def page(groups: Sequence[Group], found: Mapping[str, Results], data: Results) -> str:
     """What stands in docs/benchmarks.md; ValueError while the row that all are compared with is not there."""
     if PLAIN not in found:
         raise ValueError(f"the row '{PLAIN}' is what all others are compared with: run it first")
-    baseline = found[PLAIN]
+    baseline, lines = found[PLAIN], []
+    for group in groups:
+        lines += ["", f"### {group.title}", "", *accuracy_table(group, found, baseline), ""]
+        lines += other_table(group.rows, found, baseline, data)
     return "\n".join(
         [
             f"n = {PROMPTS * SEEDS} clips for each row: {PROMPTS} balanced prompts, {SEEDS} seeds each, the same noise in all "
             f"rows. {where()}.",
             "",
             "**Prompt accuracy**, percent of clips in which the attribute was read back as asked. In brackets the 95 % "
-            "bootstrap interval of the paired difference from plain, 50 steps, in points.",
-            "",
-            *accuracy_table(rows, found, baseline),
+            "bootstrap interval of the paired difference from plain, 50 steps, in points; a row is within a margin where the "
+            "worse end of the interval is.",
             "",
             "**Cost and everything else.** Detail, motion and diversity are shares of what rendered clips of the same prompts "
             "have (1 is alike); distance is a Fréchet distance of 45 simple features (`demo/world/metrics.py`), smaller is "
             "better. TFLOPs of one clip on the tiny transformer, and the same schedule on Wan2.1 1.3B at 81 x 448 x 832, both "
             "as a share of plain, 50 steps.",
-            "",
-            *other_table(rows, found, baseline, data),
+            *lines,
         ]
     )

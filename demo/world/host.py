@@ -43,8 +43,11 @@ def build_vae(*, dim: int) -> torch.nn.Module:
     )
 
 
-def build_transformer(*, dim: int, ffn_dim: int, layers: int) -> torch.nn.Module:
-    """The host's Wan 2.1 text-to-video transformer, weights uninitialised. The host's loader wants heads of 128."""
+def build_transformer(*, dim: int, ffn_dim: int, layers: int, in_dim: int = LATENT_CHANNELS) -> torch.nn.Module:
+    """The host's Wan 2.1 text-to-video transformer, weights uninitialised. The host's loader wants heads of 128.
+
+    in_dim: 36 takes mask and image beside the noisy latent, as Wan 2.2's image-to-video transformer does.
+    """
     if dim % 128:
         nearest = max(128, round(dim / 128) * 128)
         raise ValueError(f"dim {dim} must be a multiple of 128, the host's head size for Wan (nearest: {nearest})")
@@ -58,7 +61,7 @@ def build_transformer(*, dim: int, ffn_dim: int, layers: int) -> torch.nn.Module
         ffn_dim=ffn_dim,
         num_heads=dim // 128,
         num_layers=layers,
-        in_dim=LATENT_CHANNELS,
+        in_dim=in_dim,
         out_dim=LATENT_CHANNELS,
         dtype=torch.float32,
         operations=comfy.ops.disable_weight_init,

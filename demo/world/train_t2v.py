@@ -92,6 +92,16 @@ class Recipe:
     def steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
 
+    def build(self) -> nn.Module:
+        """The network that training starts with."""
+        model = build_transformer(dim=self.dim, ffn_dim=self.ffn_dim, layers=self.layers)
+        init_weights(model, seed=self.seed)
+        return model
+
+    def beside(self, video: Tensor, clean: Tensor, code: PatchCode, generator: torch.Generator) -> Tensor:
+        """What the network sees beside the noisy latent of a video: nothing."""
+        return clean[:, :0]
+
 
 def init_weights(model: nn.Module, *, seed: int) -> None:
     """Wan's own initialisation: Xavier for matrices, 0.02 for the embeddings' matrices, a head that starts at zero."""
@@ -148,15 +158,18 @@ def size_at(step: int, recipe: Recipe) -> Size:
 
 @dataclass(frozen=True)
 class Batch:
-    """clean and noise (B, 16, t, h, w); sigma (B,); context (B, 6, 4096)."""
+    """clean and noise (B, 16, t, h, w); sigma (B,); context (B, 6, 4096); beside (B, C, t, h, w): further channels that the
+    network sees."""
 
     clean: Tensor
     noise: Tensor
     sigma: Tensor
     context: Tensor
+    beside: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(value.to(device, non_blocking=True) for value in (self.clean, self.noise, self.sigma, self.context)))
+        values = (self.clean, self.noise, self.sigma, self.context, self.beside)
+        return Batch(*(value.to(device, non_blocking=True) for value in values))
 
 
 def draw_batch(step: int, size: Size, recipe: Recipe, code: PatchCode) -> Batch:
@@ -165,11 +178,13 @@ def draw_batch(step: int, size: Size, recipe: Recipe, code: PatchCode) -> Batch:
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     scenes = [scene_at(step * 64 + row, seed=recipe.seed) for row in range(size.batch)]
     frames, side = size.video
-    clean = code.latents(render(scenes, frames=frames, height=side, width=side))
+    video = render(scenes, frames=frames, height=side, width=side)
+    clean = code.latents(video)
     captions = [None if rng.random() < recipe.drop_prompt else scene.caption for scene in scenes]
     u = (torch.randperm(size.batch, generator=generator) + torch.rand(size.batch, generator=generator)) / size.batch
     sigma = recipe.sigma_shift * u / (1.0 + (recipe.sigma_shift - 1.0) * u)
-    return Batch(clean, torch.randn(clean.shape, generator=generator), sigma, words.embed_all(captions))
+    noise = torch.randn(clean.shape, generator=generator)
+    return Batch(clean, noise, sigma, words.embed_all(captions), recipe.beside(video, clean, code, generator))
 
 
 def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -177,7 +192,7 @@ def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
     sigma = batch.sigma[:, None, None, None, None]
     noisy = (1.0 - sigma) * batch.clean + sigma * batch.noise
     with torch.autocast(noisy.device.type, torch.bfloat16):
-        velocity = model(noisy, 1000.0 * batch.sigma, batch.context)
+        velocity = model(torch.cat([noisy, batch.beside], dim=1), 1000.0 * batch.sigma, batch.context)
     return (velocity.float() - (batch.noise - batch.clean)).square().mean()
 
 
@@ -194,8 +209,7 @@ class Trainer:
 
     @staticmethod
     def start(recipe: Recipe, device: torch.device) -> Trainer:
-        model = build_transformer(dim=recipe.dim, ffn_dim=recipe.ffn_dim, layers=recipe.layers).to(device)
-        init_weights(model, seed=recipe.seed)
+        model = recipe.build().to(device)
         return Trainer(recipe, model, Average(model, decay=recipe.ema_decay), make_optimizers(model, recipe))
 
     def state(self) -> dict:
@@ -271,9 +285,11 @@ def export(run: Run, path: Path) -> None:
     print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB after {state['step']} steps")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog="To continue, run the same command again.")
-    parser.add_argument("--out", type=Path, default=STATE, help="run folder (default: %(default)s)")
+def main(description: str = __doc__, recipe: Recipe = Recipe(), state: Path = STATE) -> None:  # noqa: B008
+    parser = argparse.ArgumentParser(
+        description=description.split("\n\n")[0], epilog="To continue, run the same command again."
+    )
+    parser.add_argument("--out", type=Path, default=state, help="run folder (default: %(default)s)")
     parser.add_argument("--mirror", type=Path, help="second folder that gets a copy of every saved state")
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="stop after this long (default: at the recipe's last step)"
@@ -288,7 +304,7 @@ def main() -> None:
         return export(run, options.export)
     torch.set_num_threads(options.threads)
     workers = options.workers if options.workers is not None else 8 * (options.device != "cpu")
-    train(Recipe(), run, device=torch.device(options.device), seconds=60 * options.minutes, workers=workers)
+    train(recipe, run, device=torch.device(options.device), seconds=60 * options.minutes, workers=workers)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.quality import results, sampling, tables
 from benchmarks.quality.results import Results, captions, fingerprint, measure
-from benchmarks.quality.rows import PLAIN, ROWS
+from benchmarks.quality.rows import GROUPS, PLAIN, ROWS
 from demo.world.grammar import ATTRIBUTES
 from demo.world.scenes import render, scene_for
 
@@ -85,12 +85,12 @@ def test_the_interval_is_of_paired_differences(folder):
 
 def test_rows_that_were_not_run_say_so(folder):
     plain = filled(PLAIN, np.ones((256, 6), dtype=int))
-    text = tables.page(ROWS, {PLAIN: plain}, plain)
+    text = tables.page(GROUPS, {PLAIN: plain}, plain)
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert sum("not run" in line for line in lines) == 2 * (len(ROWS) - 1)
-    assert "| plain, 50 steps | 50 | 100.0 | 100.0 |" in text
+    assert sum("not run" in line for line in lines) == 2 * sum(len(group.rows) - 1 for group in GROUPS)
+    assert "| plain, 50 steps | 50 | 100.0 | 100.0 |" in text and text.count("| 100.0 | all |") == len(GROUPS)
     with pytest.raises(ValueError, match="run it first"):
-        tables.page(ROWS, {}, plain)
+        tables.page(GROUPS, {}, plain)
 
 
 @pytest.mark.skipif(not all(path.is_file() for path in results.weights(ROWS[0])), reason="no trained weights in demo/weights")

@@ -46,7 +46,7 @@ class ExactVelocity(torch.nn.Module):
 def test_the_loss_of_the_exact_velocity_is_zero(code):
     batch = draw_batch(0, Size(2, 4, 4, 1.0), TINY, code)
     assert flow_loss(ExactVelocity(batch.clean), batch) < 1e-8
-    reverse = Batch(batch.noise, batch.clean, batch.sigma, batch.context)
+    reverse = Batch(batch.noise, batch.clean, batch.sigma, batch.context, batch.beside)
     assert flow_loss(ExactVelocity(batch.clean), reverse) > 0.1
 
 
