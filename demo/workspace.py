@@ -17,7 +17,7 @@ PACK_NAME = "comfyui-pyramidalwan"
 WEIGHTS = ROOT / "demo" / "weights"
 PROMPTS = ("tiny_random_prompt.safetensors", "tiny_random_negative_prompt.safetensors")
 EMPTY_PROMPT = "empty_prompt.safetensors"
-FOLDERS = {"tiny_wan_t2v": "diffusion_models", "tiny_wan_vae": "vae"}
+FOLDERS = {"tiny_wan_t2v": "diffusion_models", "tiny_wan_i2v": "diffusion_models", "tiny_wan_vae": "vae"}
 """Trained weights by the first part of their file's name, and the model folder they belong to; all others are LoRAs."""
 
 

@@ -27,11 +27,14 @@ from .graphs import DETAIL_LORA, FEW_STEP_LORA, STYLE_LORA, TRAINED_MODEL, build
 from .parts import I2V, NEGATIVE, T2V
 
 TRAINED_PROMPT = "a yellow square moving up on the left over a checkered blue background"
+OTHER_PROMPT = "a white disc moving left in the centre over a striped grey background"
+"""Of the video that video to video starts from."""
 VIDEO, IMAGE = "tiny.mp4", "tiny.png"
 FEW_STEP, STYLE = "tiny_random_few_step_lora.safetensors", "tiny_random_style_lora.safetensors"
 LORAS = {FEW_STEP_LORA: FEW_STEP, STYLE_LORA: STYLE, DETAIL_LORA: STYLE}
 TRAINED = {
     T2V: "tiny_wan_t2v.safetensors",
+    I2V: "tiny_wan_i2v.safetensors",
     TRAINED_MODEL: "tiny_wan_t2v_20-20-10.safetensors",
     FEW_STEP_LORA: "tiny_wan_2-2-1_lora.safetensors",
 }
@@ -116,9 +119,8 @@ def write_inputs(workspace: Workspace, *, trained: bool = False) -> None:
     save_file(_lora(seed=1), loras / STYLE)
     if trained:
         write_prompt(workspace, TRAINED_PROMPT)
-    pictures = _scene_pictures() if trained else _pictures()
-    Image.fromarray(pictures[0]).save(inputs / IMAGE)
-    _write_video(inputs / VIDEO, pictures)
+    Image.fromarray((_scene_pictures(TRAINED_PROMPT) if trained else _pictures())[0]).save(inputs / IMAGE)
+    _write_video(inputs / VIDEO, _scene_pictures(OTHER_PROMPT) if trained else _pictures())
 
 
 def _lora(*, seed: int, width: int = 128, rank: int = 2) -> dict[str, torch.Tensor]:
@@ -140,10 +142,9 @@ def _pictures() -> list[np.ndarray]:
     return pictures
 
 
-def _scene_pictures() -> list[np.ndarray]:
-    """A white disc that moves left over grey stripes."""
-    caption = parse("a white disc moving left in the centre over a striped grey background")
-    (video,) = render([scene_for(caption, seed=0)], frames=SMALLEST.frames, height=128, width=128)
+def _scene_pictures(prompt: str) -> list[np.ndarray]:
+    """A clip of the tiny world."""
+    (video,) = render([scene_for(parse(prompt), seed=0)], frames=SMALLEST.frames, height=128, width=128)
     return list(video.add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).numpy())
 
 

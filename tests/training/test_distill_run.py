@@ -193,6 +193,9 @@ def test_students_are_trained_on_the_levels_that_they_run_at():
     assert [stage[0] for stage in levels] == [1.0, *spec.boundaries]
     stages = spec.stages(spec.smallest_shape())
     assert [round(stages[0].rho(level), 6) for level in levels[0]] == [1.0, 0.5]
+    for schedule in ("1-1-1", "2-2-2", "4-4-4"):
+        counts = [int(count) for count in schedule.split("-")]
+        assert [len(stage) for stage in trained_levels(spec, schedule)] == counts
     assert trained_levels(PRESETS["plain"], "4", grid="shift", shift=5.0)[0] == pytest.approx((1.0, 0.9375, 0.833333, 0.625))
     picked = picked_level(torch.tensor([0.0, 0.49, 0.5, 0.999999]), levels[1])
     assert torch.equal(picked, torch.tensor([levels[1][0]] * 2 + [levels[1][1]] * 2))
