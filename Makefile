@@ -19,7 +19,7 @@ help: ## this list
 set-up: ## .venv, and ComfyUI in .host
 	@python=$$(sh scripts/find_python.sh) && "$$python" scripts/set_up.py
 
-demo: set-up ## one prompt, plainly and through a pyramid, on the CPU, into output/demo/
+demo: set-up ## one prompt: plain, training-free, finetuned and distilled, on the CPU, into output/demo/
 	@$(RUN) demo.run $(if $(PROMPT),--prompt "$(PROMPT)")
 
 test: set-up ## all tests

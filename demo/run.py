@@ -60,10 +60,12 @@ class Sampling:
         return total_tflops(schedule_cost(spec, PAPER_SIZE.latent, steps, WAN_DIMENSIONS["1.3B"], cfg=self.cfg != 1))
 
 
+FINETUNED, DISTILLED = "tiny_wan_t2v_20-20-10.safetensors", "tiny_wan_t2v_2-2-1.safetensors"
 SAMPLINGS = (
     Sampling("plain", "plain, 50 steps", "plain", "50", 4.0),
     Sampling("training-free", "training-free pyramid, 20-10 steps", "training-free", "20-10", 4.0),
-    Sampling("finetuned", "finetuned, 20-20-10 steps", "pyramidal-wan", "20-20-10", 4.0, "tiny_wan_t2v_20-20-10.safetensors"),
+    Sampling("finetuned", "finetuned, 20-20-10 steps", "pyramidal-wan", "20-20-10", 4.0, FINETUNED),
+    Sampling("distilled", "distilled, 2-2-1 steps", "pyramidal-wan", "2-2-1", 1.0, DISTILLED, "pyramid_few_step"),
 )
 
 

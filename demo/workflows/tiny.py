@@ -32,13 +32,14 @@ OTHER_PROMPT = "a white disc moving left in the centre over a striped grey backg
 VIDEO, IMAGE = "tiny.mp4", "tiny.png"
 FEW_STEP, STYLE = "tiny_random_few_step_lora.safetensors", "tiny_random_style_lora.safetensors"
 LORAS = {FEW_STEP_LORA: FEW_STEP, STYLE_LORA: STYLE, DETAIL_LORA: STYLE}
+STUDENT = "all weights of the few-step model"
 TRAINED = {
     T2V: "tiny_wan_t2v.safetensors",
     I2V: "tiny_wan_i2v.safetensors",
     TRAINED_MODEL: "tiny_wan_t2v_20-20-10.safetensors",
-    FEW_STEP_LORA: "tiny_wan_2-2-1_lora.safetensors",
+    STUDENT: "tiny_wan_t2v_2-2-1.safetensors",
 }
-"""What stands for a file in the twins with trained weights, where demo/weights has it."""
+"""Files of demo/weights for the twins with trained weights."""
 DROPPED = ("CLIPLoader", "CLIPVisionLoader", "CLIPVisionEncode")
 """Large encoders that have no tiny one: prompts come from files, and the image goes in through the VAE only."""
 
@@ -70,9 +71,23 @@ def tiny_graph(name: str, size: TinySize = SMALLEST) -> Graph:
     graph.nodes = [node for node in graph.nodes if node not in gone]
     for group in graph.groups:
         group.nodes = [node for node in group.nodes if node not in gone]
+    if size.trained:
+        _use_student(graph)
     for node in graph.nodes:
         _make_tiny(node, gone, size)
     return graph
+
+
+def _use_student(graph: Graph) -> None:
+    """Puts the model with all weights distilled in the place of a model with the few-step LoRA, as the notes say."""
+    for lora in [node for node in graph.nodes if node.values.get("lora_name") == FEW_STEP_LORA]:
+        model = lora.links["model"]
+        model.node.values["unet_name"] = STUDENT
+        graph.nodes.remove(lora)
+        for group in graph.groups:
+            group.nodes = [node for node in group.nodes if node is not lora]
+        for node in graph.nodes:
+            node.links = {name: model if source.node is lora else source for name, source in node.links.items()}
 
 
 def _make_tiny(node: Node, gone: set[Node], size: TinySize) -> None:

@@ -16,9 +16,9 @@ from demo.comfyui_server import ComfyUIServer
 from demo.workflows import WORKFLOWS, api, build, tiny_twin, write_inputs
 from demo.workflows.graph import MUTED
 from demo.workflows.schemas import NOTE, node_schema
-from demo.workflows.tiny import DROPPED, SMALLEST
+from demo.workflows.tiny import DROPPED, SMALLEST, TinySize
 from demo.workflows.ui import HOST_VERSION, pack_version
-from demo.workspace import Workspace, default_workspace, prepare
+from demo.workspace import WEIGHTS, Workspace, default_workspace, prepare
 from scripts.build_workflows import FOLDER, rendered
 
 FILES = {"unet_name", "clip_name", "vae_name", "lora_name", "file", "image"}
@@ -173,6 +173,24 @@ def test_a_twin_is_the_same_graph(name):
         for given, value in node["inputs"].items():
             if isinstance(value, list):
                 assert value == whole[key]["inputs"][given] and value[0] in twin
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_twins_with_trained_weights_use_files_that_are_shipped(name):
+    twin = tiny_twin(name, TinySize(128, 128, 17, trained=True))
+    for node in twin.values():
+        for given in ("unet_name", "vae_name"):
+            if given in node["inputs"]:
+                assert (WEIGHTS / node["inputs"][given]).is_file()
+        assert all(value[0] in twin for value in node["inputs"].values() if isinstance(value, list))
+
+
+def test_the_trained_student_stands_for_model_and_lora():
+    twin = tiny_twin("wan_t2v_pyramid_2-2-1", TinySize(128, 128, 17, trained=True))
+    kinds = {node["class_type"]: node["inputs"] for node in twin.values()}
+    assert "PyramidalWanStageLoRA" not in kinds
+    assert twin[kinds["PyramidalWanSampler"]["model"][0]]["class_type"] == "UNETLoader"
+    assert kinds["UNETLoader"]["unet_name"] == "tiny_wan_t2v_2-2-1.safetensors"
 
 
 def test_only_the_finish_waits_to_be_unmuted():
