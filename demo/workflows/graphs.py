@@ -88,9 +88,10 @@ def t2v_2_2_1(graph: Graph) -> None:
 {STEPS_THREE}
 
 The LoRA belongs on the weights it was distilled from, those of `wan_t2v_pyramid_20-20-10`. It brings its pyramid along, so
-the sampler's pyramid input stays open. If all weights were distilled, choose that file as the model and bypass the LoRA. cfg
-stays at 1 and the sampler at pyramid_few_step: that is what few-step weights are distilled for. At this speed the text encoder
-and decoding take longer than sampling; 'Save Conditioning' keeps a prompt."""
+the sampler's pyramid input stays open. If all weights were distilled, choose that file as the model, bypass the LoRA, and
+connect 'Pyramid from File' to the sampler. cfg stays at 1 and the sampler at pyramid_few_step: that is what few-step
+weights are distilled for. At this speed the text encoder and decoding take longer than sampling; 'Save Conditioning' keeps
+a prompt."""
     add_notes(graph, about, (TEXT_ENCODER, VAE), missing=(TRAINED_MODEL, FEW_STEP_LORA))
     parts = text_to_video(graph, TRAINED_MODEL)
     graph.group("3 · Few-step LoRA and size", new_column=True)

@@ -22,7 +22,7 @@ from ..comfyui_server import Graph as Prompt
 from ..workspace import EMPTY_PROMPT, PROMPTS, Workspace, prompt_file, write_prompt
 from ..world.grammar import parse
 from ..world.scenes import render, scene_for
-from .graph import Graph, Node, api
+from .graph import Graph, Node, Output, api
 from .graphs import DETAIL_LORA, FEW_STEP_LORA, STYLE_LORA, TRAINED_MODEL, build
 from .parts import I2V, NEGATIVE, T2V
 
@@ -32,14 +32,14 @@ OTHER_PROMPT = "a white disc moving left in the centre over a striped grey backg
 VIDEO, IMAGE = "tiny.mp4", "tiny.png"
 FEW_STEP, STYLE = "tiny_random_few_step_lora.safetensors", "tiny_random_style_lora.safetensors"
 LORAS = {FEW_STEP_LORA: FEW_STEP, STYLE_LORA: STYLE, DETAIL_LORA: STYLE}
-STUDENT = "all weights of the few-step model"
 TRAINED = {
     T2V: "tiny_wan_t2v.safetensors",
     I2V: "tiny_wan_i2v.safetensors",
     TRAINED_MODEL: "tiny_wan_t2v_20-20-10.safetensors",
-    STUDENT: "tiny_wan_t2v_2-2-1.safetensors",
 }
 """Files of demo/weights for the twins with trained weights."""
+STUDENT = "tiny_wan_t2v_2-2-1.safetensors"
+"""All weights of the few-step model."""
 DROPPED = ("CLIPLoader", "CLIPVisionLoader", "CLIPVisionEncode")
 """Large encoders that have no tiny one: prompts come from files, and the image goes in through the VAE only."""
 
@@ -71,23 +71,22 @@ def tiny_graph(name: str, size: TinySize = SMALLEST) -> Graph:
     graph.nodes = [node for node in graph.nodes if node not in gone]
     for group in graph.groups:
         group.nodes = [node for node in group.nodes if node not in gone]
-    if size.trained:
-        _use_student(graph)
     for node in graph.nodes:
         _make_tiny(node, gone, size)
+    if size.trained:
+        _use_student(graph)
     return graph
 
 
 def _use_student(graph: Graph) -> None:
-    """Puts the model with all weights distilled in the place of a model with the few-step LoRA, as the notes say."""
-    for lora in [node for node in graph.nodes if node.values.get("lora_name") == FEW_STEP_LORA]:
+    """Instead of a few-step LoRA the model with all weights distilled and 'Pyramid from File', as the notes say."""
+    for lora in [node for node in graph.nodes if node.values.get("lora_name") == FEW_STEP]:
         model = lora.links["model"]
         model.node.values["unet_name"] = STUDENT
-        graph.nodes.remove(lora)
-        for group in graph.groups:
-            group.nodes = [node for node in group.nodes if node is not lora]
-        for node in graph.nodes:
-            node.links = {name: model if source.node is lora else source for name, source in node.links.items()}
+        lora.kind, lora.links = "PyramidalWanSpecFromFile", {}
+        lora.values = {"file": f"diffusion_models/{STUDENT}"}
+        for node in [node for node in graph.nodes if any(source.node is lora for source in node.links.values())]:
+            node.links |= {"model": model, "pyramid": Output(lora, 0)}
 
 
 def _make_tiny(node: Node, gone: set[Node], size: TinySize) -> None:

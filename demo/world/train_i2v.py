@@ -29,12 +29,12 @@ MASK_CHANNELS = 4
 class ImageRecipe(Recipe):
     """Full size, and half the width and height, where the training-free pyramid starts."""
 
-    phases: tuple[Phase, ...] = (Phase(1_500, (Size(5, 16, 8, 3.0), Size(5, 8, 16, 1.0))),)
+    phases: tuple[Phase, ...] = (Phase(1_200, (Size(5, 16, 8, 3.0), Size(5, 8, 16, 1.0))),)
     learning_rate: float = 1e-3
     outer_learning_rate: float = 5e-4
     warm_up: int = 50
     ema_decay: float = 0.995
-    seed: int = 2
+    seed: int = 1  # of the latent space, too: the one of the text-to-video model
 
     def build(self) -> nn.Module:
         """The trained text-to-video weights; the new channels start at zero."""

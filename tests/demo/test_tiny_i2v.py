@@ -22,7 +22,7 @@ FRAMES, SIDE = 17, 128
 
 @pytest.fixture(scope="module")
 def code():
-    return fit(seed=1, clips_per_size=32)
+    return fit(seed=ImageRecipe().seed)
 
 
 def host_model():

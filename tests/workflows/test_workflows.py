@@ -189,7 +189,11 @@ def test_the_trained_student_stands_for_model_and_lora():
     twin = tiny_twin("wan_t2v_pyramid_2-2-1", TinySize(128, 128, 17, trained=True))
     kinds = {node["class_type"]: node["inputs"] for node in twin.values()}
     assert "PyramidalWanStageLoRA" not in kinds
-    assert twin[kinds["PyramidalWanSampler"]["model"][0]]["class_type"] == "UNETLoader"
+    sampler = kinds["PyramidalWanSampler"]
+    assert [twin[sampler[given][0]]["class_type"] for given in ("model", "pyramid")] == [
+        "UNETLoader",
+        "PyramidalWanSpecFromFile",
+    ]
     assert kinds["UNETLoader"]["unet_name"] == "tiny_wan_t2v_2-2-1.safetensors"
 
 
