@@ -102,6 +102,10 @@ class Recipe:
         """What the network sees beside the noisy latent of a video: nothing."""
         return clean[:, :0]
 
+    def stored(self, name: str, weight: Tensor) -> Tensor:
+        """As it stands in the exported file."""
+        return weight.half()
+
 
 def init_weights(model: nn.Module, *, seed: int) -> None:
     """Wan's own initialisation: Xavier for matrices, 0.02 for the embeddings' matrices, a head that starts at zero."""
@@ -276,11 +280,11 @@ def saved_code(folder: Path, *, seed: int) -> PatchCode:
     return PatchCode.load(path)
 
 
-def export(run: Run, path: Path) -> None:
-    """Write the averaged weights in the host's layout, half precision, with their recipe's numbers in the header."""
+def export(run: Run, path: Path, recipe: Recipe) -> None:
+    """Write the averaged weights in the host's layout, with their recipe's numbers in the header."""
     state = torch.load(run.folder / "state.pt", map_location="cpu", weights_only=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.half().contiguous() for name, value in state["average"].items()}
+    weights = {name: recipe.stored(name, value).contiguous() for name, value in state["average"].items()}
     save_file(weights, path, metadata={"steps": str(state["step"]), "hours": f"{state['seconds'] / 3600:.2f}"})
     print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB after {state['step']} steps")
 
@@ -301,7 +305,7 @@ def main(description: str = __doc__, recipe: Recipe = Recipe(), state: Path = ST
     options = parser.parse_args()
     run = Run(options.out, options.mirror)
     if options.export:
-        return export(run, options.export)
+        return export(run, options.export, recipe)
     torch.set_num_threads(options.threads)
     workers = options.workers if options.workers is not None else 8 * (options.device != "cpu")
     train(recipe, run, device=torch.device(options.device), seconds=60 * options.minutes, workers=workers)

