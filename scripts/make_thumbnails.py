@@ -2,8 +2,7 @@
 
 Run: .venv/bin/python -m scripts.make_thumbnails [NAME ...]    (from the root of the checkout, after 'make set-up')
 
-Each workflow is run in a headless ComfyUI with the trained tiny Wan (image to video: a random one), with its own steps, at a
-small size.
+Each workflow is run in a headless ComfyUI with the trained tiny Wan, with its own steps, at a small size.
 The picture lies beside the workflow as NAME.jpg, which is where ComfyUI looks for it. --into puts them elsewhere.
 """
 
