@@ -62,7 +62,7 @@ def test_batches_are_a_function_of_seed_and_step(code):
     first, again, next_step = (draw_batch(step, size, TINY, code) for step in (5, 5, 6))
     for a, b, c in zip(*(vars(batch).values() for batch in (first, again, next_step)), strict=True):
         assert torch.equal(a, b)
-        assert not torch.equal(a, c)
+        assert not torch.equal(a, c) or a.numel() == 0
 
 
 def test_levels_are_stratified_and_shifted_towards_noise(code):

@@ -116,13 +116,14 @@ def test_only_what_is_trained_moves(tmp_path, kind):
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("kind", [*KINDS, "all sizes"])
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path, kind, parallel):
-    changes = KINDS.get(kind) or {"full": {}, "all sizes": ALL_SIZES}[kind]
+    """A small rate: AdamW's first step is the sign of the gradient, and the sign of next to nothing is rounding."""
+    changes = {**KINDS, "all sizes": ALL_SIZES}[kind] | {"optimizer__learning_rate": 1e-4}
     one = config(tmp_path / "one", **changes, train__steps=2, train__per_stage=4)
     runs.run_finetuning(one)
     tables = settings(tmp_path / "one", **changes, train__steps=2, system__parallel=parallel)
     two = check_config(FinetuneConfig, {**tables, "out": str(tmp_path / "two")}, "test")
     run("finetune", toml({**tables, "out": two.out}, tmp_path / "two.toml"), processes=2)
-    assert same(weights(one), weights(two), atol=2e-5)
+    assert same(weights(one), weights(two), atol=8e-6)
     assert log(one)[0]["loss"] == pytest.approx(log(two)[0]["loss"], rel=1e-5)
     assert log(one)[-1]["validation"] == pytest.approx(log(two)[-1]["validation"], rel=1e-4)
 

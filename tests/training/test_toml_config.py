@@ -105,5 +105,5 @@ def test_every_setting_is_explained(kind):
 @pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.toml")), ids=lambda path: path.name)
 def test_the_shipped_runs_are_valid(path):
     distilling = DistillConfig if "networks" in read_tables(path) else FinetuneConfig
-    config = load_config(CacheConfig if "cache" in path.stem else distilling, path)
+    config = load_config(CacheConfig if "encoders" in read_tables(path) else distilling, path)
     assert config.out and config.pyramid.spec().shapes(config.video.latent)
