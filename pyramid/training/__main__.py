@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .toml_config import load_config, read_tables, to_toml
@@ -69,13 +70,7 @@ def run_finetune(options: argparse.Namespace) -> int:
     from .finetune import FinetuneConfig
     from .runs import run_finetuning
 
-    config = load_config(FinetuneConfig, options.config, options.set)
-    if options.dry_run:
-        print(to_toml(config))
-        print(estimate_step(config).text(config.train.steps))
-        return 0
-    run_finetuning(config)
-    return 0
+    return _run_or_estimate(options, FinetuneConfig, estimate_step, run_finetuning)
 
 
 def run_distill(options: argparse.Namespace) -> int:
@@ -83,12 +78,16 @@ def run_distill(options: argparse.Namespace) -> int:
     from .estimates import estimate_iteration
     from .runs import run_distillation
 
-    config = load_config(DistillConfig, options.config, options.set)
+    return _run_or_estimate(options, DistillConfig, estimate_iteration, run_distillation)
+
+
+def _run_or_estimate(options: argparse.Namespace, kind: type, estimate: Callable, run: Callable) -> int:
+    config = load_config(kind, options.config, options.set)
     if options.dry_run:
         print(to_toml(config))
-        print(estimate_iteration(config).text(config.train.steps))
-        return 0
-    run_distillation(config)
+        print(estimate(config).text(config.train.steps))
+    else:
+        run(config)
     return 0
 
 
