@@ -52,20 +52,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    skipped = False
     if options.run is not None:
         for row in chosen(options.run):
             if missing := [path for path in weights(row) if not path.is_file()]:
-                print(f"{row.name}: not run, there is no {missing[0]}")
+                skipped = bool(options.run)  # somebody asked for this row
+                print(f"{row.name}: not run, there is no {missing[0]}", file=sys.stderr)
             else:
                 run_row(row)
     found = complete()
     if PLAIN not in found:
-        print(f"nothing to compare with yet: run '{PLAIN}' first")
-        return
+        sys.exit(f"nothing to compare with yet: run '{PLAIN}' first")
     text = page(GROUPS, found, run_data())
     if options.write:
         written_page.write(PAGE, SCRIPT, [text])
     print(text)
+    if skipped:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
