@@ -23,47 +23,63 @@ def hinge_generator(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+def told_apart(real: Tensor, fake: Tensor) -> Tensor:
+    """Share of samples whose data has the larger mean logit than the prediction from it; 0.5 is chance. Logits ``(B, N)``.
+
+    The hinge loss stays near 2 for as long as samples differ more among themselves than data from predictions, so it does not
+    tell whether heads are at chance.
+    """
+    return (real.detach().mean(dim=1) > fake.detach().mean(dim=1)).float().mean()
+
+
 def reconstruction(clean: Tensor, data: Tensor, *, width: float = 0.03) -> Tensor:
     """Pseudo-Huber distance ``sqrt(|clean - data|^2 + width^2) - width``, per element: quadratic for errors below ``width``."""
     return ((clean - data).square() + width**2).sqrt().sub(width).mean()
 
 
 class Branch(nn.Module):
-    """Two convolutions over one kind of axes, and logits; kind: "space" sees every frame alone, "time" every place."""
+    """Two convolutions over one kind of axes; kind: "space" sees every frame alone, "time" every place alone."""
 
     def __init__(self, width: int, kind: str) -> None:
         super().__init__()
-        self.kind = kind
-        convolution = nn.Conv2d if kind == "space" else nn.Conv1d
-        layers: list[nn.Module] = []
-        for _ in range(2):
-            layers += [convolution(width, width, 3, padding=1), nn.GroupNorm(min(32, width // 4), width), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, convolution(width, 1, 1))
+        kernel = (1, 3, 3) if kind == "space" else (3, 1, 1)
+        convolutions = (nn.Conv3d(width, width, kernel, padding="same") for _ in range(2))
+        self.first, self.second = (nn.Sequential(convolution, nn.LeakyReLU(0.2)) for convolution in convolutions)
+        self.bias = nn.Parameter(torch.zeros(()))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """``(B, C, T, H, W)`` to the mean logit of each sample, ``(B,)``."""
-        batch = len(features)
-        pattern = "b c t h w -> (b t) c h w" if self.kind == "space" else "b c t h w -> (b h w) c t"
-        return self.layers(rearrange(features, pattern)).reshape(batch, -1).mean(dim=1)
+    def forward(self, features: Tensor, direction: Tensor) -> Tensor:
+        """Features ``(B, C, T, H, W)`` to a logit at every place, ``(B, T * H * W)``: their product with the direction
+        ``(B, C)`` that belongs to the sample's condition. Nothing is normalised, as that would hide how much detail there is.
+        """
+        x = self.first(features)
+        x = x + self.second(x)
+        return torch.einsum("b c t h w, b c -> b t h w", x, direction).flatten(1) / x.shape[1] ** 0.5 + self.bias
 
 
 class Heads(nn.Module):
-    """A spatial and a temporal branch on the features of some transformer blocks; their mean logits added up.
-
-    A projection of the prompt's and the noise level's embedding is added to every tap, so that logits depend on both.
-    """
+    """A spatial and a temporal branch on the features of some transformer blocks, conditioned by projection
+    (arXiv 1802.05637) on the embedding of prompt and noise level."""
 
     def __init__(self, dim: int, taps: int, *, width: int = 256, condition: int | None = None) -> None:
         super().__init__()
-        self.narrow = nn.ModuleList(nn.Linear(dim, width) for _ in range(taps))
-        self.condition = nn.ModuleList(nn.Linear(condition or dim, width) for _ in range(taps))
+        self.narrow = nn.ModuleList(nn.Sequential(_centred(dim), nn.Linear(dim, width)) for _ in range(taps))
+        dim = condition or dim
+        self.condition = nn.ModuleList(nn.Sequential(_centred(dim), nn.Linear(dim, width)) for _ in range(taps))
         self.branches = nn.ModuleList(nn.ModuleList([Branch(width, "space"), Branch(width, "time")]) for _ in range(taps))
 
     def forward(self, features: Sequence[Tensor], grid: tuple[int, int, int], condition: Tensor) -> Tensor:
-        """features: ``(B, tokens, dim)`` for each tap; grid: tokens in time, height and width; condition ``(B, width)``."""
-        logits = torch.zeros(len(condition), device=condition.device)
+        """Logits ``(B, taps * 2 * tokens)``: of every tap and branch, at every place.
+
+        features: ``(B, tokens, dim)`` for each tap; grid: tokens in time, height and width; condition ``(B, width)``.
+        """
+        logits = []
         for tap, narrow, conditioned, branches in zip(features, self.narrow, self.condition, self.branches, strict=True):
-            seen = narrow(tap.float()) + conditioned(condition.float())[:, None]
-            volume = rearrange(seen, "b (t h w) c -> b c t h w", t=grid[0], h=grid[1], w=grid[2])
-            logits = logits + sum(branch(volume) for branch in branches)  # pyright: ignore[reportGeneralTypeIssues]
-        return logits
+            volume = rearrange(narrow(tap.float()), "b (t h w) c -> b c t h w", t=grid[0], h=grid[1], w=grid[2])
+            direction = conditioned(condition.float())
+            logits += [branch(volume, direction) for branch in branches]  # pyright: ignore[reportGeneralTypeIssues]
+        return torch.cat(logits, dim=1)
+
+
+def _centred(dim: int) -> nn.LayerNorm:
+    """Blocks of a transformer differ tenfold in size, and so do their channels."""
+    return nn.LayerNorm(dim, elementwise_affine=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..stages import Stage
 from . import dmd
-from .adversarial import Heads, hinge_discriminator, hinge_generator, reconstruction
+from .adversarial import Heads, hinge_discriminator, hinge_generator, reconstruction, told_apart
 from .batches import StageBatch
 from .distill import DistillConfig, student_of
 from .finetune import rho_to_sigma
@@ -68,10 +68,11 @@ class AdversarialDistillation:
     def heads_loss(self, batch: StageBatch) -> dict[str, tuple[float, Tensor]]:
         with torch.no_grad():
             clean = self.student.generate(batch)
-        return {"heads": (1.0, hinge_discriminator(self.logits(batch.clean, batch), self.logits(clean, batch)))}
+        real, fake = self.logits(batch.clean, batch), self.logits(clean, batch)
+        return {"heads": (1.0, hinge_discriminator(real, fake)), "told_apart": (0.0, told_apart(real, fake))}
 
     def logits(self, clean: Tensor, batch: StageBatch) -> Tensor:
-        """Of clean latents, data or predictions, noised with the second draw: ``(B,)``."""
+        """Of clean latents, data or predictions, noised with the second draw: ``(B, places)``."""
         stage = self.student.stages[batch.stage]
         x, told = self._noised(clean, batch, stage)
         with self.accelerator.autocast():

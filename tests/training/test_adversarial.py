@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyramid.training.adversarial import Branch, Heads, hinge_discriminator, hinge_generator, reconstruction
+from pyramid.training.adversarial import Branch, Heads, hinge_discriminator, hinge_generator, reconstruction, told_apart
 
 
 def test_hinge_losses():
@@ -19,16 +19,33 @@ def test_the_reconstruction_is_quadratic_near_and_linear_far():
     assert float(reconstruction(data + 50, data, width=0.1)) == pytest.approx(50 - 0.1, rel=1e-3)
 
 
+def test_told_apart_counts_pairs():
+    real, fake = torch.tensor([[3.0, -1.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [5.0, -1.0]])
+    assert told_apart(real, fake) == 0.5
+    assert told_apart(real, real) == 0
+
+
 @pytest.mark.parametrize("kind, axis", [("space", 2), ("time", 3)])
 def test_a_branch_sees_its_own_axes_only(kind, axis):
-    """Shuffling frames cannot change what the spatial branch says, shuffling places not what the temporal one does."""
+    """Shuffling frames only shuffles what the spatial branch says, shuffling rows what the temporal one does."""
     torch.manual_seed(0)
-    branch = Branch(8, kind)
-    features = torch.randn(2, 8, 5, 4, 4)
-    order = torch.randperm(features.shape[axis])
-    shuffled = features.index_select(axis, order)
-    assert torch.allclose(branch(features), branch(shuffled), atol=1e-5)
-    assert branch(features).shape == (2,)
+    branch, features, direction = Branch(8, kind), torch.randn(2, 8, 5, 4, 3), torch.randn(2, 8)
+    order = torch.tensor([3, 1, 0, 2, 4][: features.shape[axis]])
+    said, shuffled = (branch(x, direction).unflatten(1, (5, 4, 3)) for x in (features, features.index_select(axis, order)))
+    assert torch.allclose(said.index_select(axis - 1, order), shuffled, atol=1e-5)
+    other = 5 - axis
+    order = torch.tensor([3, 1, 0, 2, 4][: features.shape[other]])
+    shuffled = branch(features.index_select(other, order), direction).unflatten(1, (5, 4, 3))
+    assert not torch.allclose(said.index_select(other - 1, order), shuffled, atol=1e-2)
+
+
+def test_logits_are_of_places_and_do_not_depend_on_the_size_of_features():
+    torch.manual_seed(0)
+    heads = Heads(16, taps=2, width=8, condition=12)
+    features, condition = [torch.randn(3, 30, 16) for _ in range(2)], torch.randn(3, 12)
+    logits = heads(features, (5, 2, 3), condition)
+    assert logits.shape == (3, 2 * 2 * 30)
+    assert torch.allclose(heads([10 * tap for tap in features], (5, 2, 3), condition), logits, atol=1e-4)
 
 
 def test_the_heads_learn_to_tell_two_kinds_apart_and_see_the_condition():
@@ -49,7 +66,7 @@ def test_the_heads_learn_to_tell_two_kinds_apart_and_see_the_condition():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    real, fake = (heads(draw(kind), (3, 4, 4), condition) for kind in (True, False))
+    real, fake = (heads(draw(kind), (3, 4, 4), condition).mean(dim=1) for kind in (True, False))
     assert real.min() > fake.max()
     features = draw(True)
-    assert not torch.allclose(heads(features, (3, 4, 4), condition), heads(features, (3, 4, 4), condition + 1))
+    assert not torch.allclose(heads(features, (3, 4, 4), condition), heads(features, (3, 4, 4), condition.flip(0)), atol=1e-2)
