@@ -67,16 +67,16 @@ RECORD = """() => {
 NODES = """() => app.graph.nodes.map(node => ({
   refused: (node.widgets ?? []).filter(({type, options, value}) =>
     type == 'combo' && Array.isArray(options.values) && !options.values.includes(value)).map(widget => widget.name),
-  id: node.id, type: node.type, known: node.type in LiteGraph.registered_node_types && !node.has_errors,
+  id: Number(node.id), type: node.type, known: node.type in LiteGraph.registered_node_types && !node.has_errors,
   pos: [...node.pos], size: [...node.size],
-  inputs: (node.inputs ?? []).map(input => [input.name, input.link]),
+  inputs: (node.inputs ?? []).map(input => [input.name, input.link == null ? null : Number(input.link)]),
   widgets: (node.widgets ?? []).filter(widget => widget.serialize !== false).map(widget => [widget.name, widget.value]),
 }))"""
 
 GROUPS = "() => Object.fromEntries(app.graph.groups.map(group => [group.title, [...group.boundingRect]]))"
 
 LINKS = """() => [...app.graph.links.values()].map(link =>
-  [link.id, link.origin_id, link.origin_slot, link.target_id])"""
+  [link.id, link.origin_id, link.origin_slot, link.target_id].map(Number))"""
 
 TEXTS = ".comfy-markdown .tiptap, .comfy-markdown-content, textarea.comfy-multiline-input"
 """Notes in the old and the new design of nodes, and prompts."""
@@ -102,6 +102,9 @@ SELECT = """kind => {
   app.canvas.selectNode(node)
   app.canvas.centerOnNode(node)
 }"""
+
+RUN = "[data-testid=queue-button] button, button[data-testid=queue-button]"
+"""Older front ends have the button in the element of that name, newer ones are that."""
 
 DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 250))))"
 
@@ -170,7 +173,7 @@ class FrontEnd:
 
     def click_run(self) -> None:
         self.page.evaluate("seen.length = 0")
-        self.page.get_by_test_id("queue-button").get_by_role("button", name="Run", exact=True).click()
+        self.page.locator(RUN).filter(has_text="Run").first.click()
 
     def wait_for(self, *kinds: str) -> list[dict]:
         """Everything the server has said since the click, once it has said one of these."""

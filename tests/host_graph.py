@@ -33,3 +33,17 @@ class GivenNoise:
 
     def generate_noise(self, latent: dict) -> torch.Tensor:
         return self.tensor
+
+
+def progress(monkeypatch):
+    """A list that fills with (value, total) of every step that a progress bar is told; newer hosts show some of them only."""
+    import comfy.utils
+
+    seen, original = [], comfy.utils.ProgressBar.update_absolute
+
+    def update_absolute(bar, value, total=None, preview=None):
+        original(bar, value, total, preview)
+        seen.append((value, bar.total))
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", update_absolute)
+    return seen

@@ -13,6 +13,8 @@ from ..in_process import PACKAGE, comfyui_folder
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 UPLOADS = ("image_upload", "video_upload")
+DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
+"""A combo of newer hosts whose choices may bring inputs of their own; a graph saves the choice like any combo's."""
 NOTE = "MarkdownNote"
 """Known to the front end only."""
 
@@ -75,6 +77,8 @@ def _input(name: str, spec: tuple | list, *, optional: bool) -> Input:
     kind, options = spec[0], dict(spec[1]) if len(spec) > 1 else {}
     if isinstance(kind, (list, tuple)):
         return Input(name, "COMBO", optional, {**options, "options": list(kind)})
+    if kind == DYNAMIC_COMBO:
+        return Input(name, "COMBO", optional, {**options, "options": [choice["key"] for choice in options["options"]]})
     return Input(name, str(getattr(kind, "value", kind)), optional, options)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -74,3 +76,17 @@ def latent_format():
     import comfy.latent_formats
 
     return comfy.latent_formats.Wan21()
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """The host's networks give gradients: newer hosts have fused operations that do not, and leave them out in training."""
+    use_host()
+    from comfy import model_management
+
+    before = getattr(model_management, "in_training", None)
+    model_management.in_training = True
+    try:
+        yield
+    finally:
+        model_management.in_training = before

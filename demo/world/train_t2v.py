@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from . import words
 from .checkpoints import Average, Run
-from .host import ROOT, build_transformer
+from .host import ROOT, build_transformer, differentiable
 from .loop import drawn_ahead, warm_up_and_decay
 from .patch_code import PatchCode, fit
 from .scenes import render, scene_at
@@ -233,8 +233,9 @@ class Trainer:
         """One optimiser step; returns the loss."""
         recipe = self.recipe
         factor = warm_up_and_decay(self.step, steps=recipe.steps, warm_up=recipe.warm_up, decay_share=recipe.decay_share)
-        loss = flow_loss(self.model, batch)
-        loss.backward()
+        with differentiable():
+            loss = flow_loss(self.model, batch)
+            loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:

@@ -5,7 +5,7 @@ import comfy.samplers
 import pytest
 import torch
 from host_gaussian import GaussianHost
-from host_graph import GivenNoise, empty, guider, prompt
+from host_graph import GivenNoise, empty, guider, progress, prompt
 
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
@@ -129,10 +129,7 @@ def test_denoised_and_drafts_have_the_sizes_of_their_stages(t2v_model):
 
 
 def test_one_progress_bar_counts_through_all_stages(t2v_model, monkeypatch):
-    import comfy.utils
-
-    seen = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, **_: seen.append((value, total)))
+    seen = progress(monkeypatch)
     run(t2v_model)
     assert seen == [(value, 7) for value in range(1, 8)]
 

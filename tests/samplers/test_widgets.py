@@ -6,7 +6,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, RandomNoise
 from host_gaussian import GaussianHost
-from host_graph import empty, prompt
+from host_graph import empty, progress, prompt
 
 from demo.tiny_wan import t2v_state_dict
 from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
@@ -169,12 +169,9 @@ def test_drafts_of_the_advanced_node(t2v_model):
 
 
 def test_progress_of_a_part_counts_that_part(t2v_model, monkeypatch):
-    import comfy.utils
-
-    seen = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, **_: seen.append((value, total)))
+    seen = progress(monkeypatch)
     draft = sampler(t2v_model, end_stage="low")
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(value, 3) for value in range(1, 4)]
     seen.clear()
     sampler(t2v_model, draft[0])
     assert seen == [(value, 5) for value in range(1, 6)]
