@@ -18,6 +18,9 @@ FINETUNED = "demo/weights/tiny_wan_t2v_20-20-10.safetensors"
 """What runs/tiny_20-20-10.toml made, in fp16."""
 
 TWO = PRESETS["training-free"]
+LATE = replace(TWO, boundaries=(0.602,))
+"""The hand-over of SwD's trained stages (arXiv 2503.16397)."""
+
 THREE = replace(TWO, boundaries=(0.896, 0.602), halves=("HW", "HW"))
 THREE_IN_TIME = replace(THREE, halves=("THW", "THW"))
 
@@ -85,11 +88,13 @@ PLAIN = "plain-50"
 BASE = _plain(50)
 STOCK = (
     *(_plain(steps) for steps in (25, 4, 2, 1)),
-    Row("two-20-10", "training-free, two stages H x W (the preset)", "20-10", TWO),
-    Row("two-35-15", "the same, more steps", "35-15", TWO),
-    Row("two-15-35", "the same, most of them at full size", "15-35", TWO),
-    Row("two-early", "the same, boundary at 0.8 instead of 0.602", "20-10", replace(TWO, boundaries=(0.8,))),
-    Row("two-natural", "the same as 20-10, told natural instead of sigma", "20-10", replace(TWO, told="natural")),
+    Row("two-early", "training-free, two stages H x W (the preset)", "20-10", TWO),
+    Row("two-earlier", "the same, hand-over at 0.9 instead of 0.8", "20-10", replace(TWO, boundaries=(0.9,))),
+    Row("two-calibrated", "the same, hand-over at 0.696, as calibrated", "20-10", replace(TWO, boundaries=(0.696,))),
+    Row("two-20-10", "the same, hand-over at 0.602", "20-10", LATE),
+    Row("two-35-15", "hand-over at 0.602, more steps", "35-15", LATE),
+    Row("two-15-35", "hand-over at 0.602, most of them at full size", "15-35", LATE),
+    Row("two-natural", "hand-over at 0.602, told natural instead of sigma", "20-10", replace(LATE, told="natural")),
     Row("three-20-20-10", "training-free, three stages H x W", "20-20-10", THREE),
     Row("three-time-20-20-10", "training-free, three stages T x H x W", "20-20-10", THREE_IN_TIME),
 )

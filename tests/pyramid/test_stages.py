@@ -92,7 +92,7 @@ def test_presets_are_one_type():
     assert shapes["plain"] == [FULL]
     assert shapes["training-free"] == [LatentShape(21, 28, 52), FULL]
     free = PRESETS["training-free"]
-    assert free.boundaries == (0.602,) and PRESETS["pyramidal-wan"] == PyramidSpec()
+    assert free.boundaries == (0.8,) and PRESETS["pyramidal-wan"] == PyramidSpec()
     assert PRESETS["tpdiff"].boundaries == (pytest.approx(0.8), pytest.approx(2**0.5 / (2 + 2**0.5)))
     assert (free.field, free.told, free.first_frame) == ("natural", "sigma", "shared")
 
