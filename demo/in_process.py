@@ -33,6 +33,7 @@ def use_comfyui(*, cpu: bool = True) -> None:
     from comfy.cli_args import args
 
     args.cpu = cpu
+    args.base_directory = str(ROOT / ".host" / "base")  # newer hosts make folders where inputs are looked for
     _import_pack()
 
 
