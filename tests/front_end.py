@@ -38,7 +38,8 @@ FOLDERS = {
 """Where the file stands that is a node's first widget, seen from the models folder."""
 
 UP = """() => window.app?.vueAppReady && app.extensionManager.workflow.activeWorkflow
-  && !document.querySelector('.p-blockui-mask')"""
+  && app.graph?.nodes.length && !document.querySelector('.p-blockui-mask')"""
+"""Started, with the graph that it starts with: one that is opened earlier would be put aside for that."""
 
 RECORD = """() => {
   window.seen = []
