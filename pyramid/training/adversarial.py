@@ -49,7 +49,8 @@ class Branch(nn.Module):
 
     def forward(self, features: Tensor, direction: Tensor) -> Tensor:
         """Features ``(B, C, T, H, W)`` to a logit at every place, ``(B, T * H * W)``: their product with the direction
-        ``(B, C)`` that belongs to the sample's condition. Nothing is normalised, as that would hide how much detail there is.
+        ``(B, C)`` that belongs to the sample's condition. Nothing is normalised over places: that would hide how much detail
+        there is.
         """
         x = self.first(features)
         x = x + self.second(x)
@@ -81,5 +82,5 @@ class Heads(nn.Module):
 
 
 def _centred(dim: int) -> nn.LayerNorm:
-    """Blocks of a transformer differ tenfold in size, and so do their channels."""
+    """For each token or condition: features are tens in size, embeddings of noise levels a tenth."""
     return nn.LayerNorm(dim, elementwise_affine=False)

@@ -20,8 +20,8 @@ def test_the_reconstruction_is_quadratic_near_and_linear_far():
 
 
 def test_told_apart_counts_pairs():
-    real, fake = torch.tensor([[3.0, -1.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [5.0, -1.0]])
-    assert told_apart(real, fake) == 0.5
+    real, fake = torch.tensor([[3.0, -1.0], [0.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 0.0], [5.0, -1.0], [2.0, -1.0]])
+    assert float(told_apart(real, fake)) == pytest.approx(2 / 3)
     assert told_apart(real, real) == 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from boxes import around, box, node_box, overlapping
 
 from demo.comfyui_server import ComfyUIServer
-from demo.workflows import WORKFLOWS, api, build, tiny_twin, write_inputs
+from demo.workflows import WORKFLOWS, api, build, schemas, tiny_twin, write_inputs
 from demo.workflows.graph import MUTED
 from demo.workflows.schemas import NOTE, node_schema
 from demo.workflows.tiny import DROPPED, SMALLEST, TinySize
@@ -50,6 +50,12 @@ def widgets_of(node):
             assert extra in (("fixed", "randomize") if given.extra_widget == "control_after_generate" else ("image",))
     assert list(values) == [], node["type"]
     return pairs
+
+
+def test_a_combo_with_inputs_of_its_own_is_saved_like_any_other():
+    choices = [{"key": "auto", "inputs": {}}, {"key": "h264", "inputs": {"required": {"crf": ["FLOAT", {}]}}}]
+    given = schemas._input("codec", ["COMFY_DYNAMICCOMBO_V3", {"options": choices}], optional=False)
+    assert given.is_widget and given.type == "COMBO" and given.options["options"] == ["auto", "h264"]
 
 
 def test_every_graph_has_its_file_and_no_file_is_left_over():
