@@ -148,10 +148,18 @@ class FrontEnd:
         page.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
         page.goto(url)
-        page.wait_for_function(UP)
-        page.evaluate(RECORD)
+        self._started()
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", self._console)
+
+    def _started(self) -> None:
+        self.page.wait_for_function(UP)
+        self.page.evaluate(RECORD)
+
+    def reload(self) -> None:
+        """For settings that newer front ends would apply at some later moment, with the graph of then."""
+        self.page.reload()
+        self._started()
 
     def _console(self, message):
         """The server forbids the page to look the pack up in the registry, which the page reports as an error."""

@@ -96,6 +96,7 @@ def test_the_help_button_shows_our_page(fresh_front_end, locale):
     headings = re.findall("^#+ (.+)$", text, re.MULTILINE)
     page = fresh_front_end.page
     with fresh_front_end.setting("Comfy.Locale", locale, usually="en"):
+        fresh_front_end.reload()
         open_file(fresh_front_end, WORKFLOWS / "wan_t2v_training_free.json")
         fresh_front_end.select("PyramidalWanSampler")
         page.get_by_test_id("info-button").click()
