@@ -49,8 +49,7 @@ class Branch(nn.Module):
 
     def forward(self, features: Tensor, direction: Tensor) -> Tensor:
         """Features ``(B, C, T, H, W)`` to a logit at every place, ``(B, T * H * W)``: their product with the direction
-        ``(B, C)`` that belongs to the sample's condition. Nothing is normalised over places: that would hide how much detail
-        there is.
+        ``(B, C)`` that belongs to the sample's condition. Nothing is normalised over places.
         """
         x = self.first(features)
         x = x + self.second(x)

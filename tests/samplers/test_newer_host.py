@@ -156,8 +156,9 @@ def test_streamed_weights_take_patches_that_the_host_can_rebuild(t2v_model, newe
     weight = torch.zeros(128, 128)
     args = (weight.clone(), f"{module}.weight", strength, 1.0, None, lambda a: a)
     torch.testing.assert_close(again.calculate_weight(*args), adapter.calculate_weight(weight.clone(), *args[1:]))
-    if not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):  # a host that has one wants more of it to sample
-        assert torch.isfinite(sample(model)).all()
+    if hasattr(comfy.model_patcher, "ModelPatcherDynamic"):  # a host that has one wants more than the name of one to sample
+        newer_host.setattr(comfy.model_patcher.ModelPatcher, "is_dynamic", lambda self: False)
+    assert torch.isfinite(sample(model)).all()
 
 
 def test_the_noise_scale_of_newer_hosts_scales_all_noise(t2v_model):
