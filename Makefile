@@ -3,7 +3,7 @@
 #   PYTHON=python3.12            the Python to make .venv with
 #   COMFYUI_DIR=~/ComfyUI        a ComfyUI of your own instead of the one that is fetched
 #   COMFYUI_VERSION=0.30.0       another version is fetched, into .host/ComfyUI-0.30.0 (0.3.75, 0.16.3, 0.24.1, 0.30.0)
-#   PROMPT="a white disc ..."     what 'make demo' shows (demo/world/grammar.py)
+#   PROMPT="a white disc ..."     what 'make demo' shows (tiny_wan/world/grammar.py)
 #   ARGS="-k transition"         further arguments for pytest, or for ComfyUI in 'make serve'
 #   PORT=8188                    where 'make serve' listens
 
@@ -23,7 +23,7 @@ help: ## this list
 	@sed -n 's/^#  / /p' Makefile
 
 set-up: ## .venv, and ComfyUI in .host
-	@python=$$(sh scripts/find_python.sh) && "$$python" scripts/set_up.py
+	@python=$$(sh tools/find_python.sh) && "$$python" tools/set_up.py
 
 demo: set-up ## one prompt: plain, training-free, finetuned and distilled, on the CPU, into output/demo/
 	@$(RUN) demo.run $(if $(PROMPT),--prompt "$(PROMPT)")
@@ -39,7 +39,7 @@ lint: set-up ## ruff and pyright
 	@$(RUN) pyright
 
 pack: set-up ## the registry's archive, into output/, scanned
-	@$(RUN) scripts.pack
+	@$(RUN) tools.pack
 
 clean: ## removes .venv, .host and caches; output/ stays
 	rm -rf .venv .host .pytest_cache .ruff_cache

@@ -13,11 +13,11 @@ import time
 
 import torch
 
-from demo.in_process import use_comfyui
-from demo.tiny_wan import t2v_state_dict
+from harness.in_process import use_comfyui
 from pyramid.flops import WAN_DIMENSIONS, schedule_cost
 from pyramid.sizes import VideoSize
 from pyramid.stages import PRESETS
+from tiny_wan.checkpoints import t2v_state_dict
 
 SIZE = VideoSize(width=832, height=448, frames=81)
 

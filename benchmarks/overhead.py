@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import torch
 
-from demo.in_process import use_comfyui
-from demo.tiny_wan import t2v_state_dict
+from harness.in_process import use_comfyui
+from tiny_wan.checkpoints import t2v_state_dict
 
 STEPS = (6, 6, 3)
 LIMIT = 1.05
@@ -55,8 +55,8 @@ def contenders(width: int, height: int, frames: int) -> tuple[Callable[[], None]
     from pyramidalwan.pyramid.schedules import stage_levels
     from pyramidalwan.pyramid.sizes import VideoSize
     from pyramidalwan.pyramid.stages import PRESETS
+    from pyramidalwan.samplers.options import SeedNoise
     from pyramidalwan.samplers.run import PyramidRun
-    from pyramidalwan.samplers.widgets import SeedNoise
 
     comfy.utils.PROGRESS_BAR_ENABLED = False
     model = comfy.sd.load_diffusion_model_state_dict(t2v_state_dict(dim=256, ffn_dim=1024, layers=3))

@@ -18,10 +18,10 @@ import torch
 
 from pyramid.sizes import video_size
 from pyramid.stages import PRESETS, LatentShape
-from pyramid.training.distill import DistillConfig
-from pyramid.training.estimates import StepEstimate, estimate_iteration, estimate_step
-from pyramid.training.finetune import FinetuneConfig
-from pyramid.training.toml_config import load_config, read_tables
+from pyramid.training.config.toml_config import load_config, read_tables
+from pyramid.training.estimate.dry_run import StepEstimate, estimate_iteration, estimate_step
+from pyramid.training.recipes.distill import DistillConfig
+from pyramid.training.recipes.finetune import FinetuneConfig
 
 from .cards import ANCHORS, CARDS
 from .written_page import print_or_write
@@ -61,12 +61,12 @@ class Run:
 
 H100 = 2.5
 RUNS = (
-    Run("wan1.3b_20-20-10", 2, (Machine("H100", 1, H100), Machine("H100", 2, H100), Machine("H100", 16, H100))),
-    Run("wan1.3b_20-20-10_lora", 1, (Machine("RTX 4090", 1, 0.5), Machine("H100", 1, H100))),
-    Run("wan14b_20-20-10_lora", 8, (Machine("H100", 8, H100),)),
-    Run("wan1.3b_multires", 2, (Machine("H100", 2, H100),)),
+    Run("1.3b_20-20-10", 2, (Machine("H100", 1, H100), Machine("H100", 2, H100), Machine("H100", 16, H100))),
+    Run("1.3b_20-20-10_lora", 1, (Machine("RTX 4090", 1, 0.5), Machine("H100", 1, H100))),
+    Run("14b_20-20-10_lora", 8, (Machine("H100", 8, H100),)),
+    Run("1.3b_multires", 2, (Machine("H100", 2, H100),)),
     *(
-        Run(f"wan1.3b_{name}", 2, (Machine("H100", 2, H100),))
+        Run(f"1.3b_{name}", 2, (Machine("H100", 2, H100),))
         for name in (
             "2-2-1_dmd-pt-star",
             "2-2-1_dmd-pt",
@@ -95,7 +95,7 @@ def encode_tflops() -> float:
 
 
 def estimate(name: str) -> tuple[FinetuneConfig | DistillConfig, StepEstimate]:
-    path = ROOT / "runs" / f"{name}.toml"
+    path = ROOT / "runs" / "wan" / f"{name}.toml"
     if "networks" in read_tables(path):
         config = load_config(DistillConfig, path)
         return config, estimate_iteration(config)

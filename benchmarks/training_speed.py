@@ -17,21 +17,21 @@ from pathlib import Path
 import torch
 
 from pyramid.stages import LatentShape, PyramidSpec
-from pyramid.training import parallel
-from pyramid.training.batches import StageBatch
-from pyramid.training.cache_files import CHANNELS
-from pyramid.training.estimates import estimate_step
-from pyramid.training.finetune import FinetuneConfig, Finetuning
-from pyramid.training.networks import transformer_dimensions
-from pyramid.training.toml_config import load_config
+from pyramid.training.config.toml_config import load_config
+from pyramid.training.data.batches import StageBatch
+from pyramid.training.data.cache_files import CHANNELS
+from pyramid.training.engine import parallel
+from pyramid.training.estimate.dry_run import estimate_step
+from pyramid.training.models.networks import transformer_dimensions
+from pyramid.training.recipes.finetune import FinetuneConfig, Finetuning
 
 from .written_page import write
 
 SCRIPT = "benchmarks/training_speed.py"
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "runs" / "tiny_20-20-10.toml"
+CONFIG = ROOT / "runs" / "tiny" / "20-20-10.toml"
 PER_STAGE = 4
-PAPER = ROOT / "runs" / "wan1.3b_20-20-10.toml"
+PAPER = ROOT / "runs" / "wan" / "1.3b_20-20-10.toml"
 
 
 def batches(spec: PyramidSpec, full: LatentShape, samples: int, text: int) -> list[StageBatch]:
@@ -81,8 +81,8 @@ def lines(rounds: int) -> Iterator[str]:
         yield f"| {name} | {shares[0]} | {shares[1]} | {measured / plain:.0%} |"
     yield ""
     yield (
-        f"Counted by `pyramid/training/costs.py`; time: medians of {rounds} alternating steps in one process on one CPU "
-        f"thread. On 1.3B an optimiser step of one process (6 samples) is {paper[1].tflops:.0f} TFLOPs."
+        f"Counted by `pyramid/training/estimate/costs.py`; time: medians of {rounds} alternating steps in one process on one "
+        f"CPU thread. On 1.3B an optimiser step of one process (6 samples) is {paper[1].tflops:.0f} TFLOPs."
     )
 
 

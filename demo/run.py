@@ -17,17 +17,17 @@ from pathlib import Path
 
 import torch
 
+from harness.server import ComfyUIServer, Graph, GraphError, Progress, ServerError
+from harness.workspace import EMPTY_PROMPT, Workspace, default_workspace, prepare, write_prompt
 from pyramid.flops import WAN_DIMENSIONS, schedule_cost, total_tflops
 from pyramid.schedules import parse_steps
 from pyramid.sizes import VideoSize
 from pyramid.stages import PRESETS
+from tiny_wan.world.grammar import ATTRIBUTES, Caption, parse
+from tiny_wan.world.reading import accuracy, read
+from tiny_wan.world.videos import ClipShape, clips_of
 
-from .comfyui_server import ComfyUIServer, Graph, GraphError, Progress, ServerError
 from .contact_sheet import Strip, contact_sheet
-from .workspace import EMPTY_PROMPT, Workspace, default_workspace, prepare, write_prompt
-from .world.grammar import ATTRIBUTES, Caption, parse
-from .world.reading import accuracy, read
-from .world.videos import ClipShape, clips_of
 
 PROMPT = "a red ring moving left in the centre over a striped blue background"
 SIZE = VideoSize(width=128, height=128, frames=17)
@@ -42,7 +42,7 @@ PAPER_SCHEDULES = (("0-0-50", True), ("20-20-10", True), ("2-2-1", False))
 
 @dataclass(frozen=True)
 class Sampling:
-    """A way to sample the prompt. name: of its files. preset: one of the pyramid's. model: file of demo/weights."""
+    """A way to sample the prompt. name: of its files. preset: one of the pyramid's. model: file of tiny_wan/weights."""
 
     name: str
     label: str

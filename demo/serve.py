@@ -11,8 +11,8 @@ import sys
 
 import torch
 
-from .comfyui_server import command
-from .workspace import default_workspace, prepare
+from harness.server import command
+from harness.workspace import default_workspace, prepare
 
 
 def main() -> None:

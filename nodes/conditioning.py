@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..samplers.conditioning_file import (
-    fingerprint,
-    list_conditioning,
-    load_conditioning,
-    name_problem,
-    save_conditioning,
-)
+from ..samplers.comfyui.prompt_files import fingerprint, list_conditioning, load_conditioning, name_problem, save_conditioning
 from .schema import schema, tell
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..samplers.model_files import lora_from_list, lora_names, spec_file_names, spec_from_file
-from ..samplers.stage_lora import StageLora, add_stage_lora
-from ..samplers.stage_names import stages_problem
+from ..pyramid.stage_names import stages_problem
+from ..samplers.comfyui.model_files import lora_from_list, lora_names, spec_file_names, spec_from_file
+from ..samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from .schema import Pyramid, schema, tell
 
 

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..pyramid.sizes import SNAPS, VideoSize, describe_stages
 from ..pyramid.sizes import snap as snap_size
 from ..pyramid.stages import PRESETS
-from ..samplers.latents import empty_latent
+from ..samplers.comfyui.latents import empty_latent
 from .schema import Pyramid, schema, tell
 
 

@@ -6,17 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..samplers.allowed import sampler_names
+from ..pyramid.stage_names import AUTO, STAGE_CHOICES
+from ..samplers.options import StageOptions, cfg_problem, check_parts, check_widgets, sample_with_conds, sample_with_guider
 from ..samplers.schedule import steps_problem
-from ..samplers.stage_names import AUTO, STAGE_CHOICES
-from ..samplers.widgets import (
-    StageOptions,
-    cfg_problem,
-    check_parts,
-    check_widgets,
-    sample_with_conds,
-    sample_with_guider,
-)
+from ..samplers.supported_samplers import sampler_names
 from .schedule import STEPS_TOOLTIP, grid_widgets
 from .schema import Pyramid, advanced, schema
 

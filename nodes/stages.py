@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..samplers.exploded import stage_model, stage_renoise, stage_sigmas, stage_start, stage_transition
+from ..pyramid.stage_names import STAGE_CHOICES
 from ..samplers.few_step import few_step_sampler
-from ..samplers.stage_names import STAGE_CHOICES
+from ..samplers.hand_wired import stage_model, stage_renoise, stage_sigmas, stage_start, stage_transition
 from .schema import Pyramid, schema
 
 SEARCH = ["pyramid", "stage", "exploded", "custom sampling"]

@@ -15,8 +15,8 @@ from ..pyramid.schedules import parse_steps
 from ..pyramid.sizes import check_shape
 from ..pyramid.spectrum import BandEnergy, band_energies, propose_boundaries
 from ..pyramid.stages import LatentShape, PyramidSpec
-from .latents import CHANNELS, check_latent
-from .widgets import parse_cfg
+from .comfyui.latents import CHANNELS, check_latent
+from .options import parse_cfg
 
 PLAIN_STEPS = 50
 

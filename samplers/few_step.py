@@ -17,7 +17,7 @@ from tqdm.auto import trange
 
 from ..pyramid.noise_pyramid import step_seed
 from ..pyramid.transition import renoise
-from .stage_model import host_clean_prediction, sized
+from .comfyui.stage_model import host_clean_prediction, sized
 
 BATCH_INDEX = "pyramidal_wan_batch_index"
 """Place in the transformer options for the LATENT's batch_index, so that every member draws its own noise."""

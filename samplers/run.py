@@ -18,14 +18,14 @@ from torch import Tensor
 from ..pyramid.noise_pyramid import stage_seed, top_up_seed
 from ..pyramid.sampling import sample_pyramid
 from ..pyramid.stages import PyramidSpec, Stage
-from .allowed import check_sampler
-from .conditioning import check_conds, stage_conds
+from .comfyui.checkpoint_metadata import check_spec
+from .comfyui.conditioning import check_conds, stage_conds
+from .comfyui.latent_tag import CLEAN, END, KEY, StageTag, tagged
+from .comfyui.stage_model import bind_stage, check_model, check_no_context_windows
 from .few_step import BATCH_INDEX
 from .schedule import Levels
-from .stage_model import bind_stage, check_model, check_no_context_windows
 from .start import Start, find_start
-from .tags import CLEAN, END, KEY, StageTag, tagged
-from .trained_for import check_spec
+from .supported_samplers import check_sampler
 
 
 @dataclass(frozen=True)

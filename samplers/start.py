@@ -12,8 +12,8 @@ from torch import Tensor
 from ..pyramid.noise_pyramid import noise_pyramid
 from ..pyramid.stages import LatentShape, PyramidSpec, Stage, stage_name
 from ..pyramid.transition import renoise
-from .latents import check_latent, fit_channels
-from .tags import CLEAN, check_same_pyramid, tag_of
+from .comfyui.latent_tag import CLEAN, check_same_pyramid, tag_of
+from .comfyui.latents import check_latent, fit_channels
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from demo.in_process import use_comfyui
+    from harness.in_process import use_comfyui
 
     try:
         use_comfyui()
@@ -43,7 +43,7 @@ def t2v_model():
     """A tiny random Wan text-to-video MODEL of the real host."""
     import comfy.sd
 
-    from demo.tiny_wan import t2v_state_dict
+    from tiny_wan.checkpoints import t2v_state_dict
 
     return comfy.sd.load_diffusion_model_state_dict(t2v_state_dict())
 
@@ -53,7 +53,7 @@ def i2v_model():
     """A tiny random Wan image-to-video MODEL of the real host."""
     import comfy.sd
 
-    from demo.tiny_wan import i2v_state_dict
+    from tiny_wan.checkpoints import i2v_state_dict
 
     return comfy.sd.load_diffusion_model_state_dict(i2v_state_dict())
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from boxes import around, box, node_box, overlapping
 from playwright.sync_api import Page, expect
 
-from demo.workflows import write_inputs
-from demo.workspace import ROOT, Workspace, prepare
+from harness.workspace import ROOT, Workspace, prepare
+from tools.graphs import write_inputs
 
 WORKFLOWS = ROOT / "workflows"
 SAVED = ROOT / "tests" / "browser" / "saved"

@@ -11,7 +11,7 @@ QUOTE = re.compile(r'^- [^"\n]*"([^"]+)"', re.MULTILINE)
 def said_sentences():
     """Every text in the code that may become an error, with … where a value stands."""
     for folder in ("nodes", "samplers", "pyramid"):
-        for path in sorted((ROOT / folder).glob("*.py")):
+        for path in sorted(path for path in (ROOT / folder).rglob("*.py") if "training" not in path.parts):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):
                     yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from demo.in_process import comfyui_folder
-from scripts.pack import archive_names, copy, suspicious, unknown_to_the_host
+from harness.in_process import comfyui_folder
+from tools.pack import archive_names, copy, suspicious, unknown_to_the_host
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 2**20
@@ -128,7 +128,7 @@ LOAD = """
 import asyncio, importlib, importlib.util, json, sys, time
 sys.path.insert(0, {root!r})
 sys.dont_write_bytecode = True
-from demo import in_process
+from harness import in_process
 in_process.PACKAGE = "sys"  # the host alone: the pack is imported below, from the archive
 in_process.use_comfyui()
 for name in ("nodes", "comfy.sd", "comfy.samplers", "comfy_api.latest", "latent_preview"):

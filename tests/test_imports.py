@@ -43,7 +43,7 @@ HOST = {
     "nodes",
     "server",
 }
-PACK = {"pyramid", "samplers", "nodes", "plots", "demo", "benchmarks", "tests"}
+PACK = {"pyramid", "samplers", "nodes", "plots", "demo", "benchmarks", "harness", "tests", "tiny_wan", "tools"}
 
 FORBIDDEN = [
     "patch_model(",

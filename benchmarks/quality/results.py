@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from demo.world import metrics
-from demo.world.grammar import ATTRIBUTES, Caption, draw_captions
-from demo.world.reading import read
+from tiny_wan.world import metrics
+from tiny_wan.world.grammar import ATTRIBUTES, Caption, draw_captions
+from tiny_wan.world.reading import read
 
 from .rows import ROOT, Row
 

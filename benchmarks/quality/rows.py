@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyramid.stages import PRESETS, PyramidSpec, stage_name
-from pyramid.training.distill import DistillConfig
-from pyramid.training.finetune import FinetuneConfig
-from pyramid.training.toml_config import load_config
+from pyramid.training.config.toml_config import load_config
+from pyramid.training.recipes.distill import DistillConfig
+from pyramid.training.recipes.finetune import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = "demo/weights/tiny_wan_t2v.safetensors"
-VAE = "demo/weights/tiny_wan_vae.safetensors"
-FINETUNED = "demo/weights/tiny_wan_t2v_20-20-10.safetensors"
-"""What runs/tiny_20-20-10.toml made, in fp16."""
+MODEL = "tiny_wan/weights/tiny_wan_t2v.safetensors"
+VAE = "tiny_wan/weights/tiny_wan_vae.safetensors"
+FINETUNED = "tiny_wan/weights/tiny_wan_t2v_20-20-10.safetensors"
+"""What runs/tiny/20-20-10.toml made, in fp16."""
 
 TWO = PRESETS["training-free"]
 LATE = replace(TWO, boundaries=(0.602,))
@@ -61,8 +61,8 @@ def _exported(out: str, ending: str = "") -> str:
 
 def _finetuned(name: str, label: str) -> Row:
     """What a configuration in runs/ trains, sampled with 20-20-10."""
-    config = load_config(FinetuneConfig, ROOT / "runs" / f"{name}.toml")
-    spec, own = config.pyramid.spec(), {"config": f"runs/{name}.toml"}
+    config = load_config(FinetuneConfig, ROOT / "runs" / "tiny" / f"{name}.toml")
+    spec, own = config.pyramid.spec(), {"config": f"runs/tiny/{name}.toml"}
     stages = [stage_name(index, spec.number_of_stages) for index in range(spec.number_of_stages)]
     if config.adapter.kind == "full":
         return Row(name, label, "20-20-10", spec, model=_exported(config.out), **own)
@@ -73,7 +73,7 @@ def _finetuned(name: str, label: str) -> Row:
 
 def _student(name: str, label: str) -> Row:
     """A student, sampled as it was trained: its own levels, without cfg; a LoRA on what it was distilled from."""
-    config, path = load_config(DistillConfig, ROOT / "runs" / f"{name}.toml"), f"runs/{name}.toml"
+    config, path = load_config(DistillConfig, ROOT / "runs" / "tiny" / f"{name}.toml"), f"runs/tiny/{name}.toml"
     file = _exported(config.out)
     lora = config.adapter.kind == "lora"
     model, loras = (config.networks.student, {"all": file}) if lora else (file, {})
@@ -100,35 +100,35 @@ STOCK = (
 )
 BEST = Row(
     "finetuned", "**finetuned**, as the paper does it", "20-20-10", PRESETS["pyramidal-wan"], model=FINETUNED,
-    config="runs/tiny_20-20-10.toml",
+    config="runs/tiny/20-20-10.toml",
 )  # fmt: skip
 ABLATIONS = (
-    _finetuned("tiny_no_teacher", "without L_dist"),
-    _finetuned("tiny_definition1", "definition 1: latents averaged, not encoded"),
-    _finetuned("tiny_told_sigma", "told sigma instead of natural"),
-    _finetuned("tiny_told_pyramid_flow", "told as in Pyramidal Flow"),
-    _finetuned("tiny_first_frame_shared", "frame 0 with the levels of all frames"),
-    _finetuned("tiny_dct", "DCT instead of Haar"),
-    _finetuned("tiny_db2", "wavelet db2 instead of Haar"),
-    _finetuned("tiny_rope_scaled", "positions scaled to full size"),
-    _finetuned("tiny_lora_shared", "one LoRA of rank 32 instead of all weights"),
-    _finetuned("tiny_lora_per_stage", "a LoRA of rank 32 per stage"),
+    _finetuned("no_teacher", "without L_dist"),
+    _finetuned("definition1", "definition 1: latents averaged, not encoded"),
+    _finetuned("told_sigma", "told sigma instead of natural"),
+    _finetuned("told_pyramid_flow", "told as in Pyramidal Flow"),
+    _finetuned("first_frame_shared", "frame 0 with the levels of all frames"),
+    _finetuned("dct", "DCT instead of Haar"),
+    _finetuned("db2", "wavelet db2 instead of Haar"),
+    _finetuned("rope_scaled", "positions scaled to full size"),
+    _finetuned("lora_shared", "one LoRA of rank 32 instead of all weights"),
+    _finetuned("lora_per_stage", "a LoRA of rank 32 per stage"),
 )
 UNTRAINED = Row(
     "untrained-2-2-1", "finetuned, not distilled", "2-2-1", PRESETS["pyramidal-wan"], "1", FINETUNED, sampler=FEW_STEP,
-    config="runs/tiny_20-20-10.toml",
+    config="runs/tiny/20-20-10.toml",
 )  # fmt: skip
 STUDENTS = (
-    _student("tiny_0-0-4_dmd", "plain, by dmd"),
-    _student("tiny_0-0-2_dmd", "plain, by dmd"),
-    _student("tiny_0-0-1_dmd", "plain, by dmd"),
-    _student("tiny_2-2-1_dmd-ot", "by dmd-ot"),
-    _student("tiny_2-2-1_dmd-pt", "by dmd-pt"),
-    _student("tiny_2-2-1_dmd-pt-star", "by dmd-pt-star"),
-    _student("tiny_2-2-1_dmd-pt-star_lora", "by dmd-pt-star, a LoRA of rank 32 instead of all weights"),
-    _student("tiny_2-2-1_dmd-pt-star_no_teach", "by dmd-pt-star without L_teach"),
-    _student("tiny_2-2-1_adv-od", "by adv-od"),
-    _student("tiny_2-2-1_adv-pd", "by adv-pd"),
+    _student("0-0-4_dmd", "plain, by dmd"),
+    _student("0-0-2_dmd", "plain, by dmd"),
+    _student("0-0-1_dmd", "plain, by dmd"),
+    _student("2-2-1_dmd-ot", "by dmd-ot"),
+    _student("2-2-1_dmd-pt", "by dmd-pt"),
+    _student("2-2-1_dmd-pt-star", "by dmd-pt-star"),
+    _student("2-2-1_dmd-pt-star_lora", "by dmd-pt-star, a LoRA of rank 32 instead of all weights"),
+    _student("2-2-1_dmd-pt-star_no_teach", "by dmd-pt-star without L_teach"),
+    _student("2-2-1_adv-od", "by adv-od"),
+    _student("2-2-1_adv-pd", "by adv-pd"),
 )
 
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from demo.in_process import use_comfyui
-from demo.world.grammar import Caption
-from demo.world.scenes import render, scene_for
-from demo.world.words import embed_all
+from harness.in_process import use_comfyui
+from tiny_wan.world.grammar import Caption
+from tiny_wan.world.scenes import render, scene_for
+from tiny_wan.world.words import embed_all
 
 from .results import ROOT, Results, captions, fingerprint, measure
 from .rows import VAE, Row
@@ -57,8 +57,8 @@ class HostSampler:
         import comfy.sd
         import comfy.utils
 
-        from pyramidalwan.samplers.lora_file import load_lora_file
-        from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
+        from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
+        from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 
         comfy.utils.PROGRESS_BAR_ENABLED = False
         self.row = row

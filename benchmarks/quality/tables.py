@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from demo.world.grammar import ATTRIBUTES
-from demo.world.metrics import Interval, bootstrap, diversity, frechet_distance, within_margin
-from demo.world.words import TEXT_LENGTH
 from pyramid.flops import WAN_DIMENSIONS, WanDimensions, schedule_cost, total_tflops
 from pyramid.schedules import parse_steps
 from pyramid.stages import LatentShape
+from tiny_wan.world.grammar import ATTRIBUTES
+from tiny_wan.world.metrics import Interval, bootstrap, diversity, frechet_distance, within_margin
+from tiny_wan.world.words import TEXT_LENGTH
 
 from .results import PROMPTS, ROOT, SEEDS, Results
 from .rows import PLAIN, Group, Row
@@ -122,7 +122,7 @@ def page(groups: Sequence[Group], found: Mapping[str, Results], data: Results) -
             "worse end of the interval is.",
             "",
             "**Cost and everything else.** Detail, motion and diversity are shares of what rendered clips of the same prompts "
-            "have (1 is alike); distance is a Fréchet distance of 45 simple features (`demo/world/metrics.py`), smaller is "
+            "have (1 is alike); distance is a Fréchet distance of 45 simple features (`tiny_wan/world/metrics.py`), smaller is "
             "better. TFLOPs of one clip on the tiny transformer, and the same schedule on Wan2.1 1.3B at 81 x 448 x 832, both "
             "as a share of plain, 50 steps.",
             *lines,

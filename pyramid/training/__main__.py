@@ -1,9 +1,9 @@
 """Makes pyramidal Wan models: caches a data set, finetunes, and exports files that ComfyUI loads.
 
-    python -m pyramid.training cache    runs/wan1.3b_cache.toml
-    python -m pyramid.training finetune runs/wan1.3b_20-20-10.toml --dry-run
-    accelerate launch --num_processes 2 -m pyramid.training finetune runs/wan1.3b_20-20-10.toml
-    python -m pyramid.training export   runs/wan1.3b_20-20-10.toml
+    python -m pyramid.training cache    runs/wan/1.3b_cache.toml
+    python -m pyramid.training finetune runs/wan/1.3b_20-20-10.toml --dry-run
+    accelerate launch --num_processes 2 -m pyramid.training finetune runs/wan/1.3b_20-20-10.toml
+    python -m pyramid.training export   runs/wan/1.3b_20-20-10.toml
 
 The same command again goes on where the last one stopped. docs/training.md explains all of it.
 """
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .toml_config import load_config, read_tables, to_toml
+from .config.toml_config import load_config, read_tables, to_toml
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run_cache(options: argparse.Namespace) -> int:
-    from . import cache, parallel
+    from .data import cache
+    from .engine import parallel
 
     config = load_config(cache.CacheConfig, options.config, options.set)
     cache.make_cache(config, parallel.start(config.system), lambda text: print(text, flush=True))
@@ -66,17 +67,17 @@ def run_cache(options: argparse.Namespace) -> int:
 
 
 def run_finetune(options: argparse.Namespace) -> int:
-    from .estimates import estimate_step
-    from .finetune import FinetuneConfig
-    from .runs import run_finetuning
+    from .estimate.dry_run import estimate_step
+    from .recipes.finetune import FinetuneConfig
+    from .run import run_finetuning
 
     return _run_or_estimate(options, FinetuneConfig, estimate_step, run_finetuning)
 
 
 def run_distill(options: argparse.Namespace) -> int:
-    from .distill import DistillConfig
-    from .estimates import estimate_iteration
-    from .runs import run_distillation
+    from .estimate.dry_run import estimate_iteration
+    from .recipes.distill import DistillConfig
+    from .run import run_distillation
 
     return _run_or_estimate(options, DistillConfig, estimate_iteration, run_distillation)
 
@@ -92,9 +93,9 @@ def _run_or_estimate(options: argparse.Namespace, kind: type, estimate: Callable
 
 
 def run_export(options: argparse.Namespace) -> int:
-    from .distill import DistillConfig
     from .export import export
-    from .finetune import FinetuneConfig
+    from .recipes.distill import DistillConfig
+    from .recipes.finetune import FinetuneConfig
 
     kind = DistillConfig if "networks" in read_tables(options.config) else FinetuneConfig
     config = load_config(kind, options.config, options.set)

@@ -13,13 +13,13 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from ..schedules import levels_to_metadata
 from ..stages import METADATA_KEY, stage_name
-from . import adapters
-from .checkpoints import Checkpoints
-from .distill import DistillConfig
-from .finetune import FinetuneConfig
-from .key_names import wan_name
-from .networks import WanVelocity, open_transformer
-from .settings import Adapter
+from .config.settings import Adapter
+from .engine.checkpoints import Checkpoints
+from .models import adapters
+from .models.key_names import wan_name
+from .models.networks import WanVelocity, open_transformer
+from .recipes.distill import DistillConfig
+from .recipes.finetune import FinetuneConfig
 
 RECIPE_KEY = "pyramid_recipe"
 PROVENANCE_KEY = "pyramid_provenance"

@@ -18,15 +18,15 @@ from ..sampling import sample_pyramid, solver_stage
 from ..schedules import parse_steps, stage_levels, without_skipped
 from ..solvers import euler
 from ..stages import Stage, stage_name
-from . import draws
-from .batches import Plan, draw_batch
-from .cache_files import Cache
-from .clips import save_video
-from .distill import DistillConfig, DistributionMatching
-from .distill_adversarial import AdversarialDistillation
-from .encoders import WanVae, open_vae
-from .finetune import FinetuneConfig, Finetuning
-from .student import FewStepStudent
+from .data.batches import Plan, draw_batch
+from .data.cache_files import Cache
+from .data.clips import save_video
+from .engine import draws
+from .models.encoders import WanVae, open_vae
+from .recipes.distill import DistillConfig, DistributionMatching
+from .recipes.distill_adversarial import AdversarialDistillation
+from .recipes.finetune import FinetuneConfig, Finetuning
+from .recipes.student import FewStepStudent
 
 SEED = 20260104
 """Validation draws the same in every run, so that runs compare."""

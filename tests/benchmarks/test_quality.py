@@ -7,8 +7,8 @@ import torch
 from benchmarks.quality import results, sampling, tables
 from benchmarks.quality.results import Results, captions, fingerprint, measure
 from benchmarks.quality.rows import GROUPS, PLAIN, ROWS
-from demo.world.grammar import ATTRIBUTES
-from demo.world.scenes import render, scene_for
+from tiny_wan.world.grammar import ATTRIBUTES
+from tiny_wan.world.scenes import render, scene_for
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_rows_that_were_not_run_say_so(folder):
         tables.page(GROUPS, {}, plain)
 
 
-@pytest.mark.skipif(not all(path.is_file() for path in results.weights(ROWS[0])), reason="no trained weights in demo/weights")
+@pytest.mark.skipif(not all(path.is_file() for path in results.weights(ROWS[0])), reason="no trained weights")
 def test_a_short_run_through_the_host_reads_its_colour_back(folder):
     """Four steps at full size are enough for the colours of the tiny model."""
     row = next(row for row in ROWS if row.name == "plain-4")

@@ -10,8 +10,8 @@ import pytest
 from front_end import ARGUMENTS, SAVED, WINDOW, WORKFLOWS, FrontEnd, browser_program, front_end_workspace
 from playwright.sync_api import sync_playwright
 
-from demo.comfyui_server import ComfyUIServer
-from demo.workspace import default_workspace
+from harness.server import ComfyUIServer
+from harness.workspace import default_workspace
 
 
 @pytest.fixture(scope="package")

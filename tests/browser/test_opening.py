@@ -8,9 +8,9 @@ from front_end import SAVED, WORKFLOWS
 from PIL import Image
 from playwright.sync_api import expect
 
-from demo.workflows.ui import pack_version
-from demo.workspace import PACK_NAME, ROOT
+from harness.workspace import PACK_NAME, ROOT
 from pyramidalwan.nodes import NODES
+from tools.graphs.ui import pack_version
 
 SHIPPED = sorted(WORKFLOWS.glob("*.json"))
 KEPT = sorted(SAVED.glob("*/*.json"))
@@ -56,7 +56,7 @@ def test_graphs_of_every_release_still_open(front_end, path):
 
 def test_this_version_has_kept_its_graphs():
     folder = SAVED / pack_version()
-    assert folder.is_dir(), "run 'python -m scripts.keep_graphs' before a release"
+    assert folder.is_dir(), "run 'python -m tools.keep_graphs' before a release"
     flows = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     kept = {node["type"] for flow in flows for node in flow["nodes"]}
     assert {node.__name__ for node in NODES} <= kept

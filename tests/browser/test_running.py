@@ -3,8 +3,8 @@
 import pytest
 from playwright.sync_api import expect
 
-from demo.workflows import SMALLEST, WORKFLOWS, TinySize, tiny_graph, ui
-from demo.workflows.graph import MUTED
+from tools.graphs import SMALLEST, WORKFLOWS, TinySize, tiny_graph, ui
+from tools.graphs.graph import MUTED
 
 FEW_STEPS = "wan_t2v_pyramid_2-2-1"
 STEPS = (2, 2, 1)

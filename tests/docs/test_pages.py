@@ -7,7 +7,7 @@ import pytest
 from said import SAID, quotes
 
 from benchmarks import cards, written_page
-from demo.workflows import WORKFLOWS
+from tools.graphs import WORKFLOWS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

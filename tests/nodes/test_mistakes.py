@@ -13,7 +13,7 @@ from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.nodes.spec import PyramidalWanSpec
 from pyramidalwan.nodes.stages import PyramidalWanStageModel, PyramidalWanStageStart
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
-from pyramidalwan.samplers.widgets import SeedNoise
+from pyramidalwan.samplers.options import SeedNoise
 
 WAN, FREE = PRESETS["pyramidal-wan"], PRESETS["training-free"]
 OTHER = PyramidSpec((0.9, 0.5))
@@ -48,7 +48,7 @@ def with_lora(model, name):
 def advanced(model, pyramid, latent):
     from host_graph import guider
 
-    from pyramidalwan.samplers.allowed import make_sampler
+    from pyramidalwan.samplers.supported_samplers import make_sampler
 
     sigmas = PyramidalWanSchedule.execute(pyramid, "2-2", "auto", 5.0).args[0]
     parts = (SeedNoise(1), guider(model), make_sampler("euler"), sigmas, latent, "", "auto", "auto", pyramid)

@@ -14,7 +14,7 @@ from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.nodes.spec import PyramidalWanSpec
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
-from pyramidalwan.samplers import conditioning_file
+from pyramidalwan.samplers.comfyui import prompt_files as conditioning_file
 
 CUSTOM = {"preset": "custom", "boundaries": "0.9, 0.5", "halves": "THW,hw", "resize": "db2", "field": "pyramidal",
           "told": "sigma", "first_frame": "shared", "rope": "scaled"}  # fmt: skip

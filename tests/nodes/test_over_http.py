@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from demo.comfyui_server import ComfyUIServer, GraphError
-from demo.workspace import Workspace, default_workspace, prepare
+from harness.server import ComfyUIServer, GraphError
+from harness.workspace import Workspace, default_workspace, prepare
 from pyramid.stages import PyramidSpec
 from pyramidalwan.nodes import NODES
 

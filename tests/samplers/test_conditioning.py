@@ -8,10 +8,10 @@ from host_images import image_prompt
 
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
-from pyramidalwan.samplers.allowed import make_sampler
-from pyramidalwan.samplers.conditioning import halve_latent, halve_mask, stage_conds
+from pyramidalwan.samplers.comfyui.conditioning import halve_latent, halve_mask, stage_conds
+from pyramidalwan.samplers.options import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
-from pyramidalwan.samplers.widgets import SeedNoise
+from pyramidalwan.samplers.supported_samplers import make_sampler
 
 WAN = PRESETS["pyramidal-wan"]
 

@@ -12,8 +12,8 @@ from host_graph import GivenNoise, empty, guider
 
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
-from pyramidalwan.samplers.allowed import FEW_STEP, STOCHASTIC, check_sampler_name, make_sampler, name_of
 from pyramidalwan.samplers.run import PyramidRun
+from pyramidalwan.samplers.supported_samplers import FEW_STEP, STOCHASTIC, check_sampler_name, make_sampler, name_of
 
 FULL = LatentShape(5, 16, 16)
 BATCH = 6

@@ -20,12 +20,12 @@ from pyramidalwan.nodes import NODES
 from pyramidalwan.nodes import schema as probes
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
-from pyramidalwan.samplers.lora_file import load_lora_file
+from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
+from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
+from pyramidalwan.samplers.comfyui.stage_model import bind_stage, stage_of, stage_sampling
+from pyramidalwan.samplers.options import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
 from pyramidalwan.samplers.schedule import levels_for
-from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
-from pyramidalwan.samplers.stage_model import bind_stage, stage_of, stage_sampling
-from pyramidalwan.samplers.widgets import SeedNoise
 
 WAN = PRESETS["pyramidal-wan"]
 

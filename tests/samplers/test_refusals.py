@@ -10,10 +10,10 @@ from host_graph import empty, guider
 
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
-from pyramidalwan.samplers.allowed import check_sampler, make_sampler
+from pyramidalwan.samplers.comfyui.stage_model import bind_stage
+from pyramidalwan.samplers.options import SeedNoise, parse_cfg
 from pyramidalwan.samplers.run import PyramidRun
-from pyramidalwan.samplers.stage_model import bind_stage
-from pyramidalwan.samplers.widgets import SeedNoise, parse_cfg
+from pyramidalwan.samplers.supported_samplers import check_sampler, make_sampler
 
 WAN, FREE = PRESETS["pyramidal-wan"], PRESETS["training-free"]
 

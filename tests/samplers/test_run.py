@@ -9,9 +9,9 @@ from host_graph import GivenNoise, empty, guider, progress, prompt
 
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
-from pyramidalwan.samplers.allowed import FEW_STEP, make_sampler
+from pyramidalwan.samplers.options import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
-from pyramidalwan.samplers.widgets import SeedNoise
+from pyramidalwan.samplers.supported_samplers import FEW_STEP, make_sampler
 
 WAN = PRESETS["pyramidal-wan"]
 
@@ -58,7 +58,7 @@ def test_a_batch_is_its_members_alone(t2v_model, name, spec):
     batch = run(t2v_model, spec, name=name, latent=empty(batch=3)).output["samples"]
     for index in range(3):
         alone = run(t2v_model, spec, name=name, latent=empty(batch_index=[index])).output["samples"]
-        torch.testing.assert_close(batch[index : index + 1], alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(batch[index : index + 1], alone, atol=5e-5, rtol=1e-5)
 
 
 def test_cfg_one_never_asks_for_the_negative_prompt(t2v_model):
@@ -213,7 +213,7 @@ def test_percent_ranges_count_over_the_whole_run(t2v_model):
 
 
 def test_rope_positions_are_scaled_on_top_of_the_models_own(t2v_model):
-    from pyramidalwan.samplers.stage_model import bind_stage
+    from pyramidalwan.samplers.comfyui.stage_model import bind_stage
 
     model = t2v_model.clone()
     model.model_options["transformer_options"]["rope_options"] = {"scale_t": 0.5, "shift_t": 3.0}

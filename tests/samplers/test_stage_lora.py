@@ -16,13 +16,13 @@ from pyramidalwan.nodes.files import PyramidalWanSpecFromFile, PyramidalWanStage
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.stages import PyramidalWanStageModel
 from pyramidalwan.pyramid.schedules import levels_to_metadata
+from pyramidalwan.pyramid.stage_names import stage_set
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
-from pyramidalwan.samplers import lora_file, stage_lora
-from pyramidalwan.samplers.allowed import make_sampler
-from pyramidalwan.samplers.lora_file import host_key, load_lora_file
-from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
-from pyramidalwan.samplers.stage_model import bind_stage
-from pyramidalwan.samplers.stage_names import stage_set
+from pyramidalwan.samplers.comfyui import lora_file, stage_lora
+from pyramidalwan.samplers.comfyui.lora_file import host_key, load_lora_file
+from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
+from pyramidalwan.samplers.comfyui.stage_model import bind_stage
+from pyramidalwan.samplers.supported_samplers import make_sampler
 
 WAN = PRESETS["pyramidal-wan"]
 MODULES = {  # host name: (diffusers name, out, in)

@@ -9,7 +9,7 @@ from host_images import image_prompt
 from pyramidalwan.nodes import NODES
 from pyramidalwan.pyramid.paths import stage_path
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
-from pyramidalwan.samplers.allowed import FEW_STEP
+from pyramidalwan.samplers.supported_samplers import FEW_STEP
 
 NODE = {node.__name__.removeprefix("PyramidalWan"): node for node in NODES}
 WAN = PRESETS["pyramidal-wan"]

@@ -8,10 +8,10 @@ from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, RandomN
 from host_gaussian import GaussianHost
 from host_graph import empty, progress, prompt
 
-from demo.tiny_wan import t2v_state_dict
 from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from tiny_wan.checkpoints import t2v_state_dict
 
 WAN, FREE = PRESETS["pyramidal-wan"], PRESETS["training-free"]
 VIDEO = {"samples": torch.randn(1, 16, 5, 16, 16, generator=torch.Generator().manual_seed(9))}
@@ -81,7 +81,7 @@ def test_video_to_video_noises_along_the_stages_path(t2v_model):
     """The first input of the network is the path's point at that level, in the stage that holds it."""
     from pyramid.noise_pyramid import noise_pyramid
     from pyramid.paths import stage_path
-    from pyramidalwan.samplers.widgets import SeedNoise
+    from pyramidalwan.samplers.options import SeedNoise
 
     first = []
     model = t2v_model.clone()

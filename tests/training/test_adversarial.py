@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyramid.training.adversarial import Branch, Heads, hinge_discriminator, hinge_generator, reconstruction, told_apart
+from pyramid.training.recipes.adversarial import Branch, Heads, hinge_discriminator, hinge_generator, reconstruction, told_apart
 
 
 def test_hinge_losses():

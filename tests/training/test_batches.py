@@ -3,9 +3,9 @@
 import torch
 from tiny_run import cache_folder
 
-from pyramid.training import draws
-from pyramid.training.batches import Plan, StepDataset
-from pyramid.training.cache_files import Cache
+from pyramid.training.data.batches import Plan, StepDataset
+from pyramid.training.data.cache_files import Cache
+from pyramid.training.engine import draws
 
 FIELDS = ("clean", "coarse", "noise", "rho", "context")
 

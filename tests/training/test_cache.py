@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from tiny_encoders import cache_settings, picture, text_folder, vae_file, video_bytes, write_folder, write_tar
 
 from pyramid.stages import PRESETS, LatentShape
-from pyramid.training import cache, parallel
-from pyramid.training.cache import CacheConfig, encode_stages
-from pyramid.training.cache_files import Cache, missing_shards
-from pyramid.training.clips import ClipSize, Unusable, clips_of, save_video, stage_videos
-from pyramid.training.encoders import Umt5, open_vae
-from pyramid.training.sources import list_sources
-from pyramid.training.toml_config import check_config
+from pyramid.training.config.toml_config import check_config
+from pyramid.training.data import cache
+from pyramid.training.data.cache import CacheConfig, encode_stages
+from pyramid.training.data.cache_files import Cache, missing_shards
+from pyramid.training.data.clips import ClipSize, Unusable, clips_of, save_video, stage_videos
+from pyramid.training.data.sources import list_sources
+from pyramid.training.engine import parallel
+from pyramid.training.models.encoders import Umt5, open_vae
 
 SPEC = PRESETS["pyramidal-wan"]
 

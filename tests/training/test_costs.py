@@ -5,8 +5,9 @@ from diffusers import WanTransformer3DModel
 
 from pyramid.flops import WAN_DIMENSIONS, WanDimensions
 from pyramid.stages import PRESETS, LatentShape
-from pyramid.training import adapters, costs
-from pyramid.training.settings import Adapter
+from pyramid.training.config.settings import Adapter
+from pyramid.training.estimate import costs
+from pyramid.training.models import adapters
 
 FULL = LatentShape(21, 56, 104)
 TINY = WanDimensions(dim=256, ffn_dim=320, layers=3)

@@ -16,17 +16,19 @@ from tiny_run import cache_folder, settings
 from pyramid.flops import WAN_DIMENSIONS, forward_tflops
 from pyramid.schedules import LEVELS_KEY
 from pyramid.stages import PRESETS, PyramidSpec
-from pyramid.training import costs, draws, parallel, runs
-from pyramid.training.batches import Plan, draw_batch
-from pyramid.training.cache_files import Cache
-from pyramid.training.checkpoints import Checkpoints
-from pyramid.training.distill import DistillConfig, DistributionMatching
-from pyramid.training.estimates import estimate_iteration
+from pyramid.training import run as runs
+from pyramid.training.config.settings import Adapter
+from pyramid.training.config.toml_config import check_config, to_toml
+from pyramid.training.data.batches import Plan, draw_batch
+from pyramid.training.data.cache_files import Cache
+from pyramid.training.engine import draws, parallel
+from pyramid.training.engine.checkpoints import Checkpoints
+from pyramid.training.estimate import costs
+from pyramid.training.estimate.dry_run import estimate_iteration
 from pyramid.training.export import trained_network
-from pyramid.training.networks import transformer_dimensions
-from pyramid.training.settings import Adapter
-from pyramid.training.student import picked_level, trained_levels
-from pyramid.training.toml_config import check_config, to_toml
+from pyramid.training.models.networks import transformer_dimensions
+from pyramid.training.recipes.distill import DistillConfig, DistributionMatching
+from pyramid.training.recipes.student import picked_level, trained_levels
 from pyramid.training.validation import sample_student
 
 MATCHING = ("dmd", "dmd-ot", "dmd-pt", "dmd-pt-star")
@@ -304,7 +306,7 @@ def test_the_estimate_counts_the_forward_passes_that_are_made(tmp_path, recipe, 
 
 
 def test_a_dry_run_of_distillation_counts_operations_and_memory(tmp_path):
-    output = run("distill", "runs/wan1.3b_2-2-1_dmd-pt-star.toml", "--dry-run")
+    output = run("distill", "runs/wan/1.3b_2-2-1_dmd-pt-star.toml", "--dry-run")
     trained = 2 * costs.lora_parameters(WAN_DIMENSIONS["1.3B"], 128, Adapter().targets)
     assert "30576" in output and f"({trained / 1e6:.4g} million trained" in output
     # a critic that trains, a student that trains in every fifth iteration, and 1.6 frozen passes

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyramid.paths import stage_path
 from pyramid.resize import project
 from pyramid.stages import PRESETS, LatentShape, PyramidSpec
-from pyramid.training import dmd
+from pyramid.training.recipes import dmd
 
 FULL = LatentShape(5, 8, 8)
 SPECS = {

@@ -13,17 +13,18 @@ from safetensors.torch import load_file
 from tiny_run import cache_folder, settings, transformer_file
 
 from pyramid.stages import PRESETS, PyramidSpec
-from pyramid.training import adapters, runs
-from pyramid.training.checkpoints import Checkpoints
+from pyramid.training import run as runs
+from pyramid.training.config.toml_config import check_config
+from pyramid.training.engine.checkpoints import Checkpoints
+from pyramid.training.engine.loop import Stopped
+from pyramid.training.engine.run_log import RunLog
+from pyramid.training.engine.trainable import NotFinite
 from pyramid.training.export import export, trained_network
-from pyramid.training.finetune import FinetuneConfig, Finetuning
-from pyramid.training.loop import Stopped
-from pyramid.training.run_log import RunLog
-from pyramid.training.toml_config import check_config
-from pyramid.training.trainable import NotFinite
-from pyramidalwan.samplers.lora_file import load_lora_file
-from pyramidalwan.samplers.model_files import spec_from_file
-from pyramidalwan.samplers.stage_lora import StageLora, add_stage_lora
+from pyramid.training.models import adapters
+from pyramid.training.recipes.finetune import FinetuneConfig, Finetuning
+from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
+from pyramidalwan.samplers.comfyui.model_files import spec_from_file
+from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 
 KINDS = {
     "full": {},

@@ -5,8 +5,8 @@ import torch
 
 from pyramid.paths import stage_path
 from pyramid.stages import PRESETS, LatentShape
-from pyramid.training.finetune import rho_to_sigma
-from pyramid.training.losses import clean_end, flow_loss, natural_sample, teacher_end, teacher_loss
+from pyramid.training.recipes.finetune import rho_to_sigma
+from pyramid.training.recipes.losses import clean_end, flow_loss, natural_sample, teacher_end, teacher_loss
 
 SPECS = {"per-frame": PRESETS["pyramidal-wan"], "flow": PRESETS["pyramidal-flow"], "time": PRESETS["tpdiff"]}
 STAGES = [

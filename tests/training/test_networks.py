@@ -5,11 +5,11 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 
-from demo.tiny_wan import i2v_state_dict, t2v_state_dict
 from pyramid.stages import PRESETS, LatentShape
-from pyramid.training.key_names import diffusers_name, wan_name
-from pyramid.training.networks import WanVelocity, open_transformer, transformer_dimensions
-from pyramidalwan.samplers.lora_file import host_key
+from pyramid.training.models.key_names import diffusers_name, wan_name
+from pyramid.training.models.networks import WanVelocity, open_transformer, transformer_dimensions
+from pyramidalwan.samplers.comfyui.lora_file import host_key
+from tiny_wan.checkpoints import i2v_state_dict, t2v_state_dict
 
 SHAPES = PRESETS["pyramidal-wan"].shapes(LatentShape(5, 16, 24))
 

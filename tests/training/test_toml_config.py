@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pyramid.training.cache import CacheConfig
-from pyramid.training.distill import DistillConfig
-from pyramid.training.finetune import FinetuneConfig
-from pyramid.training.toml_config import check_config, load_config, read_tables, to_toml
+from pyramid.training.config.toml_config import check_config, load_config, read_tables, to_toml
+from pyramid.training.data.cache import CacheConfig
+from pyramid.training.recipes.distill import DistillConfig
+from pyramid.training.recipes.finetune import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = {"out": "o", "model": {"transformer": "m"}, "data": {"cache": "c"}}
@@ -102,7 +102,7 @@ def test_every_setting_is_explained(kind):
             assert table.description, name
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "runs").rglob("*.toml")), ids=lambda path: path.name)
 def test_the_shipped_runs_are_valid(path):
     distilling = DistillConfig if "networks" in read_tables(path) else FinetuneConfig
     config = load_config(CacheConfig if "encoders" in read_tables(path) else distilling, path)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from demo.tiny_wan import vae_state_dict
+from tiny_wan.checkpoints import vae_state_dict
 
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "ring", "moving", "left", "right"]
 

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
-from demo.tiny_wan import t2v_state_dict  # noqa: E402
 from pyramid.stages import PRESETS, PyramidSpec  # noqa: E402
-from pyramid.training.cache_files import CachedItem, CacheInfo, write_info, write_shard  # noqa: E402
+from pyramid.training.data.cache_files import CachedItem, CacheInfo, write_info, write_shard  # noqa: E402
+from tiny_wan.checkpoints import t2v_state_dict  # noqa: E402
 
 TEXT = 6
 

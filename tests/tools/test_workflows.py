@@ -1,0 +1,261 @@
+"""The workflow files: what the script writes, and what a front end and a host can make of them.
+
+After a change of a graph: .venv/bin/python -m tools.build_workflows
+"""
+
+import asyncio
+import json
+import re
+
+import av
+import numpy as np
+import pytest
+from boxes import around, box, node_box, overlapping
+
+from harness.server import ComfyUIServer
+from harness.workspace import WEIGHTS, Workspace, default_workspace, prepare
+from tools.build_workflows import FOLDER, rendered
+from tools.graphs import WORKFLOWS, api, build, schemas, tiny_twin, write_inputs
+from tools.graphs.graph import MUTED
+from tools.graphs.schemas import NOTE, node_schema
+from tools.graphs.tiny import DROPPED, SMALLEST, TinySize
+from tools.graphs.ui import HOST_VERSION, pack_version
+
+FILES = {"unet_name", "clip_name", "vae_name", "lora_name", "file", "image"}
+"""Widgets that list the files of whoever opens the graph."""
+
+LOADERS = {"UNETLoader": "unet_name", "CLIPLoader": "clip_name", "VAELoader": "vae_name", "CLIPVisionLoader": "clip_name"}
+PUBLIC = re.compile(r"https://huggingface\.co/Comfy-Org/Wan_2\.1_ComfyUI_repackaged/resolve/main/split_files/(\w+)/([\w.-]+)")
+ANY = "*"
+
+
+def on_disk():
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+
+
+SHIPPED = on_disk()
+each_workflow = pytest.mark.parametrize("flow", SHIPPED.values(), ids=SHIPPED.keys())
+
+
+def widgets_of(node):
+    """(input, value) of a saved node, without what the front end adds after a seed or an upload."""
+    values, saved = iter(node["widgets_values"]), {given["name"] for given in node["inputs"]}
+    pairs = []
+    for given in node_schema(node["type"]).widgets:
+        if given.optional and given.name not in saved:
+            continue  # a newer host's
+        pairs.append((given, next(values)))
+        if given.extra_widget:
+            extra = next(values)
+            assert extra in (("fixed", "randomize") if given.extra_widget == "control_after_generate" else ("image",))
+    assert list(values) == [], node["type"]
+    return pairs
+
+
+def test_a_combo_with_inputs_of_its_own_is_saved_like_any_other():
+    choices = [{"key": "auto", "inputs": {}}, {"key": "h264", "inputs": {"required": {"crf": ["FLOAT", {}]}}}]
+    given = schemas._input("codec", ["COMFY_DYNAMICCOMBO_V3", {"options": choices}], optional=False)
+    assert given.is_widget and given.type == "COMBO" and given.options["options"] == ["auto", "h264"]
+
+
+def test_every_graph_has_its_file_and_no_file_is_left_over():
+    assert set(SHIPPED) == set(WORKFLOWS)
+    assert all(re.fullmatch(r"[\w-]+", name) for name in SHIPPED)
+
+
+def test_the_files_are_what_the_script_writes():
+    from comfyui_version import __version__
+
+    if __version__ != HOST_VERSION:
+        pytest.skip(f"the files are built with ComfyUI {HOST_VERSION}, this one is {__version__}")
+    for path, text in rendered().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run 'python -m tools.build_workflows'"
+
+
+@each_workflow
+def test_the_format_is_the_one_front_ends_read(flow):
+    assert flow["version"] == 0.4 and "definitions" not in flow
+    ids = [node["id"] for node in flow["nodes"]]
+    assert len(set(ids)) == len(ids) and flow["last_node_id"] == max(ids)
+    assert flow["last_link_id"] == max(link[0] for link in flow["links"])
+    for node in flow["nodes"]:
+        ours = node["type"].startswith("PyramidalWan")
+        pack = ("pyramidalwan", pack_version()) if ours else ("comfy-core", HOST_VERSION)
+        assert (node["properties"]["cnr_id"], node["properties"]["ver"]) == pack
+        assert node["properties"]["Node name for S&R"] == node["type"]
+
+
+@each_workflow
+def test_links_agree_with_both_of_their_ends(flow):
+    nodes = {node["id"]: node for node in flow["nodes"]}
+    order = {node["id"]: node["order"] for node in flow["nodes"]}
+    for number, source, out, target, into, kind in flow["links"]:
+        output, given = nodes[source]["outputs"][out], nodes[target]["inputs"][into]
+        assert number in output["links"] and given["link"] == number
+        assert kind == output["type"] and given["type"] in (kind, ANY)
+        assert order[source] < order[target]
+    known = {link[0] for link in flow["links"]}
+    ends = [link for node in flow["nodes"] for output in node["outputs"] for link in output["links"] or []]
+    starts = [given["link"] for node in flow["nodes"] for given in node["inputs"] if given["link"] is not None]
+    assert sorted(ends) == sorted(starts) == sorted(known)
+
+
+@each_workflow
+def test_nodes_are_known_with_these_inputs_and_outputs(flow):
+    """Newer hosts give their own nodes further outputs and optional inputs, which a saved graph does well without."""
+    from comfyui_version import __version__
+
+    for node in flow["nodes"]:
+        if node["type"] == NOTE:
+            continue
+        schema = node_schema(node["type"])
+        inputs, outputs = schema.sockets + schema.widgets, list(schema.outputs)
+        saved = [given["name"] for given in node["inputs"]]
+        if __version__ != HOST_VERSION and not schema.ours:
+            inputs = [given for given in inputs if not given.optional or given.name in saved]
+            outputs = outputs[: len(node["outputs"])]
+        assert saved == [given.name for given in inputs]
+        assert [(output["name"], output["type"]) for output in node["outputs"]] == outputs
+        linked = {given["name"] for given in node["inputs"] if given["link"] is not None}
+        assert {given.name for given in schema.sockets if not given.optional} <= linked, node["type"]
+
+
+@each_workflow
+def test_widgets_have_values_that_the_host_takes(flow):
+    for node in flow["nodes"]:
+        for given, value in widgets_of(node):
+            where, options = f"{node['type']}.{given.name} = {value!r}", given.options
+            if given.type in ("INT", "FLOAT"):
+                assert options.get("min", value) <= value <= options.get("max", value), where
+            elif given.type == "STRING":
+                assert isinstance(value, str), where
+            elif given.type == "COMBO" and given.name not in FILES and options.get("options"):
+                assert value in options["options"], where
+
+
+@each_workflow
+def test_our_own_checks_take_the_widgets(flow):
+    import sys
+
+    ours = sys.modules["pyramidalwan.nodes"].NODES
+    checks = {node.__name__: node for node in ours if "validate_inputs" in vars(node)}
+    for node in flow["nodes"]:
+        if node["type"] in checks:
+            values = {given.name: value for given, value in widgets_of(node)}
+            check = checks[node["type"]].validate_inputs
+            assert check(**{name: values[name] for name in check.__code__.co_varnames[1 : check.__code__.co_argcount]}) is True
+
+
+@each_workflow
+def test_nothing_overlaps(flow):
+    nodes = {node["id"]: node_box(node["pos"], node["size"]) for node in flow["nodes"]}
+    groups = {group["title"]: box(*group["bounding"]) for group in flow["groups"]}
+    assert not overlapping(nodes) and not overlapping(groups)
+    assert all(len(around(groups, node)) == 1 for node in nodes.values())
+
+
+@each_workflow
+def test_notes_say_where_the_files_come_from(flow):
+    notes = "\n".join(node["widgets_values"][0] for node in flow["nodes"] if node["type"] == NOTE)
+    assert "Steps are written low-" in notes and "VRAM" in notes
+    for node in flow["nodes"]:
+        if node["type"] in LOADERS:
+            name = dict((given.name, value) for given, value in widgets_of(node))[LOADERS[node["type"]]]
+            check_file(node, name, notes)
+    for url in re.findall(r"\((https://[^)]+)\)", notes):
+        assert PUBLIC.fullmatch(url), url
+
+
+def check_file(node, name, notes):
+    """A public file has its link on the loader and in the notes; any other is called a placeholder there."""
+    if "models" not in node["properties"]:
+        assert name.startswith("my_")
+        assert re.search(rf"`{re.escape(name)}`.*(is a placeholder|are placeholders)", notes)
+        return
+    (model,) = node["properties"]["models"]
+    assert model["name"] == name and model["url"] in notes
+    assert PUBLIC.fullmatch(model["url"]).groups() == (model["directory"], name)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_twin_is_the_same_graph(name):
+    whole, twin = api(build(name)), tiny_twin(name)
+    renamed = {"CLIPTextEncode": "PyramidalWanLoadConditioning"}
+    kinds = {key: node["class_type"] for key, node in whole.items() if node["class_type"] not in DROPPED}
+    assert {key: node["class_type"] for key, node in twin.items()} == {
+        key: renamed.get(kind, kind) for key, kind in kinds.items()
+    }
+    for key, node in twin.items():
+        for given, value in node["inputs"].items():
+            if isinstance(value, list):
+                assert value == whole[key]["inputs"][given] and value[0] in twin
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_twins_with_trained_weights_use_files_that_are_shipped(name):
+    twin = tiny_twin(name, TinySize(128, 128, 17, trained=True))
+    for node in twin.values():
+        for given in ("unet_name", "vae_name"):
+            if given in node["inputs"]:
+                assert (WEIGHTS / node["inputs"][given]).is_file()
+        assert all(value[0] in twin for value in node["inputs"].values() if isinstance(value, list))
+
+
+def test_the_trained_student_stands_for_model_and_lora():
+    twin = tiny_twin("wan_t2v_pyramid_2-2-1", TinySize(128, 128, 17, trained=True))
+    kinds = {node["class_type"]: node["inputs"] for node in twin.values()}
+    assert "PyramidalWanStageLoRA" not in kinds
+    sampler = kinds["PyramidalWanSampler"]
+    assert [twin[sampler[given][0]]["class_type"] for given in ("model", "pyramid")] == [
+        "UNETLoader",
+        "PyramidalWanSpecFromFile",
+    ]
+    assert kinds["UNETLoader"]["unet_name"] == "tiny_wan_t2v_2-2-1.safetensors"
+
+
+def test_only_the_finish_waits_to_be_unmuted():
+    muted = {name for name, flow in SHIPPED.items() if any(node["mode"] == MUTED for node in flow["nodes"])}
+    assert muted == {"wan_draft_then_finish"}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workflows")
+    workspace = Workspace(default_workspace().comfyui, folder / "base", folder / "output")
+    prepare(workspace)
+    write_inputs(workspace)
+    return workspace
+
+
+def frames_of(workspace, name):
+    (path,) = workspace.output.rglob(f"{name}_0*.mp4")
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(int)
+
+
+def check_same_videos(workspace):
+    """What the notes say: by hand, in two goes, and next to an ordinary run it is the same video."""
+    whole = frames_of(workspace, "wan_t2v_training_free")
+    assert whole.shape == (SMALLEST.frames, SMALLEST.height, SMALLEST.width, 3)
+    for same in ("wan_t2v_exploded", "wan_draft_then_finish", "wan_compare_plain_vs_pyramid_pyramid"):
+        assert abs(frames_of(workspace, same) - whole).mean() < 0.5, same  # rounding can change what the codec does
+    for other in ("wan_compare_plain_vs_pyramid_plain", "wan_t2v_stage_lora"):
+        assert abs(frames_of(workspace, other) - whole).mean() > 1, other
+
+
+def test_every_twin_runs(workspace):
+    async def run():
+        async with ComfyUIServer(workspace) as server:
+            return {name: await server.run(tiny_twin(name)) for name in WORKFLOWS}
+
+    outputs = asyncio.run(run())
+    for name, made in outputs.items():
+        saving = {
+            key for key, node in tiny_twin(name).items() if node["class_type"] in ("SaveVideo", "PreviewImage", "PreviewAny")
+        }
+        assert saving <= made.keys(), name
+        for key in saving:
+            assert any(made[key].values()), (name, key)
+    check_same_videos(workspace)
+    draft = frames_of(workspace, "wan_draft_then_finish_draft")
+    assert draft.shape == (SMALLEST.frames, SMALLEST.height // 2, SMALLEST.width // 2, 3)

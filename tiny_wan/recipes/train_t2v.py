@@ -1,0 +1,317 @@
+"""Train the tiny Wan 2.1 text-to-video transformer: plain flow matching on several resolutions and lengths.
+
+    python -m tiny_wan.recipes.train_t2v                       # start, or continue where the last one stopped
+    python -m tiny_wan.recipes.train_t2v --minutes 60          # one piece of an hour; run the same command again for the next
+    python -m tiny_wan.recipes.train_t2v --export tiny_wan/weights/tiny_wan_t2v.safetensors
+
+The same command runs on a GPU (minutes) and on a CPU (hours). As Wan was: x = (1 - sigma) clean + sigma noise, the target is
+noise - clean, the network is told 1000 sigma, sigma is drawn uniformly and then shifted towards noise.
+Clean latents come from the patch code that the tiny VAE is trained to compute (`patch_code.py`), of clips rendered on the
+fly at each size: every sample is new, and a smaller stage sees the encoding of the smaller *video*.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from harness.wan_modules import ROOT, build_transformer, differentiable
+
+from ..world import words
+from ..world.scenes import render, scene_at
+from .loop import drawn_ahead, warm_up_and_decay
+from .patch_code import PatchCode, fit
+from .training_state import Average, Run
+
+STATE = ROOT / ".state" / "t2v"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A training shape: latent frames and latent side, clips in a batch, and how often it is drawn (relative weight)."""
+
+    frames: int
+    side: int
+    batch: int
+    weight: float
+
+    @property
+    def video(self) -> tuple[int, int]:
+        """(frames, side) in pixels."""
+        return 1 + 4 * (self.frames - 1), 8 * self.side
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`steps` optimiser steps on a mix of sizes."""
+
+    steps: int
+    sizes: tuple[Size, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, except the kind of machine."""
+
+    dim: int = 128
+    ffn_dim: int = 512
+    layers: int = 6
+    phases: tuple[Phase, ...] = (
+        Phase(12_500, (Size(5, 8, 16, 5.0), Size(3, 8, 16, 2.0), Size(2, 4, 32, 1.5), Size(5, 16, 8, 1.5))),
+        Phase(
+            8_000,
+            (
+                Size(5, 16, 8, 6.0),
+                Size(3, 16, 8, 0.5),
+                Size(5, 8, 16, 1.5),
+                Size(3, 8, 16, 1.0),
+                Size(2, 4, 32, 0.5),
+                Size(9, 16, 4, 0.5),
+            ),
+        ),
+    )
+    learning_rate: float = 5e-3  # of the matrices inside the blocks, by Muon
+    outer_learning_rate: float = 1.5e-3  # of everything else, by AdamW
+    warm_up: int = 300  # steps
+    decay_share: float = 0.3  # the learning rate falls to zero over this last share of all steps
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    sigma_shift: float = 3.0
+    drop_prompt: float = 0.1
+    ema_decay: float = 0.9995
+    seed: int = 1
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def build(self) -> nn.Module:
+        """The network that training starts with."""
+        model = build_transformer(dim=self.dim, ffn_dim=self.ffn_dim, layers=self.layers)
+        init_weights(model, seed=self.seed)
+        return model
+
+    def beside(self, video: Tensor, clean: Tensor, code: PatchCode, generator: torch.Generator) -> Tensor:
+        """What the network sees beside the noisy latent of a video: nothing."""
+        return clean[:, :0]
+
+    def stored(self, name: str, weight: Tensor) -> Tensor:
+        """As it stands in the exported file."""
+        return weight.half()
+
+
+def init_weights(model: nn.Module, *, seed: int) -> None:
+    """Wan's own initialisation: Xavier for matrices, 0.02 for the embeddings' matrices, a head that starts at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in model.named_parameters():
+        if name.startswith("head.head"):
+            nn.init.zeros_(value)
+        elif name.endswith("modulation"):
+            nn.init.normal_(value, std=model.dim**-0.5, generator=generator)
+        elif name.endswith("bias"):
+            nn.init.zeros_(value)
+        elif "norm" in name:
+            nn.init.ones_(value)
+        elif name.startswith(("text_embedding", "time_embedding")):
+            nn.init.normal_(value, std=0.02, generator=generator)
+        else:
+            nn.init.xavier_uniform_(value.flatten(1), generator=generator)
+
+
+def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices (updates scaled to AdamW's size), AdamW for embeddings, head, norms, modulations.
+
+    AdamW moves every weight by about the learning rate, so a unit with `fan_in` inputs moves `fan_in` times as far. At the
+    text width of 4096 that is several units a step: GELUs die, and a word whose units are all dead is lost for good. Hence
+    the learning rate of a wide matrix is divided by how much wider than the model it is. (`learning_rate` in a parameter
+    group is what the schedule multiplies.)
+    """
+    inner = [value for name, value in model.named_parameters() if name.startswith("blocks") and value.ndim == 2]
+    chosen = {id(value) for value in inner}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, value in model.named_parameters():
+        if id(value) not in chosen:
+            width = value[0].numel() if name.endswith("weight") and value.ndim > 1 else 1
+            groups.setdefault(recipe.outer_learning_rate * min(1.0, model.dim / width), []).append(value)
+    outer = [{"params": values, "lr": rate, "learning_rate": rate} for rate, values in groups.items()]
+    common = {"weight_decay": recipe.weight_decay}
+    muon = [{"params": inner, "learning_rate": recipe.learning_rate}]
+    return [
+        torch.optim.Muon(muon, lr=recipe.learning_rate, momentum=0.95, adjust_lr_fn="match_rms_adamw", **common),
+        torch.optim.AdamW(outer, betas=(0.9, 0.99), fused=True, **common),
+    ]
+
+
+def size_at(step: int, recipe: Recipe) -> Size:
+    """The shape of step number `step`; a function of the recipe alone, so that a continued run equals an uninterrupted one."""
+    for phase in recipe.phases:
+        if step < phase.steps:
+            break
+        step -= phase.steps
+    weights = np.array([size.weight for size in phase.sizes])
+    rng = np.random.default_rng(np.random.SeedSequence([recipe.seed, 1, phase.steps, step]))
+    return phase.sizes[rng.choice(len(weights), p=weights / weights.sum())]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """clean and noise (B, 16, t, h, w); sigma (B,); context (B, 6, 4096); beside (B, C, t, h, w): further channels that the
+    network sees."""
+
+    clean: Tensor
+    noise: Tensor
+    sigma: Tensor
+    context: Tensor
+    beside: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        values = (self.clean, self.noise, self.sigma, self.context, self.beside)
+        return Batch(*(value.to(device, non_blocking=True) for value in values))
+
+
+def draw_batch(step: int, size: Size, recipe: Recipe, code: PatchCode) -> Batch:
+    """The batch of a step, every random choice from (recipe.seed, step). Sigmas are stratified over the batch."""
+    rng = np.random.default_rng(np.random.SeedSequence([recipe.seed, 2, step]))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    scenes = [scene_at(step * 64 + row, seed=recipe.seed) for row in range(size.batch)]
+    frames, side = size.video
+    video = render(scenes, frames=frames, height=side, width=side)
+    clean = code.latents(video)
+    captions = [None if rng.random() < recipe.drop_prompt else scene.caption for scene in scenes]
+    u = (torch.randperm(size.batch, generator=generator) + torch.rand(size.batch, generator=generator)) / size.batch
+    sigma = recipe.sigma_shift * u / (1.0 + (recipe.sigma_shift - 1.0) * u)
+    noise = torch.randn(clean.shape, generator=generator)
+    return Batch(clean, noise, sigma, words.embed_all(captions), recipe.beside(video, clean, code, generator))
+
+
+def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean squared error of the velocity noise - clean: ()."""
+    sigma = batch.sigma[:, None, None, None, None]
+    noisy = (1.0 - sigma) * batch.clean + sigma * batch.noise
+    with torch.autocast(noisy.device.type, torch.bfloat16):
+        velocity = model(torch.cat([noisy, batch.beside], dim=1), 1000.0 * batch.sigma, batch.context)
+    return (velocity.float() - (batch.noise - batch.clean)).square().mean()
+
+
+@dataclass
+class Trainer:
+    """The state of a run: weights, averages, optimisers, where it stands."""
+
+    recipe: Recipe
+    model: nn.Module
+    average: Average
+    optimizers: list[torch.optim.Optimizer]
+    step: int = 0
+    seconds: float = 0.0
+
+    @staticmethod
+    def start(recipe: Recipe, device: torch.device) -> Trainer:
+        model = recipe.build().to(device)
+        return Trainer(recipe, model, Average(model, decay=recipe.ema_decay), make_optimizers(model, recipe))
+
+    def state(self) -> dict:
+        return {
+            "model": self.model.state_dict(), "average": self.average.values, "step": self.step, "seconds": self.seconds,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }  # fmt: skip
+
+    def load(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.average.load(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def train_step(self, batch: Batch) -> float:
+        """One optimiser step; returns the loss."""
+        recipe = self.recipe
+        factor = warm_up_and_decay(self.step, steps=recipe.steps, warm_up=recipe.warm_up, decay_share=recipe.decay_share)
+        with differentiable():
+            loss = flow_loss(self.model, batch)
+            loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["learning_rate"] * factor
+            optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        self.average.update(self.model, self.step)
+        self.step += 1
+        return loss.item()
+
+
+def train(recipe: Recipe, run: Run, *, device: torch.device, seconds: float, workers: int = 0, report_every: int = 500) -> None:
+    """Train until the recipe's steps or `seconds` are over, whichever comes first, and save."""
+    trainer, saved = Trainer.start(recipe, device), run.open(recipe)
+    if saved:
+        trainer.load(saved)
+    code, losses = saved_code(run.folder, seed=recipe.seed), {}
+    began, before = time.monotonic(), trainer.seconds
+
+    def draw(step: int) -> tuple[Size, Batch]:
+        size = size_at(step, recipe)
+        return size, draw_batch(step, size, recipe, code)
+
+    for size, batch in drawn_ahead(draw, trainer.step, recipe.steps, workers=workers):
+        loss = trainer.train_step(batch.to(device))
+        losses.setdefault(f"{size.frames}x{size.side}", []).append(loss)
+        trainer.seconds = before + time.monotonic() - began
+        if trainer.step % report_every == 0:
+            means = {name: float(np.mean(values)) for name, values in sorted(losses.items())}
+            run.report(step=trainer.step, minutes=trainer.seconds / 60, **means)
+            losses.clear()
+        run.save(trainer.state)
+        if time.monotonic() - began > seconds:
+            break
+    run.save(trainer.state, force=True)
+
+
+def saved_code(folder: Path, *, seed: int) -> PatchCode:
+    """The patch code, fitted once and kept in the run folder."""
+    path = folder / "patch_code.safetensors"
+    if not path.exists():
+        fit(seed=seed).save(path)
+    return PatchCode.load(path)
+
+
+def export(run: Run, path: Path, recipe: Recipe) -> None:
+    """Write the averaged weights in the host's layout, with their recipe's numbers in the header."""
+    state = torch.load(run.folder / "state.pt", map_location="cpu", weights_only=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {name: recipe.stored(name, value).contiguous() for name, value in state["average"].items()}
+    save_file(weights, path, metadata={"steps": str(state["step"]), "hours": f"{state['seconds'] / 3600:.2f}"})
+    print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB after {state['step']} steps")
+
+
+def main(description: str = __doc__, recipe: Recipe = Recipe(), state: Path = STATE) -> None:  # noqa: B008
+    parser = argparse.ArgumentParser(
+        description=description.split("\n\n")[0], epilog="To continue, run the same command again."
+    )
+    parser.add_argument("--out", type=Path, default=state, help="run folder (default: %(default)s)")
+    parser.add_argument("--mirror", type=Path, help="second folder that gets a copy of every saved state")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop after this long (default: at the recipe's last step)"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="threads that draw batches ahead (default: 8 beside a GPU, else 0)")
+    parser.add_argument("--export", type=Path, help="write the weights of the run folder to this file, and stop")
+    options = parser.parse_args()
+    run = Run(options.out, options.mirror)
+    if options.export:
+        return export(run, options.export, recipe)
+    torch.set_num_threads(options.threads)
+    workers = options.workers if options.workers is not None else 8 * (options.device != "cpu")
+    train(recipe, run, device=torch.device(options.device), seconds=60 * options.minutes, workers=workers)
+
+
+if __name__ == "__main__":
+    main()

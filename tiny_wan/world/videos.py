@@ -1,0 +1,83 @@
+"""Real videos: any folder of files that PyAV can decode, cut into clips of the shape that training wants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import av
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyramid.training.data import clips
+
+SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """What a clip is cut to: frames (1 + 4k), pixel height and width (multiples of 8), and every how many-th frame is kept."""
+
+    frames: int = 17
+    height: int = 128
+    width: int = 128
+    stride: int = 1
+
+    def __post_init__(self):
+        if self.frames % 4 != 1 or self.frames < 1:
+            raise ValueError(
+                f"a Wan clip has 1 + 4k frames; got {self.frames} (nearest: {max(1, round((self.frames - 1) / 4) * 4 + 1)})"
+            )
+        if self.height % 8 or self.width % 8 or min(self.height, self.width) < 8:
+            raise ValueError(f"height and width must be multiples of 8; got {self.height} x {self.width}")
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1; got {self.stride}")
+
+
+def video_files(folder: Path) -> list[Path]:
+    """The video files of a folder and its subfolders, sorted. An empty folder is an error that says what was looked for."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"no video in {folder}; looked for {', '.join(SUFFIXES)}")
+    return files
+
+
+def decode(path: Path) -> Iterator[Tensor]:
+    """The frames of a file in order, one at a time: (3, H, W) in 0..1, turned upright where the file says so."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for frame in container.decode(stream):
+            picture = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+            yield picture.rot90(frame.rotation // 90 % 4).permute(2, 0, 1).float() / 255.0
+
+
+def fit_frame(frame: Tensor, *, height: int, width: int) -> Tensor:
+    """Scale (3, H, W) so that it covers height x width, antialiased, and cut the middle out."""
+    scale = max(height / frame.shape[1], width / frame.shape[2])
+    size = (max(height, round(frame.shape[1] * scale)), max(width, round(frame.shape[2] * scale)))
+    frame = F.interpolate(frame[None], size=size, mode="bicubic", antialias=True)[0].clamp(0.0, 1.0)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return frame[:, top : top + height, left : left + width]
+
+
+def clips_of(path: Path, shape: ClipShape) -> Iterator[Tensor]:
+    """Consecutive clips of one file, no overlap: (3, frames, height, width) in -1..1. A short rest at the end is dropped."""
+    kept = (fit_frame(frame, height=shape.height, width=shape.width) for frame in islice(decode(path), 0, None, shape.stride))
+    while len(clip := list(islice(kept, shape.frames))) == shape.frames:
+        yield torch.stack(clip, dim=1) * 2.0 - 1.0
+
+
+def clips_in(folder: Path, shape: ClipShape) -> Iterator[tuple[Path, Tensor]]:
+    """All clips of all videos of a folder, file by file, with the file each came from."""
+    for path in video_files(folder):
+        for clip in clips_of(path, shape):
+            yield path, clip
+
+
+def save_video(path: Path, video: Tensor, *, fps: int = 8, scale: int = 1) -> None:
+    """Write (3, T, H, W) in -1..1 as an H.264 mp4, every pixel `scale` times as large."""
+    clips.save_video(path, video.repeat_interleave(scale, 2).repeat_interleave(scale, 3), fps=fps)

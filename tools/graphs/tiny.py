@@ -1,0 +1,172 @@
+"""The same graphs with tiny random models, prompts from files, small sizes and few steps.
+
+They are made from the graphs themselves, so a twin cannot differ from its workflow in how it is wired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from harness.server import Graph as Prompt
+from harness.workspace import EMPTY_PROMPT, PROMPTS, Workspace, prompt_file, write_prompt
+from pyramid.stages import PyramidSpec
+from tiny_wan.world.grammar import parse
+from tiny_wan.world.scenes import render, scene_for
+
+from .graph import Graph, Node, Output, api
+from .graphs import DETAIL_LORA, FEW_STEP_LORA, STYLE_LORA, TRAINED_MODEL, build
+from .parts import I2V, NEGATIVE, T2V
+
+TRAINED_PROMPT = "a yellow square moving up on the left over a checkered blue background"
+OTHER_PROMPT = "a white disc moving left in the centre over a striped grey background"
+"""Of the video that video to video starts from."""
+VIDEO, IMAGE = "tiny.mp4", "tiny.png"
+FEW_STEP, STYLE = "tiny_random_few_step_lora.safetensors", "tiny_random_style_lora.safetensors"
+LORAS = {FEW_STEP_LORA: FEW_STEP, STYLE_LORA: STYLE, DETAIL_LORA: STYLE}
+TRAINED = {
+    T2V: "tiny_wan_t2v.safetensors",
+    I2V: "tiny_wan_i2v.safetensors",
+    TRAINED_MODEL: "tiny_wan_t2v_20-20-10.safetensors",
+}
+"""Files of tiny_wan/weights for the twins with trained weights."""
+STUDENT = "tiny_wan_t2v_2-2-1.safetensors"
+"""All weights of the few-step model."""
+DROPPED = ("CLIPLoader", "CLIPVisionLoader", "CLIPVisionEncode")
+"""Large encoders that have no tiny one: prompts come from files, and the image goes in through the VAE only."""
+
+
+@dataclass(frozen=True)
+class TinySize:
+    """most_steps: of a stage, where a workflow has more. trained: with the trained tiny Wan and a real prompt."""
+
+    width: int = 64
+    height: int = 64
+    frames: int = 17
+    most_steps: int = 2
+    trained: bool = False
+
+
+SMALLEST = TinySize()
+"""What three stages can halve."""
+
+
+def tiny_twin(name: str, size: TinySize = SMALLEST) -> Prompt:
+    """The workflow in API format, to be queued where ``write_inputs`` has been."""
+    return api(tiny_graph(name, size))
+
+
+def tiny_graph(name: str, size: TinySize = SMALLEST) -> Graph:
+    """The same as a graph that the front end can show, too."""
+    graph = build(name)
+    gone = {node for node in graph.nodes if node.kind in DROPPED}
+    graph.nodes = [node for node in graph.nodes if node not in gone]
+    for group in graph.groups:
+        group.nodes = [node for node in group.nodes if node not in gone]
+    for node in graph.nodes:
+        _make_tiny(node, gone, size)
+    if size.trained:
+        _use_student(graph)
+    return graph
+
+
+def _use_student(graph: Graph) -> None:
+    """Instead of a few-step LoRA the model with all weights distilled and 'Pyramid from File', as the notes say."""
+    for lora in [node for node in graph.nodes if node.values.get("lora_name") == FEW_STEP]:
+        model = lora.links["model"]
+        model.node.values["unet_name"] = STUDENT
+        lora.kind, lora.links = "PyramidalWanSpecFromFile", {}
+        lora.values = {"file": f"diffusion_models/{STUDENT}"}
+        for node in [node for node in graph.nodes if any(source.node is lora for source in node.links.values())]:
+            node.links |= {"model": model, "pyramid": Output(lora, 0)}
+
+
+def _make_tiny(node: Node, gone: set[Node], size: TinySize) -> None:
+    node.models = ()
+    if node.kind == "CLIPTextEncode":
+        prompts = (prompt_file(TRAINED_PROMPT), EMPTY_PROMPT) if size.trained else PROMPTS
+        filename = prompts[node.values["text"] == NEGATIVE]
+        node.kind, node.values, node.links = "PyramidalWanLoadConditioning", {"filename": filename}, {}
+        return
+    node.values = {name: _tiny_value(name, value, size) for name, value in node.values.items()}
+    node.links = {name: source for name, source in node.links.items() if source.node not in gone}
+
+
+def _tiny_value(name: str, value: Any, size: TinySize) -> Any:
+    if size.trained and value in TRAINED:
+        return TRAINED[value]
+    if name == "unet_name":
+        return "tiny_random_wan_i2v.safetensors" if value == I2V else "tiny_random_wan_t2v.safetensors"
+    if name == "vae_name":
+        return "tiny_wan_vae.safetensors" if size.trained else "tiny_random_wan_vae.safetensors"
+    if name == "lora_name":
+        return LORAS[value]
+    if name == "steps":
+        return _few_steps(value, size.most_steps)
+    sides = {"width": size.width, "height": size.height, "frames": size.frames, "length": size.frames}
+    return {**sides, "file": VIDEO, "image": IMAGE}.get(name, value)
+
+
+def _few_steps(steps: str | int, most: int) -> str | int:
+    if isinstance(steps, int):
+        return min(steps, most)
+    return "-".join(str(min(int(count), most)) for count in steps.split("-"))
+
+
+def write_inputs(workspace: Workspace, *, trained: bool = False) -> None:
+    """The twins' LoRAs, video and image, next to the models and prompts of ``workspace.prepare``.
+
+    trained: also the prompt of twins with the trained model, and a video and an image of its world.
+    """
+    loras, inputs = workspace.base / "models" / "loras", workspace.base / "input"
+    for folder in (loras, inputs):
+        folder.mkdir(parents=True, exist_ok=True)
+    save_file(_lora(seed=0), loras / FEW_STEP, PyramidSpec().to_metadata())
+    save_file(_lora(seed=1), loras / STYLE)
+    if trained:
+        write_prompt(workspace, TRAINED_PROMPT)
+    Image.fromarray((_scene_pictures(TRAINED_PROMPT) if trained else _pictures())[0]).save(inputs / IMAGE)
+    _write_video(inputs / VIDEO, _scene_pictures(OTHER_PROMPT) if trained else _pictures())
+
+
+def _lora(*, seed: int, width: int = 128, rank: int = 2) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    module = "diffusion_model.blocks.0.self_attn.q"
+    up, down = (0.1 * torch.randn(size, generator=generator) for size in ((width, rank), (rank, width)))
+    return {f"{module}.lora_up.weight": up, f"{module}.lora_down.weight": down}
+
+
+def _pictures() -> list[np.ndarray]:
+    """A bright square that moves over a gradient."""
+    width, height = SMALLEST.width, SMALLEST.height
+    gradient = np.broadcast_to(np.linspace(0, 180, width, dtype=np.uint8)[None, :, None], (height, width, 3))
+    pictures = []
+    for frame in range(SMALLEST.frames):
+        picture = gradient.copy()
+        picture[20:40, 2 * frame : 2 * frame + 20] = (240, 200, 40)
+        pictures.append(picture)
+    return pictures
+
+
+def _scene_pictures(prompt: str) -> list[np.ndarray]:
+    """A clip of the tiny world."""
+    (video,) = render([scene_for(parse(prompt), seed=0)], frames=SMALLEST.frames, height=128, width=128)
+    return list(video.add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).numpy())
+
+
+def _write_video(path: Path, pictures: list[np.ndarray]) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h264", rate=Fraction(16))
+        stream.height, stream.width, _ = pictures[0].shape
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))

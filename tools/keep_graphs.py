@@ -1,0 +1,89 @@
+"""Keeps graphs as this version saves them, for the tests of all later versions. Run once before every release:
+
+.venv/bin/python -m tools.keep_graphs    (from the root of the checkout, after 'make set-up')
+
+It writes tests/browser/saved/VERSION: every node in one graph, with values that are not the defaults, and two workflows.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+from .build_workflows import FOLDER, ROOT
+
+if TYPE_CHECKING:
+    from .graphs.graph import Graph, Node
+
+SAVED = ROOT / "tests" / "browser" / "saved"
+COPIED = ("wan_draft_then_finish", "wan_t2v_stage_lora")
+
+
+def every_node() -> Graph:
+    """Each node of the pack at least once."""
+    from .graphs import Graph
+
+    graph = Graph("every_node")
+    graph.group("Model, prompt, pyramid")
+    model = graph.add("UNETLoader", unet_name="my_model.safetensors", weight_dtype="default")
+    lora = graph.add("PyramidalWanStageLoRA", model=model, lora_name="my_lora.safetensors", strength=0.7, stages="low,high")
+    prompt = graph.add("PyramidalWanLoadConditioning", filename="my_prompt.safetensors")
+    graph.add("PyramidalWanSaveConditioning", conditioning=prompt, filename="again")
+    spec = graph.add(
+        "PyramidalWanSpec", preset="custom", boundaries="0.9, 0.6", halves="HW, THW", resize="dct", field="natural",
+        told="sigma", first_frame="shared", rope="scaled",
+    )  # fmt: skip
+    trained = graph.add("PyramidalWanSpecFromFile", file="loras/my_lora.safetensors")
+    graph.group("Size, schedule", new_column=True)
+    latent = graph.add("PyramidalWanEmptyLatent", width=640, height=384, frames=49, batch_size=2, snap="smaller", pyramid=spec)
+    sigmas = graph.add("PyramidalWanSchedule", pyramid=spec, steps="4-3-2", grid="uniform", shift=3.0)
+    noise = graph.add("RandomNoise", noise_seed=11)
+    graph.add("PyramidalWanCost", latent=latent, steps="4-3-2", cfg="5-4-3", grid="shift", shift=4.0, pyramid=spec, model=lora)
+    found = graph.add("PyramidalWanCalibrate", latent=latent, threshold=0.2, pyramid=trained)
+    sampling = {"latent": latent, "pyramid": found["pyramid"], "model_mid": model, "model_low": lora}
+    _samplers(graph, {"positive": prompt, "negative": prompt, "model": model}, sampling, sigmas, noise)
+    _by_hand(graph, lora, spec, latent, sigmas, noise)
+    return graph
+
+
+def _samplers(graph: Graph, conds: dict[str, Node], sampling: dict[str, Node], sigmas: Node, noise: Node) -> None:
+    stages = {"start_stage": "mid", "end_stage": "2"}
+    graph.group("Samplers", new_column=True)
+    graph.add(
+        "PyramidalWanSampler", **conds, **sampling, **stages, seed=12, steps="4-3-2", cfg="5-4-3", sampler_name="heun",
+        denoise=0.8, grid="distilled", shift=6.0,
+    )  # fmt: skip
+    guider = graph.add("CFGGuider", **conds, cfg=4.0)
+    few = graph.add("PyramidalWanFewStepSampler")
+    graph.add(
+        "PyramidalWanSamplerAdvanced", **sampling, **stages, noise=noise, guider=guider, sampler=few, sigmas=sigmas, cfg="3-2-1"
+    )
+
+
+def _by_hand(graph: Graph, model: Node, spec: Node, latent: Node, sigmas: Node, noise: Node) -> None:
+    graph.group("By hand", new_column=True)
+    start = graph.add("PyramidalWanStageStart", noise=noise, latent=latent, pyramid=spec)
+    graph.add("PyramidalWanStageModel", model=model, pyramid=spec, stage="mid")
+    graph.add("PyramidalWanStageSigmas", sigmas=sigmas, pyramid=spec, stage="1")
+    between = graph.add("PyramidalWanStageTransition", latent=start["latent"], noise=noise, pyramid=spec, stage="mid")
+    graph.add("PyramidalWanRenoise", latent=between["latent"], noise=noise, pyramid=spec, stage="mid", level=0.45)
+
+
+def main() -> None:
+    from harness.in_process import use_comfyui
+
+    use_comfyui()
+    from .graphs import ui
+    from .graphs.ui import pack_version
+
+    folder = SAVED / pack_version()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "every_node.json").write_text(json.dumps(ui(every_node()), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    for name in COPIED:
+        shutil.copy(FOLDER / f"{name}.json", folder)
+    print(folder.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
