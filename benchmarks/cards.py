@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pyramid.flops import WAN_DIMENSIONS, forward_tflops, schedule_cost, tokens, total_tflops
+from pyramid.latent_shape import LatentShape
 from pyramid.schedules import parse_steps
 from pyramid.sizes import VideoSize
-from pyramid.stages import PRESETS, LatentShape
+from pyramid.stages import PRESETS
 
 from .written_page import print_or_write
 

@@ -34,9 +34,9 @@ def main() -> None:
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
     with torch.inference_mode():
-        pyramid, host = contenders(options.width, options.height, options.frames)
-        pyramid(), host()  # warm up
-        times = [(cpu_seconds(host), cpu_seconds(pyramid)) for _ in range(options.rounds)]
+        pyramid, comfyui = contenders(options.width, options.height, options.frames)
+        pyramid(), comfyui()  # warm up
+        times = [(cpu_seconds(comfyui), cpu_seconds(pyramid)) for _ in range(options.rounds)]
     own, ours = (statistics.median(column) for column in zip(*times, strict=True))
     spread = ", ".join(f"{ours / own:.3f}" for own, ours in times)
     print(f"{options.width}x{options.height}, {options.frames} frames, steps {'-'.join(map(str, STEPS))}, euler, one thread")
@@ -67,15 +67,15 @@ def contenders(width: int, height: int, frames: int) -> tuple[Callable[[], None]
     sampler = comfy.samplers.sampler_object("euler")
 
     def pyramid() -> None:
-        PyramidRun(guider, SeedNoise(0), sampler, levels, spec).sample({"samples": torch.zeros(1, 16, *vars(full).values())})
+        PyramidRun(guider, SeedNoise(0), sampler, levels, spec).sample({"samples": torch.zeros(1, 16, *full)})
 
-    def host() -> None:
+    def comfyui() -> None:
         for stage, naturals in zip(stages, levels, strict=True):
-            latent = {"samples": torch.zeros(1, 16, *vars(stage.shape).values())}
+            latent = {"samples": torch.zeros(1, 16, *stage.shape)}
             noise, sigmas = SeedNoise(0).generate_noise(latent), torch.tensor(naturals)
             guider.sample(noise, latent["samples"], sampler, sigmas, callback=lambda *_: None, seed=0)
 
-    return pyramid, host
+    return pyramid, comfyui
 
 
 def cpu_seconds(run: Callable[[], None]) -> float:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 
+from pyramid.latent_shape import LatentShape
 from pyramid.sizes import video_size
-from pyramid.stages import PRESETS, LatentShape
+from pyramid.stages import PRESETS
 from pyramid.training.config.toml_config import load_config, read_tables
 from pyramid.training.estimate.dry_run import StepEstimate, estimate_iteration, estimate_step
 from pyramid.training.recipes.distill import DistillConfig

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from pyramid.stages import LatentShape, PyramidSpec
+from pyramid.latent_shape import CHANNELS, LatentShape
+from pyramid.stages import PyramidSpec
 from pyramid.training.config.toml_config import load_config
 from pyramid.training.data.batches import StageBatch
-from pyramid.training.data.cache_files import CHANNELS
 from pyramid.training.engine import parallel
 from pyramid.training.estimate.dry_run import estimate_step
 from pyramid.training.models.networks import transformer_dimensions
@@ -39,7 +39,7 @@ def batches(spec: PyramidSpec, full: LatentShape, samples: int, text: int) -> li
     shapes = spec.shapes(full)
     for index, shape in enumerate(shapes):
         size = (samples, CHANNELS, shape.frames, shape.height, shape.width)
-        coarse = None if index == 0 else torch.randn(samples, CHANNELS, *vars(shapes[index - 1]).values())
+        coarse = None if index == 0 else torch.randn(samples, CHANNELS, *shapes[index - 1])
         made.append(
             StageBatch(
                 index, torch.randn(size), coarse, torch.randn(size), torch.rand(samples), torch.randn(samples, 16, text),

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
+from pyramid.latent_shape import CHANNELS
+
 ROOT = Path(__file__).resolve().parents[1]
 VAE_DIM_MULT = (1, 2, 4, 4)
-LATENT_CHANNELS = 16
 
 
 def host_folder() -> Path:
@@ -41,11 +42,11 @@ def build_vae(*, dim: int) -> torch.nn.Module:
     from comfy.ldm.wan.vae import WanVAE
 
     return WanVAE(
-        dim=dim, z_dim=LATENT_CHANNELS, dim_mult=list(VAE_DIM_MULT), num_res_blocks=2, temperal_downsample=[False, True, True]
+        dim=dim, z_dim=CHANNELS, dim_mult=list(VAE_DIM_MULT), num_res_blocks=2, temperal_downsample=[False, True, True]
     )
 
 
-def build_transformer(*, dim: int, ffn_dim: int, layers: int, in_dim: int = LATENT_CHANNELS) -> torch.nn.Module:
+def build_transformer(*, dim: int, ffn_dim: int, layers: int, in_dim: int = CHANNELS) -> torch.nn.Module:
     """The host's Wan 2.1 text-to-video transformer, weights uninitialised. The host's loader wants heads of 128.
 
     in_dim: 36 takes mask and image beside the noisy latent, as Wan 2.2's image-to-video transformer does.
@@ -64,7 +65,7 @@ def build_transformer(*, dim: int, ffn_dim: int, layers: int, in_dim: int = LATE
         num_heads=dim // 128,
         num_layers=layers,
         in_dim=in_dim,
-        out_dim=LATENT_CHANNELS,
+        out_dim=CHANNELS,
         dtype=torch.float32,
         operations=comfy.ops.disable_weight_init,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..pyramid.resize import RESIZES
-from ..pyramid.stages import FIELDS, FIRST_FRAME, PRESETS, ROPE, TOLD, PyramidSpec
+from ..pyramid.stages import FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
 from .schema import Pyramid, advanced, schema
 
 CUSTOM = "custom"
@@ -35,8 +35,10 @@ class PyramidalWanSpec(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, preset, boundaries, halves, resize, field, told, first_frame, rope) -> io.NodeOutput:
-        return io.NodeOutput(spec_from_widgets(preset, boundaries, halves, resize, field, told, first_frame, rope))
+    def execute(cls, preset, boundaries, downsample_axes, resize, field, timestep_source, first_frame, rope) -> io.NodeOutput:
+        return io.NodeOutput(
+            spec_from_widgets(preset, boundaries, downsample_axes, resize, field, timestep_source, first_frame, rope)
+        )
 
 
 def _custom_widgets() -> list[io.Input]:
@@ -49,8 +51,8 @@ def _custom_widgets() -> list[io.Input]:
             "one less than there are stages, between 0 and 1.",
         ),
         io.String.Input(
-            "halves",
-            default=", ".join(default.halves),
+            "downsample_axes",
+            default=", ".join(default.downsample_axes),
             tooltip="Only for 'custom'. What each transition halves, from low to high resolution: THW (time, height and "
             "width), HW or T; as many as boundaries.",
         ),
@@ -68,9 +70,9 @@ def _custom_widgets() -> list[io.Input]:
             tooltip="Only for 'custom'. pyramidal: the weights were finetuned for a pyramid. natural: stock weights.",
         ),
         io.Combo.Input(
-            "told",
-            options=list(TOLD),
-            default=default.told,
+            "timestep_source",
+            options=list(TIMESTEP_SOURCES),
+            default=default.timestep_source,
             tooltip="Only for 'custom'. How the model is told how noisy the video is; it must be the way it was trained. "
             "sigma: for stock weights. natural: for weights of PyramidalWan. pyramid-flow: for weights of Pyramidal Flow.",
         ),
@@ -92,7 +94,7 @@ def _custom_widgets() -> list[io.Input]:
     ]
 
 
-def spec_from_widgets(preset, boundaries, halves, resize, field, told, first_frame, rope) -> PyramidSpec:
+def spec_from_widgets(preset, boundaries, downsample_axes, resize, field, timestep_source, first_frame, rope) -> PyramidSpec:
     """The preset, or the spec that the custom widgets describe; ValueError in plain words."""
     if preset != CUSTOM:
         if preset not in PRESETS:
@@ -102,5 +104,5 @@ def spec_from_widgets(preset, boundaries, halves, resize, field, told, first_fra
         levels = tuple(float(part) for part in boundaries.split(",") if part.strip())
     except ValueError:
         raise ValueError(f"boundaries are numbers separated by commas, such as 0.896, 0.602; got '{boundaries}'") from None
-    axes = tuple(part.strip().upper() for part in halves.split(",") if part.strip())
-    return PyramidSpec(levels, axes, resize, field, told, first_frame, rope)
+    axes = tuple(part.strip().upper() for part in downsample_axes.split(",") if part.strip())
+    return PyramidSpec(levels, axes, resize, field, timestep_source, first_frame, rope)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .stages import LatentShape, PyramidSpec
+from .latent_shape import LatentShape
+from .stages import PyramidSpec
 
 PATCH = (1, 2, 2)
 """Latents per token on the time, height and width axes (Wan)."""

@@ -23,7 +23,7 @@ class NoiseLevel:
         ``(B, C, T, H, W)``. Latent frame 0 can differ from the others: it halves in two axes where they halve in three.
     """
 
-    told: Tensor
+    conditioning: Tensor
     sigma: Tensor
 
 

@@ -28,7 +28,7 @@ def noise_pyramid(noise: Tensor, stages: Sequence[Stage]) -> list[Tensor]:
 
 def whiten(low: Tensor, resize: OrthonormalResize) -> Tensor:
     """Averaged white noise, scaled back to unit variance: ``sqrt(n)`` per frame."""
-    return low * low.new_tensor(resize.children(low.shape[2])).sqrt()[:, None, None]
+    return low * low.new_tensor(resize.fine_per_coarse(low.shape[2])).sqrt()[:, None, None]
 
 
 def derive_seed(seed: int, *keys: int | str) -> int:

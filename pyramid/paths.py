@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .noise_levels import NoiseLevel
-from .resize import project
 from .stages import Stage
 from .transition import path_shares
 
@@ -37,11 +36,11 @@ def stage_path(clean: Tensor, blurred: Tensor, noise: Tensor, stage: Stage, natu
     """
     natural = torch.as_tensor(natural, dtype=clean.dtype, device=clean.device)
     level = stage.at(natural)
-    if stage.field == "natural" or stage.from_coarser is None:
+    if not stage.has_blur:
         return PathSample((1 - level.sigma) * clean + level.sigma * noise, level, noise - clean)
     clean_share, blurred_share = path_shares(stage, natural, like=clean)
-    ends = stage.per_frame(stage.sigma_clean, natural), stage.per_frame(stage.sigma_noisy, natural)
-    slope = ((1 - ends[0]) * clean - (1 - ends[1]) * blurred) / (ends[1] - ends[0])
+    sigma_clean, sigma_noisy = stage.end_sigmas(natural)
+    slope = ((1 - sigma_clean) * clean - (1 - sigma_noisy) * blurred) / (sigma_noisy - sigma_clean)
     return PathSample(clean_share * clean + blurred_share * blurred + level.sigma * noise, level, noise - slope)
 
 
@@ -54,9 +53,9 @@ def clean_prediction(x: Tensor, velocity: Tensor, stage: Stage, natural: float |
     """
     natural = torch.as_tensor(natural, dtype=x.dtype, device=x.device)
     raw = x - stage.at(natural).sigma * velocity
-    if stage.field == "natural" or stage.from_coarser is None or stage.level == 0:
+    if not stage.has_blur or stage.level == 0:
         return raw
-    clean, noisy = stage.per_frame(stage.sigma_clean, natural), stage.per_frame(stage.sigma_noisy, natural)
+    clean, noisy = stage.end_sigmas(natural)
     kappa = (1 - clean) * noisy / (noisy - clean)
-    low = project(raw, stage.from_coarser)
+    low = stage.low_band(raw)
     return low + (raw - low) / kappa

@@ -40,7 +40,7 @@ class OrthonormalResize(Protocol):
         """The other way round, unit DC gain."""
         ...
 
-    def children(self, frames: int) -> tuple[int, ...]:
+    def fine_per_coarse(self, frames: int) -> tuple[int, ...]:
         """Fine samples per coarse sample, for each of ``frames`` coarse latent frames."""
         ...
 
@@ -66,8 +66,8 @@ class _Resize:
             y = _double_frames(y)
         return y
 
-    def children(self, frames: int) -> tuple[int, ...]:
-        first, rest = children_per_frame(self.axes)
+    def fine_per_coarse(self, frames: int) -> tuple[int, ...]:
+        first, rest = volume_ratio(self.axes)
         return (first, *[rest] * (frames - 1))
 
 
@@ -76,7 +76,7 @@ def make_resize(name: str, axes: str) -> OrthonormalResize:
     return _Resize(axes=axes, spatial=name)
 
 
-def children_per_frame(axes: str) -> tuple[int, int]:
+def volume_ratio(axes: str) -> tuple[int, int]:
     """Fine samples per coarse sample in latent frame 0, which has no partner in time, and in the other frames."""
     space = 4 if "HW" in axes else 1
     return space, space * (2 if "T" in axes else 1)

@@ -52,7 +52,7 @@ def into_stage(
     """``transition`` from the clean end of one stage to the noisy end of the next."""
     if fine.from_coarser is None:
         raise ValueError("the stages of one pyramid follow each other; this one starts a pyramid of its own")
-    ends = _level(coarse, coarse.natural_clean, signal), _level(fine, fine.natural_noisy, signal)
+    ends = _level(coarse, coarse.clean.natural, signal), _level(fine, fine.noisy.natural, signal)
     draw = None if top_up is None else functools.partial(top_up, fine)
     return transition(signal, *ends, fine.from_coarser, noise, draw)
 

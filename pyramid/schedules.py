@@ -81,8 +81,8 @@ def distilled_levels(spec: PyramidSpec, steps: Sequence[int], shift: float) -> t
     total, done = sum(steps), 0
     visited: list[list[float]] = []
     for stage, count in zip(spec.stages(spec.smallest_shape()), steps, strict=True):
-        told = [shift_sigma(1 - step / total, shift) for step in range(done, done + count)]
-        visited.append([stage.natural_level(level) if spec.told == "sigma" else level for level in told])
+        visited_sigmas = [shift_sigma(1 - step / total, shift) for step in range(done, done + count)]
+        visited.append([stage.natural_level(level) if spec.timestep_source == "sigma" else level for level in visited_sigmas])
         done += count
     boundaries = tuple(stage[0] for stage in visited[1:])
     levels = [(*stage, end) for stage, end in zip(visited, (*boundaries, 0.0), strict=True)]
@@ -94,9 +94,9 @@ def _levels(stage: Stage, count: int, grid: str, shift: float) -> tuple[float, .
     if grid == "uniform":
         inner = [stage.natural_at(fraction) for fraction in fractions]
     else:
-        noisy, clean = (shift_sigma(level, 1 / shift) for level in (stage.natural_noisy, stage.natural_clean))
+        noisy, clean = (shift_sigma(level, 1 / shift) for level in (stage.noisy.natural, stage.clean.natural))
         inner = [shift_sigma(clean + fraction * (noisy - clean), shift) for fraction in fractions]
-    return (stage.natural_noisy, *inner, stage.natural_clean)
+    return (stage.noisy.natural, *inner, stage.clean.natural)
 
 
 def levels_to_metadata(levels: Sequence[Sequence[float]]) -> dict[str, str]:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .stages import LatentShape, PyramidSpec
-
-VAE_SPACE = 8
-VAE_TIME = 4
-PATCH = 2
+from .latent_shape import PATCH, VAE_SPACE, VAE_TIME, LatentShape
+from .stages import PyramidSpec
 
 SNAPS = ("nearest", "smaller", "larger")
 
@@ -27,7 +24,7 @@ class VideoSize:
 
     @property
     def latent(self) -> LatentShape:
-        return LatentShape((self.frames - 1) // VAE_TIME + 1, self.height // VAE_SPACE, self.width // VAE_SPACE)
+        return LatentShape.of_video(self.frames, self.height, self.width)
 
 
 def video_size(shape: LatentShape) -> VideoSize:
@@ -37,12 +34,12 @@ def video_size(shape: LatentShape) -> VideoSize:
 
 def side_multiple(spec: PyramidSpec) -> int:
     """Width and height must be multiples of this many pixels: 64 for three stages in space."""
-    return VAE_SPACE * PATCH * 2 ** sum("HW" in axes for axes in spec.halves)
+    return VAE_SPACE * PATCH * 2 ** sum("HW" in axes for axes in spec.downsample_axes)
 
 
 def frame_multiple(spec: PyramidSpec) -> int:
     """Frames must be 1 plus a multiple of this: 16 for three stages in time."""
-    return VAE_TIME * 2 ** sum("T" in axes for axes in spec.halves)
+    return VAE_TIME * 2 ** sum("T" in axes for axes in spec.downsample_axes)
 
 
 def snap(size: VideoSize, spec: PyramidSpec, rule: str = "nearest") -> VideoSize:
@@ -64,7 +61,7 @@ def check_shape(shape: LatentShape, spec: PyramidSpec) -> None:
     """ValueError in plain words, with the nearest sizes that work, for a latent the pyramid cannot halve cleanly."""
     size = video_size(shape)
     fits = snap(size, spec)
-    sides_fit = (fits.width, fits.height) == (size.width, size.height) or not any("HW" in axes for axes in spec.halves)
+    sides_fit = (fits.width, fits.height) == (size.width, size.height) or not any("HW" in axes for axes in spec.downsample_axes)
     if sides_fit and fits.frames == size.frames:
         return
     smaller, larger = snap(size, spec, "smaller"), snap(size, spec, "larger")

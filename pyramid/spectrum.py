@@ -14,8 +14,9 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from .latent_shape import LatentShape
 from .resize import missing_band
-from .stages import LatentShape, PyramidSpec, Stage
+from .stages import PyramidSpec, Stage
 
 
 @dataclass(frozen=True)

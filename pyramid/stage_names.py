@@ -1,13 +1,17 @@
-"""What artists call stages: low, mid, high, or their number in running order, 0 being the lowest that runs."""
+"""Names of stages in widgets: low, mid, high, or the number in running order, 0 being the lowest that runs."""
 
 from __future__ import annotations
-
-from .stages import stage_name
 
 AUTO = "auto"
 
 STAGE_CHOICES = ("low", "mid", "high", "0", "1", "2", "3")
 """For widgets that name one stage."""
+
+
+def stage_name(index: int, number_of_stages: int) -> str:
+    """Return "low", "mid" or "high"; in pyramids of more than three stages the place in running order."""
+    names = {1: ["high"], 2: ["low", "high"], 3: ["low", "mid", "high"]}.get(number_of_stages)
+    return names[index] if names else str(index)
 
 
 def stage_index(text: str, number_of_stages: int) -> int:

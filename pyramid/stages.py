@@ -1,12 +1,10 @@
-"""The pyramid as data: which stages there are, at which size and between which noise levels each one runs.
+"""The pyramid as data: its stages, their sizes and the noise levels between which each one runs.
 
-Stages are listed in running order, coarse to fine. A stage's level counts halvings from full resolution, as the paper's
-stage index does. The natural noise level falls from one to zero through the whole pyramid without overlap and equals
-sigma at full resolution.
+Stages are listed in running order, coarse to fine. The level of a stage counts halvings from full resolution, as the
+paper's stage index does. The natural noise level falls from 1 to 0 through the whole pyramid without overlap and equals
+sigma at full resolution (PyramidalWan, arXiv 2601.04792, section 3; its closed form is derived from an equal
+signal-to-noise ratio in the low band).
 """
-
-# Natural noise level: PyramidalWan, arXiv 2601.04792, section 3; the closed form below is derived: equal signal-to-noise
-# ratio in the low band.
 
 from __future__ import annotations
 
@@ -19,11 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .latent_shape import LatentShape
 from .noise_levels import Level, NoiseLevel, shift_sigma
-from .resize import AXES, RESIZES, OrthonormalResize, children_per_frame, make_resize
+from .resize import AXES, RESIZES, OrthonormalResize, make_resize, project, volume_ratio
 
 FIELDS = ("pyramidal", "natural")
-TOLD = ("natural", "sigma", "pyramid-flow")
+TIMESTEP_SOURCES = ("natural", "sigma", "pyramid-flow")
 FIRST_FRAME = ("per-frame", "shared")
 ROPE = ("native", "scaled")
 
@@ -31,150 +30,161 @@ FORMAT = 1
 METADATA_KEY = "pyramid_spec"
 
 PerFrame = tuple[float, float]
-"""A number for latent frame 0 and one for all the others."""
+"""A number for latent frame 0 and one for all other frames."""
 
 
 @dataclass(frozen=True)
-class LatentShape:
-    """Size of a latent in latent frames, rows and columns. Wan: ``1 + (frames - 1) / 4`` and pixels / 8."""
+class StageEnd:
+    """The noise level at one end of a stage.
 
-    frames: int
-    height: int
-    width: int
+    Attributes:
+        natural: Natural noise level.
+        sigma: Coefficient of the noise in the tensor, for frame 0 and for the other frames.
+        conditioning: What the network is conditioned on, in [0, 1].
+    """
 
-    def halved(self, axes: str) -> LatentShape:
-        """The next coarser size; ValueError in plain words if an axis does not halve."""
-        if "HW" in axes and (self.height % 2 or self.width % 2):
-            raise ValueError(f"a latent of {self.height}x{self.width} cannot be halved: both sides must be even")
-        if "T" in axes and self.frames % 2 == 0:
-            raise ValueError(f"{self.frames} latent frames cannot be halved: it must be an odd number (1 + 2k)")
-        return LatentShape(
-            frames=(self.frames + 1) // 2 if "T" in axes else self.frames,
-            height=self.height // 2 if "HW" in axes else self.height,
-            width=self.width // 2 if "HW" in axes else self.width,
-        )
-
-    def doubled(self, axes: str) -> LatentShape:
-        """The next finer size; the inverse of ``halved``."""
-        return LatentShape(
-            frames=2 * self.frames - 1 if "T" in axes else self.frames,
-            height=2 * self.height if "HW" in axes else self.height,
-            width=2 * self.width if "HW" in axes else self.width,
-        )
+    natural: float
+    sigma: PerFrame
+    conditioning: float
 
 
 @dataclass(frozen=True)
 class Stage:
     """One stage of a pyramid at one size.
 
-    index: place in running order. level: halvings from full resolution.
-    natural_noisy, natural_clean: natural levels at its two ends.
-    sigma_noisy, sigma_clean: what is in the tensor there, (frame 0, other frames).
-    told_noisy, told_clean: what the network is told there.
-    children: fine latents at full resolution per latent of this stage, frames other than 0 (the paper's N).
-    from_coarser: the resize between the coarser stage and this one; None where the pyramid starts.
-    rope_scale: distance of neighbouring positions on the time, height and width axes.
+    Attributes:
+        index: Place in running order.
+        level: Halvings from full resolution.
+        shape: Size of the stage's latent.
+        field: One of ``FIELDS``.
+        timestep_source: One of ``TIMESTEP_SOURCES``.
+        noisy: The end where the stage starts (rho = 1).
+        clean: The end where the stage stops (rho = 0).
+        downsample_factor: Full-resolution latents per latent of this stage in frames other than 0 (the paper's N).
+        from_coarser: Resize between the coarser stage and this one; None where the pyramid starts.
+        rope_scale: Distance of neighbouring positions on the time, height and width axes.
     """
 
     index: int
     level: int
     shape: LatentShape
     field: str
-    told: str
-    natural_noisy: float
-    natural_clean: float
-    sigma_noisy: PerFrame
-    sigma_clean: PerFrame
-    told_noisy: float
-    told_clean: float
-    children: int
+    timestep_source: str
+    noisy: StageEnd
+    clean: StageEnd
+    downsample_factor: int
     from_coarser: OrthonormalResize | None
     rope_scale: tuple[float, float, float]
 
+    @property
+    def has_blur(self) -> bool:
+        """Whether the path runs from blurred to clean data, so that the high band needs a correction."""
+        return self.field == "pyramidal" and self.from_coarser is not None
+
+    @property
+    def frames_agree(self) -> bool:
+        """Whether frame 0 has the sigmas of all other frames."""
+        return self.noisy.sigma[0] == self.noisy.sigma[1] and self.clean.sigma[0] == self.clean.sigma[1]
+
     def reference_sigma(self, natural: Level) -> Level:
-        """The sigma of the frames other than 0 at a natural level (method: T_N inverse)."""
-        return shift_sigma(natural, 1 / math.sqrt(self.children))
+        """Return the sigma of the frames other than 0 at a natural level (the inverse of the map T_N)."""
+        return shift_sigma(natural, 1 / math.sqrt(self.downsample_factor))
 
     def natural_level(self, reference_sigma: Level) -> Level:
-        """Inverse of ``reference_sigma``."""
-        return shift_sigma(reference_sigma, math.sqrt(self.children))
+        """Return the natural level of a sigma of the frames other than 0; the inverse of ``reference_sigma``."""
+        return shift_sigma(reference_sigma, math.sqrt(self.downsample_factor))
 
     def rho(self, natural: Level) -> Level:
-        """Local time: 1 at the noisy end, 0 at the clean end; linear in sigma."""
-        clean, noisy = self.sigma_clean[1], self.sigma_noisy[1]
-        return (self.reference_sigma(natural) - clean) / (noisy - clean)
+        """Return the local time: 1 at the noisy end, 0 at the clean end, linear in sigma."""
+        return (self.reference_sigma(natural) - self.clean.sigma[1]) / (self.noisy.sigma[1] - self.clean.sigma[1])
 
-    def natural_at(self, rho: float) -> float:
-        """Inverse of ``rho``."""
-        clean, noisy = self.sigma_clean[1], self.sigma_noisy[1]
-        return self.natural_level(clean + rho * (noisy - clean))
+    def natural_at(self, rho: Level) -> Level:
+        """Return the natural level at a local time; the inverse of ``rho``."""
+        return self.natural_level(self.reference_sigma_at(rho))
+
+    def reference_sigma_at(self, rho: Level) -> Level:
+        """Return the sigma of the frames other than 0 at a local time."""
+        return self.clean.sigma[1] + rho * (self.noisy.sigma[1] - self.clean.sigma[1])
 
     def at(self, natural: float | Tensor) -> NoiseLevel:
-        """The noise level at a natural level, () or (B,); see ``NoiseLevel`` for the shapes that come out."""
+        """Return the noise level at a natural level, ``()`` or ``(B,)``."""
         natural = torch.as_tensor(natural)
         rho = self.rho(natural)
-        if self.told == "natural":
-            told = natural
-        elif self.told == "sigma":
-            told = self.reference_sigma(natural)
+        if self.timestep_source == "natural":
+            conditioning = natural
+        elif self.timestep_source == "sigma":
+            conditioning = self.reference_sigma(natural)
         else:
-            told = self.told_clean + rho * (self.told_noisy - self.told_clean)
-        local = rho.reshape(-1, 1, 1, 1, 1) if rho.ndim else rho
-        clean, noisy = self.per_frame(self.sigma_clean, natural), self.per_frame(self.sigma_noisy, natural)
-        return NoiseLevel(told=told, sigma=clean + local * (noisy - clean))
+            conditioning = self.clean.conditioning + rho * (self.noisy.conditioning - self.clean.conditioning)
+        return NoiseLevel(conditioning=conditioning, sigma=self.sigma_at(rho))
+
+    def sigma_at(self, rho: Tensor) -> Tensor:
+        """Return the sigma of every frame at a local time ``()`` or ``(B,)``: ``(T, 1, 1)`` or ``(B, 1, T, 1, 1)``."""
+        clean, noisy = self.end_sigmas(rho)
+        return clean + (rho.reshape(-1, 1, 1, 1, 1) if rho.ndim else rho) * (noisy - clean)
+
+    def end_sigmas(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sigmas of every frame at the clean and at the noisy end, each ``(T, 1, 1)``."""
+        return self.per_frame(self.clean.sigma, like), self.per_frame(self.noisy.sigma, like)
+
+    def low_band(self, x: Tensor) -> Tensor:
+        """Return the part of ``x`` that the coarser stage can hold, at this stage's size.
+
+        Raises:
+            ValueError: The pyramid starts with this stage.
+        """
+        if self.from_coarser is None:
+            raise ValueError("the first stage of a pyramid has no coarser stage")
+        return project(x, self.from_coarser)
 
     @property
-    def noisy(self) -> NoiseLevel:
-        return self.at(self.natural_noisy)
-
-    @property
-    def clean(self) -> NoiseLevel:
-        return self.at(self.natural_clean)
-
-    @property
-    def pace(self) -> PerFrame:
-        """d sigma of a frame per d reference sigma: frame 0 can run at another pace than the others."""
-        reference = self.sigma_noisy[1] - self.sigma_clean[1]
-        first, rest = (noisy - clean for noisy, clean in zip(self.sigma_noisy, self.sigma_clean, strict=True))
+    def sigma_rate(self) -> PerFrame:
+        """Return d sigma of a frame per d reference sigma; frame 0 can run at another rate than the others."""
+        reference = self.noisy.sigma[1] - self.clean.sigma[1]
+        first, rest = (noisy - clean for noisy, clean in zip(self.noisy.sigma, self.clean.sigma, strict=True))
         return first / reference, rest / reference
 
     def per_frame(self, values: PerFrame, like: Tensor) -> Tensor:
-        """``(T, 1, 1)`` on the device and in the dtype of ``like`` (a floating point tensor)."""
+        """Return ``(T, 1, 1)`` on the device and in the dtype of ``like`` (a floating point tensor)."""
         first, rest = values
         return torch.tensor([first, *[rest] * (self.shape.frames - 1)], dtype=like.dtype, device=like.device)[:, None, None]
 
 
 @dataclass(frozen=True)
 class PyramidSpec:
-    """What a pyramidal checkpoint was trained for, or what to do with a stock one.
+    """A pyramid: the one a checkpoint was trained for, or one for stock weights.
 
-    boundaries: natural levels at the transitions, in running order, so falling; none is an ordinary run.
-    halves: which axes shrink at each transition, in running order.
-    field: whether the weights follow the pyramidal flow (finetuned), or the natural, ordinary flow at each resolution
-        with nothing corrected in the high band (stock).
-    told: what the network is conditioned on: the natural level, the sigma in the tensor, or Pyramidal Flow's axis that
-        is cut in proportion to the length of the stages.
-    first_frame: per-frame gives the first latent frame its own sigmas; shared gives it everybody's and tops up its noise.
-    rope: native positions count anew in every stage; scaled ones keep their distance in the full video.
+    Attributes:
+        boundaries: Natural levels at the transitions in running order, so falling; none is an ordinary run.
+        downsample_axes: Axes that shrink at each transition, in running order; each one of ``AXES``.
+        resize: One of ``RESIZES``.
+        field: "pyramidal" for weights finetuned for the pyramidal flow; "natural" for stock weights, which follow the
+            ordinary flow at each resolution without a correction of the high band.
+        timestep_source: What the network is conditioned on: the natural level, the sigma in the tensor, or Pyramidal
+            Flow's axis, which is cut in proportion to the length of the stages.
+        first_frame: "per-frame" gives latent frame 0 its own sigmas; "shared" gives it those of all frames and tops up
+            its noise.
+        rope: "native" positions count from 0 in every stage; "scaled" ones keep their distance in the full video
+            (TPDiff, arXiv 2503.09566).
     """
 
     boundaries: tuple[float, ...] = (0.896, 0.602)
-    halves: tuple[str, ...] = ("THW", "THW")  # AXES
-    resize: str = "haar"  # RESIZES
-    field: str = "pyramidal"  # FIELDS
-    told: str = "natural"  # TOLD
-    first_frame: str = "per-frame"  # FIRST_FRAME
-    rope: str = "native"  # ROPE; "scaled" is TPDiff's, arXiv 2503.09566
+    downsample_axes: tuple[str, ...] = ("THW", "THW")
+    resize: str = "haar"
+    field: str = "pyramidal"
+    timestep_source: str = "natural"
+    first_frame: str = "per-frame"
+    rope: str = "native"
 
     def __post_init__(self) -> None:
-        for name in ("boundaries", "halves"):
+        for name in ("boundaries", "downsample_axes"):
             if not isinstance(vars(self)[name], tuple):
                 object.__setattr__(self, name, tuple(vars(self)[name]))
         _check_choices(self)
-        _check_boundaries(self.boundaries, self.halves)
+        _check_boundaries(self.boundaries, self.downsample_axes)
         if self.field == "natural" and self.first_frame != "shared":
             raise ValueError(
-                "field 'natural' runs the ordinary flow, which has one sigma for all frames: "
+                "field 'natural' follows the ordinary flow, which has one sigma for all frames: "
                 f"first_frame must be 'shared', got '{self.first_frame}'"
             )
 
@@ -183,130 +193,147 @@ class PyramidSpec:
         return len(self.boundaries) + 1
 
     def starting_at(self, index: int) -> PyramidSpec:
-        """The pyramid without its first ``index`` stages: the next one then starts from pure noise."""
-        return dataclasses.replace(self, boundaries=self.boundaries[index:], halves=self.halves[index:])
+        """Return the pyramid without its first ``index`` stages; the next one then starts from pure noise."""
+        return dataclasses.replace(self, boundaries=self.boundaries[index:], downsample_axes=self.downsample_axes[index:])
 
     def shapes(self, full: LatentShape) -> tuple[LatentShape, ...]:
-        """The size of every stage, in running order; ValueError if ``full`` cannot be halved that often."""
+        """Return the size of every stage in running order.
+
+        Raises:
+            ValueError: ``full`` cannot be halved that often.
+        """
         shapes = [full]
-        for axes in reversed(self.halves):
+        for axes in reversed(self.downsample_axes):
             shapes.append(shapes[-1].halved(axes))
         return tuple(reversed(shapes))
 
     def full_shape(self, shape: LatentShape, index: int) -> LatentShape:
-        """The full-resolution size above stage ``index`` at this size; the inverse of ``shapes``."""
-        for axes in self.halves[index:]:
+        """Return the full-resolution size of a pyramid whose stage ``index`` has this size; the inverse of ``shapes``."""
+        for axes in self.downsample_axes[index:]:
             shape = shape.doubled(axes)
         return shape
 
     def smallest_shape(self) -> LatentShape:
-        """A full-resolution size that halves as often as needed, for what does not depend on the size, such as levels."""
+        """Return a full-resolution size that halves as often as needed, for properties that do not depend on the size."""
         return self.full_shape(LatentShape(2, 2, 2), 0)
 
     def stages(self, full: LatentShape) -> tuple[Stage, ...]:
-        """The stages for a full-resolution latent of this size, in running order."""
+        """Return the stages of a full-resolution latent of this size, in running order."""
         shapes = self.shapes(full)
-        naturals = (1.0, *self.boundaries, 0.0)
-        ends = [(self._sigmas(index, naturals[index]), self._sigmas(index, naturals[index + 1]))
-                for index in range(len(shapes))]  # fmt: skip
-        told = _told_ends(self.told, [(naturals[i], naturals[i + 1]) for i in range(len(shapes))], ends)
+        ends = self._ends()
         return tuple(
             Stage(
                 index=index,
                 level=self.number_of_stages - 1 - index,
                 shape=shapes[index],
                 field=self.field,
-                told=self.told,
-                natural_noisy=naturals[index],
-                natural_clean=naturals[index + 1],
-                sigma_noisy=ends[index][0],
-                sigma_clean=ends[index][1],
-                told_noisy=told[index][0],
-                told_clean=told[index][1],
-                children=self._children(index)[1],
-                from_coarser=make_resize(self.resize, self.halves[index - 1]) if index else None,
+                timestep_source=self.timestep_source,
+                noisy=noisy,
+                clean=clean,
+                downsample_factor=self._downsample_factors(index)[1],
+                from_coarser=make_resize(self.resize, self.downsample_axes[index - 1]) if index else None,
                 rope_scale=self._rope_scale(index),
             )
-            for index in range(len(shapes))
+            for index, (noisy, clean) in enumerate(ends)
         )
 
-    def _children(self, index: int) -> tuple[int, int]:
-        """Full-resolution latents per latent of a stage, (frame 0, other frames)."""
-        per_transition = [children_per_frame(axes) for axes in self.halves[index:]]
+    def _ends(self) -> list[tuple[StageEnd, StageEnd]]:
+        """Return the noisy and the clean end of every stage."""
+        naturals = (1.0, *self.boundaries, 0.0)
+        pairs = [(naturals[index], naturals[index + 1]) for index in range(self.number_of_stages)]
+        sigmas = [tuple(self._sigmas(index, natural) for natural in pair) for index, pair in enumerate(pairs)]
+        conditioning = _conditioning_ends(self.timestep_source, pairs, sigmas)
+        return [
+            (StageEnd(pair[0], sigma[0], at[0]), StageEnd(pair[1], sigma[1], at[1]))
+            for pair, sigma, at in zip(pairs, sigmas, conditioning, strict=True)
+        ]
+
+    def _downsample_factors(self, index: int) -> tuple[int, int]:
+        """Return full-resolution latents per latent of a stage, for frame 0 and for the other frames."""
+        per_transition = [volume_ratio(axes) for axes in self.downsample_axes[index:]]
         return math.prod(first for first, _ in per_transition), math.prod(rest for _, rest in per_transition)
 
     def _sigmas(self, index: int, natural: float) -> PerFrame:
-        first, rest = (shift_sigma(natural, 1 / math.sqrt(n)) for n in self._children(index))
+        first, rest = (shift_sigma(natural, 1 / math.sqrt(n)) for n in self._downsample_factors(index))
         return (rest if self.first_frame == "shared" else first), rest
 
     def _rope_scale(self, index: int) -> tuple[float, float, float]:
         if self.rope == "native":
             return 1.0, 1.0, 1.0
-        time = 2.0 ** sum("T" in axes for axes in self.halves[index:])
-        space = 2.0 ** sum("HW" in axes for axes in self.halves[index:])
+        time = 2.0 ** sum("T" in axes for axes in self.downsample_axes[index:])
+        space = 2.0 ** sum("HW" in axes for axes in self.downsample_axes[index:])
         return time, space, space
 
     def to_json(self) -> str:
+        """Return the spec as a JSON object with its format number."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)})
 
     @classmethod
     def from_json(cls, text: str) -> PyramidSpec:
-        """Inverse of ``to_json``; ValueError in plain words for anything else."""
+        """Return the spec that ``to_json`` wrote.
+
+        Raises:
+            ValueError: The text is not such an object, or a value is not allowed.
+        """
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"the pyramid spec is not JSON: {error}") from None
+            raise ValueError(f"the pyramid spec is not valid JSON: {error}") from None
         if not isinstance(values, dict):
-            raise ValueError(f"a pyramid spec is a JSON object, got {type(values).__name__}")
+            raise ValueError(f"a pyramid spec must be a JSON object, got {type(values).__name__}")
         version = values.pop("format", None)
         if version != FORMAT:
-            raise ValueError(f"the pyramid spec has format {version!r}, this version reads format {FORMAT}")
+            raise ValueError(f"unsupported pyramid spec format {version!r}; this version reads format {FORMAT}")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - known):
-            raise ValueError(f"unknown in a pyramid spec: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            raise ValueError(f"unknown fields in the pyramid spec: {', '.join(unknown)}; expected {', '.join(sorted(known))}")
         if missing := sorted(known - values.keys()):
-            raise ValueError(f"missing in the pyramid spec: {', '.join(missing)}")
+            raise ValueError(f"missing fields in the pyramid spec: {', '.join(missing)}")
         return cls(**values)
 
     def to_metadata(self) -> dict[str, str]:
-        """For the header of a safetensors file."""
+        """Return the entry for the header of a safetensors file."""
         return {METADATA_KEY: self.to_json()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str] | None) -> PyramidSpec:
-        """Reads what ``to_metadata`` wrote; ValueError if there is none."""
+        """Return the spec in the header of a safetensors file.
+
+        Raises:
+            ValueError: The header has none.
+        """
         if not metadata or METADATA_KEY not in metadata:
-            raise ValueError(f"the file's metadata has no '{METADATA_KEY}': it does not say for which pyramid it is")
+            raise ValueError(f"the file's metadata has no '{METADATA_KEY}', so its pyramid is unknown")
         return cls.from_json(metadata[METADATA_KEY])
 
 
-def stage_name(index: int, number_of_stages: int) -> str:
-    """What people call a stage: low, mid, high; of more than three, the place in running order."""
-    names = {1: ["high"], 2: ["low", "high"], 3: ["low", "mid", "high"]}.get(number_of_stages)
-    return names[index] if names else str(index)
-
-
 def _check_choices(spec: PyramidSpec) -> None:
-    choices = {"resize": RESIZES, "field": FIELDS, "told": TOLD, "first_frame": FIRST_FRAME, "rope": ROPE}
+    choices = {
+        "resize": RESIZES,
+        "field": FIELDS,
+        "timestep_source": TIMESTEP_SOURCES,
+        "first_frame": FIRST_FRAME,
+        "rope": ROPE,
+    }
     for name, allowed in choices.items():
         value = vars(spec)[name]
         if value not in allowed:
             shown = ", ".join(allowed if len(allowed) < 9 else [*allowed[:4], "...", allowed[-1]])
-            raise ValueError(f"{name} is {value!r}; allowed are {shown}")
-    for axes in spec.halves:
+            raise ValueError(f"unknown {name} {value!r}; expected {shown}")
+    for axes in spec.downsample_axes:
         if axes not in AXES:
-            raise ValueError(f"a transition halves {axes!r}; allowed are {', '.join(AXES)}")
+            raise ValueError(f"unknown downsample_axes {axes!r}; expected {', '.join(AXES)} for each transition")
 
 
-def _check_boundaries(boundaries: tuple[float, ...], halves: tuple[str, ...]) -> None:
-    if len(boundaries) != len(halves):
+def _check_boundaries(boundaries: tuple[float, ...], downsample_axes: tuple[str, ...]) -> None:
+    if len(boundaries) != len(downsample_axes):
         raise ValueError(
-            f"{len(boundaries)} boundaries and {len(halves)} transitions contradict each other: "
-            "there is one boundary for each transition"
+            f"boundaries and downsample_axes must have one entry per transition; got {len(boundaries)} boundaries and "
+            f"{len(downsample_axes)} downsample_axes"
         )
     for boundary in boundaries:
         if not isinstance(boundary, (int, float)) or not 0 < boundary < 1:
-            raise ValueError(f"a boundary is a natural noise level between 0 and 1, got {boundary!r}")
+            raise ValueError(f"a boundary must be a natural noise level between 0 and 1, got {boundary!r}")
     if any(later >= earlier for earlier, later in zip(boundaries, boundaries[1:], strict=False)):
         raise ValueError(
             f"boundaries must fall from stage to stage, got {', '.join(map(str, boundaries))}; "
@@ -314,27 +341,27 @@ def _check_boundaries(boundaries: tuple[float, ...], halves: tuple[str, ...]) ->
         )
 
 
-def _told_ends(told: str, naturals: list[PerFrame], ends: list[tuple[PerFrame, PerFrame]]) -> list[PerFrame]:
-    """What the network is told at the noisy and the clean end of each stage."""
-    if told == "natural":
+def _conditioning_ends(source: str, naturals: list[PerFrame], sigmas: list[tuple[PerFrame, ...]]) -> list[PerFrame]:
+    """Return what the network is conditioned on at the noisy and the clean end of each stage."""
+    if source == "natural":
         return naturals
-    if told == "sigma":
-        return [(noisy[1], clean[1]) for noisy, clean in ends]
-    lengths = [noisy[1] - clean[1] for noisy, clean in ends]  # Pyramidal Flow: proportional to sigma_n - sigma_c
+    if source == "sigma":
+        return [(noisy[1], clean[1]) for noisy, clean in sigmas]
+    lengths = [noisy[1] - clean[1] for noisy, clean in sigmas]  # Pyramidal Flow: proportional to sigma_n - sigma_c
     cuts = [1 - sum(lengths[:index]) / sum(lengths) for index in range(len(lengths) + 1)]
     return list(zip(cuts, [*cuts[1:-1], 0.0], strict=False))
 
 
 PRESETS: dict[str, PyramidSpec] = {
-    # Three spatio-temporal stages; the boundaries are SwD's spectral ones for Wan2.1 (arXiv 2503.16397), a guess here.
+    # Three spatio-temporal stages; the boundaries are SwD's spectral ones for Wan2.1 (arXiv 2503.16397), an assumption here.
     "pyramidal-wan": PyramidSpec(),
     # arXiv 2410.05954: sigma_c = 2/3 and 1/3 with n = 4 are the natural levels 8/9 and 1/2.
-    "pyramidal-flow": PyramidSpec((8 / 9, 1 / 2), ("HW", "HW"), told="pyramid-flow", first_frame="shared"),
+    "pyramidal-flow": PyramidSpec((8 / 9, 1 / 2), ("HW", "HW"), timestep_source="pyramid-flow", first_frame="shared"),
     # arXiv 2503.09566: three equal stages in frame rate; sigma_c = 2/3 and 1/3 with n = 2.
     "tpdiff": PyramidSpec((shift_sigma(2 / 3, 2), shift_sigma(1 / 3, math.sqrt(2))), ("T", "T"), rope="scaled"),
-    "plain": PyramidSpec((), (), field="natural", told="sigma", first_frame="shared"),
-    # Stock weights. Halves no time: a stock model would make 41 frames that are then played as 81, slow motion. It hands over
-    # earlier than SwD's trained stages (0.602), because what half size cannot hold must still be in the noise by then
-    # (docs/benchmarks.md; Jenga, arXiv 2505.16864, at 25 of 50 steps with shift 8: about 0.89).
-    "training-free": PyramidSpec((0.8,), ("HW",), field="natural", told="sigma", first_frame="shared"),
+    "plain": PyramidSpec((), (), field="natural", timestep_source="sigma", first_frame="shared"),
+    # Stock weights. Time is not halved: a stock model would make 41 frames that are then played as 81, in slow motion. The
+    # boundary is earlier than SwD's trained stages (0.602), because detail that half size cannot hold must still be noise
+    # by then (docs/benchmarks.md; Jenga, arXiv 2505.16864, at 25 of 50 steps with shift 8: about 0.89).
+    "training-free": PyramidSpec((0.8,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared"),
 }

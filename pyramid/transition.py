@@ -50,9 +50,9 @@ def top_up_share(coarse: NoiseLevel, fine: NoiseLevel, resize: OrthonormalResize
 
     ValueError where the coarse stage carries more noise than the fine one can hold.
     """
-    children = coarse.sigma.new_tensor(resize.children(coarse.sigma.shape[-3]))[:, None, None]
+    fine_per_coarse = coarse.sigma.new_tensor(resize.fine_per_coarse(coarse.sigma.shape[-3]))[:, None, None]
     odds = coarse.sigma / (1 - coarse.sigma)
-    carried = _spread_frames(children * odds**2, resize)
+    carried = _spread_frames(fine_per_coarse * odds**2, resize)
     wanted = (fine.sigma / (1 - fine.sigma)) ** 2
     share = 1 - carried / wanted
     if bool((share < -1e-3).any()):
@@ -72,9 +72,9 @@ def renoise(clean: Tensor, stage: Stage, natural: float | Tensor, noise: Tensor)
     On a pyramidal path the blurred signal is the low band of the prediction itself (method: few-step sampling with
     ``P * clean_hat``); on a natural path, and where the pyramid starts, it is the prediction.
     """
-    if stage.field == "natural" or stage.from_coarser is None:
+    if not stage.has_blur:
         return clean, noise
-    blurred = project(clean, stage.from_coarser)
+    blurred = stage.low_band(clean)
     clean_share, blurred_share = path_shares(stage, natural, like=clean)
     return (clean_share * clean + blurred_share * blurred) / (clean_share + blurred_share), noise
 
@@ -85,5 +85,5 @@ def path_shares(stage: Stage, natural: float | Tensor, *, like: Tensor) -> tuple
     natural = torch.as_tensor(natural, dtype=like.dtype, device=like.device)
     rho = stage.rho(natural)
     rho = rho.reshape(-1, 1, 1, 1, 1) if rho.ndim else rho
-    clean, noisy = stage.per_frame(stage.sigma_clean, natural), stage.per_frame(stage.sigma_noisy, natural)
+    clean, noisy = stage.end_sigmas(natural)
     return (1 - rho) * (1 - clean), rho * (1 - noisy)

@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..pyramid.flops import WAN_DIMENSIONS, StageCost, WanDimensions, forward_tflops, schedule_cost, tokens
+from ..pyramid.latent_shape import CHANNELS, LatentShape
 from ..pyramid.schedules import parse_steps
 from ..pyramid.sizes import check_shape
 from ..pyramid.spectrum import BandEnergy, band_energies, propose_boundaries
-from ..pyramid.stages import LatentShape, PyramidSpec
-from .comfyui.latents import CHANNELS, check_latent
+from ..pyramid.stages import PyramidSpec
+from .comfyui.latents import check_latent
 from .options import parse_cfg
 
 PLAIN_STEPS = 50

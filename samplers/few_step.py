@@ -17,7 +17,7 @@ from tqdm.auto import trange
 
 from ..pyramid.noise_pyramid import step_seed
 from ..pyramid.transition import renoise
-from .comfyui.stage_model import host_clean_prediction, sized
+from .comfyui.stage_model import comfyui_clean_prediction, sized
 
 BATCH_INDEX = "pyramidal_wan_batch_index"
 """Place in the transformer options for the LATENT's batch_index, so that every member draws its own noise."""
@@ -44,7 +44,7 @@ def sample_few_step(
     for i in vars(comfy.utils).get("model_trange", trange)(len(sigmas) - 1, disable=disable):
         denoised = model(x, sigmas[i] * ones, **extra_args)
         stage = getattr(sampling, "stage", None)
-        clean = denoised if stage is None else host_clean_prediction(x, sigmas[i], denoised, stage)
+        clean = denoised if stage is None else comfyui_clean_prediction(x, sigmas[i], denoised, stage)
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
         if sigmas[i + 1] == 0:

@@ -14,10 +14,11 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..pyramid.latent_shape import LatentShape
 from ..pyramid.noise_pyramid import derive_seed, noise_pyramid, stage_seed, top_up_seed
 from ..pyramid.sampling import into_stage
-from ..pyramid.stage_names import stage_index
-from ..pyramid.stages import LatentShape, PyramidSpec, Stage, stage_name
+from ..pyramid.stage_names import stage_index, stage_name
+from ..pyramid.stages import PyramidSpec, Stage
 from ..pyramid.transition import renoise
 from .comfyui.checkpoint_metadata import check_spec
 from .comfyui.conditioning import check_conds, stage_conds
@@ -49,10 +50,10 @@ def stage_start(noise: Any, latent: dict, spec: PyramidSpec) -> tuple[dict, Deri
     check_latent(samples, latent, spec)
     full = LatentShape(*samples.shape[2:])
     stages = spec.stages(full)
-    coarse = torch.zeros(*samples.shape[:2], *vars(stages[0].shape).values(), device=samples.device)
+    coarse = torch.zeros(*samples.shape[:2], *stages[0].shape, device=samples.device)
 
     def draw(asked: dict) -> Tensor:
-        return noise_pyramid(full_noise(noise, asked, (*samples.shape[:2], *vars(full).values())), stages)[0]
+        return noise_pyramid(full_noise(noise, asked, (*samples.shape[:2], *full)), stages)[0]
 
     start = tagged({**latent, "samples": coarse}, StageTag(spec, 0, full, START))
     return start, DerivedNoise(stage_seed(noise.seed, 0), draw)
@@ -70,11 +71,11 @@ def stage_transition(latent: dict, noise: Any, spec: PyramidSpec, stage: str) ->
     seed = stage_seed(noise.seed, fine.index)
 
     def top_up(_stage: Stage) -> Tensor:
-        empty = torch.zeros(*samples.shape[:2], *vars(fine.shape).values())
+        empty = torch.zeros(*samples.shape[:2], *fine.shape)
         return comfy.sample.prepare_noise(empty, top_up_seed(seed), latent.get("batch_index"))
 
     def draw(asked: dict) -> Tensor:
-        full = full_noise(noise, asked, (*samples.shape[:2], *vars(tag.size).values()))
+        full = full_noise(noise, asked, (*samples.shape[:2], *tag.size))
         own = noise_pyramid(full, stages)[fine.index]
         return into_stage(torch.zeros_like(samples, device=own.device), coarse, fine, own, top_up=top_up)[1]
 
@@ -96,10 +97,10 @@ def stage_renoise(latent: dict, noise: Any, spec: PyramidSpec, stage: str, level
     size = tag.size if tag is not None else spec.full_shape(LatentShape(*samples.shape[2:]), index)
     running = spec.stages(size)[index]
     samples = _sized_samples(latent, running, spec)
-    if not running.natural_clean < level <= running.natural_noisy:
+    if not running.clean.natural < level <= running.noisy.natural:
         raise ValueError(
-            f"level {level:g} is not in stage '{stage}', which runs from {running.natural_noisy:.4g} to "
-            f"{running.natural_clean:.4g}"
+            f"level {level:g} is not in stage '{stage}', which runs from {running.noisy.natural:.4g} to "
+            f"{running.clean.natural:.4g}"
         )
     signal, _ = renoise(samples, running, level, torch.zeros_like(samples))
     seed = derive_seed(stage_seed(noise.seed, index), "renoise", f"{level:.6f}")
@@ -144,7 +145,7 @@ def stage_model(model: Any, spec: PyramidSpec, stage: str) -> Any:
         _check_stage_sigmas(sigmas, own, stage)
         full = spec.full_shape(own.shape, index)
         check_conds(guider.conds, full, spec.stages(full))
-        guider.conds = stage_conds(guider.conds, own.shape.frames, spec.halves[index:])
+        guider.conds = stage_conds(guider.conds, own.shape.frames, spec.downsample_axes[index:])
         return executor(noise, latent, sampler, sigmas, *args, **kwargs)
 
     bound.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
@@ -153,7 +154,7 @@ def stage_model(model: Any, spec: PyramidSpec, stage: str) -> Any:
 
 def _check_stage_sigmas(sigmas: Tensor, stage: Stage, name: str) -> None:
     first, last = float(sigmas[0]), float(sigmas[-1])
-    noisy, clean = stage.sigma_noisy[1], stage.sigma_clean[1]
+    noisy, clean = stage.noisy.sigma[1], stage.clean.sigma[1]
     if first > noisy + TOLERANCE or abs(last - clean) > TOLERANCE:
         raise ValueError(
             f"these SIGMAS run from {first:.4g} to {last:.4g}, but stage '{name}' of this pyramid from {noisy:.4g} to "
@@ -178,10 +179,10 @@ def _checked_tag(latent: dict, spec: PyramidSpec, index: int, node: str) -> Stag
 
 def _sized_samples(latent: dict, stage: Stage, spec: PyramidSpec) -> Tensor:
     samples = latent["samples"]
-    if tuple(samples.shape[2:]) != tuple(vars(stage.shape).values()):
+    if tuple(samples.shape[2:]) != tuple(stage.shape):
         name = stage_name(stage.index, spec.number_of_stages)
         raise ValueError(
             f"the LATENT has {'x'.join(map(str, samples.shape[2:]))} latents, but stage '{name}' has "
-            f"{'x'.join(map(str, vars(stage.shape).values()))}: it was resized or comes from another run"
+            f"{'x'.join(map(str, stage.shape))}: it was resized or comes from another run"
         )
     return samples.float()

@@ -105,13 +105,13 @@ class PyramidRun:
             transformer = {**options.get("transformer_options", {}), BATCH_INDEX: batch_index}
             options = {**options, "transformer_options": transformer}
         own.model_options = own.model_patcher.model_options = options
-        own.original_conds = stage_conds(base.original_conds, stage.shape.frames, self.spec.halves[stage.index :])
+        own.original_conds = stage_conds(base.original_conds, stage.shape.frames, self.spec.downsample_axes[stage.index :])
         if stage.index in self.cfgs:
             own.set_cfg(self.cfgs[stage.index])
         return own
 
     def _top_up(self, stage: Stage, like: Tensor, batch_index: Any) -> Tensor:
-        empty = torch.zeros(*like.shape[:2], *vars(stage.shape).values())
+        empty = torch.zeros(*like.shape[:2], *stage.shape)
         seed = top_up_seed(stage_seed(self.noise.seed, stage.index))
         return comfy.sample.prepare_noise(empty, seed, batch_index)
 
@@ -156,14 +156,14 @@ class _Progress:
         self.clean: dict[int, Tensor] = {}
         self._latest: dict[str, Tensor] = {}
         self._steps = dict(zip(indices, steps, strict=True))
-        self._host = latent_preview.prepare_callback(model, sum(steps), self._latest)
+        self._comfyui = latent_preview.prepare_callback(model, sum(steps), self._latest)
 
     def callback(self, stage: Stage) -> Callable[[int, Tensor, Tensor, int], None]:
         offset = sum(count for index, count in self._steps.items() if index < stage.index)
         own, total = self._steps[stage.index], sum(self._steps.values())
 
         def step_done(step: int, denoised: Tensor, x: Tensor, _total: int) -> None:
-            self._host(offset + min(step, own - 1), denoised, x, total)
+            self._comfyui(offset + min(step, own - 1), denoised, x, total)
 
         return step_done
 

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..pyramid.latent_shape import LatentShape
 from ..pyramid.noise_pyramid import noise_pyramid
-from ..pyramid.stages import LatentShape, PyramidSpec, Stage, stage_name
+from ..pyramid.stage_names import stage_name
+from ..pyramid.stages import PyramidSpec, Stage
 from ..pyramid.transition import renoise
 from .comfyui.latent_tag import CLEAN, check_same_pyramid, tag_of
 from .comfyui.latents import check_latent, fit_channels
@@ -81,11 +83,11 @@ def _from_video(noise: Any, latent: dict, samples: Tensor, spec: PyramidSpec, le
 
 def _after_stage(noise: Any, latent: dict, samples: Tensor, spec: PyramidSpec, done: int, full: LatentShape) -> Start:
     stages = spec.stages(full)
-    if tuple(vars(stages[done].shape).values()) != tuple(samples.shape[2:]):
-        here, wanted = ("x".join(map(str, sides)) for sides in (samples.shape[2:], vars(stages[done].shape).values()))
+    if tuple(stages[done].shape) != tuple(samples.shape[2:]):
+        here, wanted = ("x".join(map(str, sides)) for sides in (samples.shape[2:], stages[done].shape))
         name = stage_name(done, spec.number_of_stages)
         raise ValueError(f"the LATENT has {here} latents, but stage '{name}' of this run has {wanted}: it was resized")
-    draws = noise_pyramid(full_noise(noise, latent, (*samples.shape[:2], *vars(full).values())), stages)
+    draws = noise_pyramid(full_noise(noise, latent, (*samples.shape[:2], *full)), stages)
     return Start(full, stages, done + 1, draws[done + 1 :], samples, stages[done])
 
 

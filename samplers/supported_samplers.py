@@ -1,7 +1,7 @@
 """Which samplers may integrate a stage, and sentences for those that may not.
 
 What is refused was measured, not guessed: on Gaussian data with the closed-form field, 100 steps in the real host must
-end with the right standard deviation in every band and every frame (tests/samplers/test_host_samplers.py).
+end with the right standard deviation in every band and every frame (tests/samplers/test_comfyui_samplers.py).
 """
 
 from __future__ import annotations

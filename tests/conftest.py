@@ -59,7 +59,7 @@ def i2v_model():
 
 
 @pytest.fixture(autouse=True)
-def as_the_host_runs_nodes():
+def as_comfyui_runs_nodes():
     """Without gradients and without progress bars in the log."""
     import comfy.utils
     import torch

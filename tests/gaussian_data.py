@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyramid.latent_shape import LatentShape
 from pyramid.noise_levels import NoiseLevel
 from pyramid.paths import stage_path
-from pyramid.stages import LatentShape, Stage
+from pyramid.stages import Stage
 
 
 def basis(shape: LatentShape) -> Tensor:
@@ -115,7 +116,7 @@ class LinearStudent(ExactField):
         clean = super().__call__(x, level, stage)
         raw = clean
         if stage.from_coarser is not None and stage.field == "pyramidal":
-            ends = (stage.per_frame(end, x) for end in (stage.sigma_clean, stage.sigma_noisy))
+            ends = (stage.per_frame(end, x) for end in (stage.clean.sigma, stage.noisy.sigma))
             sigma_c, sigma_n = ends
             low = stage.from_coarser.up(stage.from_coarser.down(clean))
             raw = low + (clean - low) * (1 - sigma_c) * sigma_n / (sigma_n - sigma_c)

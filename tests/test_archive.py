@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from harness.in_process import comfyui_folder
-from tools.pack import archive_names, copy, suspicious, unknown_to_the_host
+from tools.pack import archive_names, copy, suspicious, unknown_to_comfyui
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 2**20
@@ -27,11 +27,11 @@ RISKY_MODULES = {
 RISKY_CALLS = re.compile(r"(?<!\.)\b(exec|eval|compile|__import__)\(|\bos\.(system|popen|spawn\w*)\b|\btorch\.(load|hub)\b")
 TRAINING_CODE = re.compile(r"\.backward\(|\boptim\.|requires_grad_?\(|\.training\b")
 
-HOST_PACKAGES = {"torch": "torch", "numpy": "numpy", "einops": "einops", "tqdm": "tqdm", "PIL": "Pillow"}
-HOST_PACKAGES |= {"safetensors": "safetensors"}
+COMFYUI_PACKAGES = {"torch": "torch", "numpy": "numpy", "einops": "einops", "tqdm": "tqdm", "PIL": "Pillow"}
+COMFYUI_PACKAGES |= {"safetensors": "safetensors"}
 """Module, and its name in ComfyUI's requirements."""
 
-HOST_MODULES = {"comfy", "comfy_api", "folder_paths", "latent_preview"}
+COMFYUI_MODULES = {"comfy", "comfy_api", "folder_paths", "latent_preview"}
 OPTIONAL = {("pywt", "pyramid/resize.py"), ("matplotlib", "plots/with_matplotlib.py")}
 """Imported only where they are used, and the pack runs without them: a test below hides them."""
 
@@ -98,10 +98,10 @@ def test_every_module_finds_what_it_imports(modules):
             assert candidates & shipped, f"{name} imports {min(candidates)}, which is not in the archive"
 
 
-def test_no_module_imports_what_the_host_does_not_bring(modules):
+def test_no_module_imports_what_comfyui_does_not_bring(modules):
     wanted = re.findall(r"^[\w-]+", (comfyui_folder() / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(HOST_PACKAGES.values()) <= set(wanted)
-    known = HOST_PACKAGES.keys() | HOST_MODULES | sys.stdlib_module_names
+    assert set(COMFYUI_PACKAGES.values()) <= set(wanted)
+    known = COMFYUI_PACKAGES.keys() | COMFYUI_MODULES | sys.stdlib_module_names
     for name, tree in modules.items():
         foreign = {(module, name) for module in absolute_imports(tree) if module not in known}
         assert foreign <= OPTIONAL, name
@@ -121,7 +121,7 @@ def test_nodesafe_reports_nothing(unpacked):
 
 
 def test_comfy_import_guard_reports_nothing(unpacked):
-    assert unknown_to_the_host(unpacked, comfyui_folder()) == []
+    assert unknown_to_comfyui(unpacked, comfyui_folder()) == []
 
 
 LOAD = """

@@ -32,7 +32,7 @@ TRAINING = {
     "pydantic",
     "tomli",
 }
-HOST = {
+COMFYUI = {
     "comfy",
     "comfy_api",
     "comfy_execution",
@@ -97,18 +97,18 @@ def test_the_core_knows_only_mathematics(path):
 
 
 @pytest.mark.parametrize("path", sources("pyramid/training"), ids=lambda p: p.name)
-def test_training_knows_no_host(path):
+def test_training_knows_no_comfyui(path):
     absolute, relative = imports(path)
-    assert not absolute & (HOST | PACK)
+    assert not absolute & (COMFYUI | PACK)
     assert absolute <= MATHEMATICS | TRAINING | set(sys.stdlib_module_names) | {"tomllib"}  # of Python 3.11
     assert reaches(path, relative) <= {"pyramid"}
 
 
 @pytest.mark.parametrize("path", sources("samplers"), ids=lambda p: p.name)
-def test_the_host_adapter_knows_the_host_and_the_core(path):
+def test_comfyui_adapter_knows_comfyui_and_the_core(path):
     absolute, relative = imports(path)
     assert not absolute & PACK
-    assert absolute <= HOST - {"nodes", "comfy_extras", "server"} | {
+    assert absolute <= COMFYUI - {"nodes", "comfy_extras", "server"} | {
         "torch",
         "numpy",
         "einops",
@@ -127,7 +127,7 @@ def test_nodes_hold_no_tensor_arithmetic(path):
 
 
 @pytest.mark.parametrize("path", sources("plots"), ids=lambda p: p.name)
-def test_plots_know_no_host(path):
+def test_plots_know_no_comfyui(path):
     absolute, relative = imports(path)
     assert absolute <= {"PIL", "matplotlib"} | set(sys.stdlib_module_names)
     assert reaches(path, relative) <= {"plots", "pyramid"}
@@ -138,7 +138,7 @@ def test_plots_know_no_host(path):
     [ROOT / "__init__.py", *SHIPPED],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
-def test_nothing_the_host_may_change_under_us(path):
+def test_nothing_comfyui_may_change_under_us(path):
     source = path.read_text(encoding="utf-8")
     assert not [name for name in FORBIDDEN if name in source]
     assert not re.search(r"comfyui_version|__version__", source), "probe features, never compare versions"

@@ -19,13 +19,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pyramid.latent_shape import CHANNELS
+
 StateDict = dict[str, Tensor]
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 HEAD_DIM = 128
 """ComfyUI takes the number of heads to be the width divided by this."""
 
-LATENT_CHANNELS = 16
 TEXT_DIM = 4096
 TIME_FREQUENCIES = 256
 CLIP_VISION_DIM = 1280
@@ -35,12 +36,12 @@ VAE_WIDTHS = (1, 2, 4, 4)
 
 def t2v_state_dict(*, seed: int = 0, dim: int = 128, ffn_dim: int = 256, layers: int = 2) -> StateDict:
     """A text-to-video transformer. dim must be a multiple of 128."""
-    return _random(_transformer(dim, ffn_dim, layers, in_channels=LATENT_CHANNELS, image=False), seed)
+    return _random(_transformer(dim, ffn_dim, layers, in_channels=CHANNELS, image=False), seed)
 
 
 def i2v_state_dict(*, seed: int = 0, dim: int = 128, ffn_dim: int = 256, layers: int = 2) -> StateDict:
     """An image-to-video transformer: 16 latent, 4 mask and 16 image channels in, and CLIP vision tokens."""
-    return _random(_transformer(dim, ffn_dim, layers, in_channels=2 * LATENT_CHANNELS + 4, image=True), seed)
+    return _random(_transformer(dim, ffn_dim, layers, in_channels=2 * CHANNELS + 4, image=True), seed)
 
 
 def vae_state_dict(*, seed: int = 0, dim: int = 16) -> StateDict:
@@ -77,7 +78,7 @@ def _transformer(dim: int, ffn_dim: int, layers: int, *, in_channels: int, image
     for index in range(layers):
         yield from _transformer_block(f"blocks.{index}", dim, ffn_dim, image=image)
     yield "head.modulation", (1, 2, dim)
-    yield from _layer("head.head", math.prod(PATCH) * LATENT_CHANNELS, dim)
+    yield from _layer("head.head", math.prod(PATCH) * CHANNELS, dim)
     if image:
         yield from _layer("img_emb.proj.0", CLIP_VISION_DIM)
         yield from _layer("img_emb.proj.1", CLIP_VISION_DIM, CLIP_VISION_DIM)
@@ -103,8 +104,8 @@ def _transformer_block(name: str, dim: int, ffn_dim: int, *, image: bool) -> Sha
 
 def _vae(dim: int) -> Shapes:
     yield from _vae_encoder(dim)
-    yield from _layer("conv1", 2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1, 1, 1)
-    yield from _layer("conv2", LATENT_CHANNELS, LATENT_CHANNELS, 1, 1, 1)
+    yield from _layer("conv1", 2 * CHANNELS, 2 * CHANNELS, 1, 1, 1)
+    yield from _layer("conv2", CHANNELS, CHANNELS, 1, 1, 1)
     yield from _vae_decoder(dim)
 
 
@@ -124,13 +125,13 @@ def _vae_encoder(dim: int) -> Shapes:
             number += 1
     yield from _vae_middle("encoder.middle", width)
     yield "encoder.head.0.gamma", (width, 1, 1, 1)
-    yield from _layer("encoder.head.2", 2 * LATENT_CHANNELS, width, 3, 3, 3)
+    yield from _layer("encoder.head.2", 2 * CHANNELS, width, 3, 3, 3)
 
 
 def _vae_decoder(dim: int) -> Shapes:
     """Three doublings, the last in space only. Each halves the width before the next level sets its own."""
     widths = [dim * factor for factor in reversed(VAE_WIDTHS)]
-    yield from _layer("decoder.conv1", widths[0], LATENT_CHANNELS, 3, 3, 3)
+    yield from _layer("decoder.conv1", widths[0], CHANNELS, 3, 3, 3)
     yield from _vae_middle("decoder.middle", widths[0])
     number, width = 0, widths[0]
     for level, out in enumerate(widths):

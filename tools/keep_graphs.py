@@ -31,7 +31,7 @@ def every_node() -> Graph:
     prompt = graph.add("PyramidalWanLoadConditioning", filename="my_prompt.safetensors")
     graph.add("PyramidalWanSaveConditioning", conditioning=prompt, filename="again")
     spec = graph.add(
-        "PyramidalWanSpec", preset="custom", boundaries="0.9, 0.6", halves="HW, THW", resize="dct", field="natural",
+        "PyramidalWanSpec", preset="custom", boundaries="0.9, 0.6", downsample_axes="HW, THW", resize="dct", field="natural",
         told="sigma", first_frame="shared", rope="scaled",
     )  # fmt: skip
     trained = graph.add("PyramidalWanSpecFromFile", file="loras/my_lora.safetensors")

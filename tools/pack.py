@@ -36,7 +36,7 @@ def main() -> None:
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(folder)
             size = sum(entry.file_size for entry in opened.infolist())
-        problems = [*suspicious(folder), *unknown_to_the_host(folder, comfyui_folder())]
+        problems = [*suspicious(folder), *unknown_to_comfyui(folder, comfyui_folder())]
     if problems:
         sys.exit("\n".join(["the scanners object:", *problems]))
     print(f"{archive.relative_to(ROOT)}: {size / 1e6:.2f} MB unpacked; nodesafe and comfy-import-guard report nothing")
@@ -93,18 +93,18 @@ def suspicious(folder: Path) -> list[str]:
     return [f"{found['file']}:{found['line']}: {found['title']}" for found in report["findings"]]
 
 
-def unknown_to_the_host(folder: Path, comfyui: Path) -> list[str]:
+def unknown_to_comfyui(folder: Path, comfyui: Path) -> list[str]:
     """Names and calls of an unpacked archive that a ComfyUI does not have, by comfy-import-guard.
 
     It wants a repository of ComfyUI in its cache and a tree of custom nodes; both are made up here, without the network.
     """
     with tempfile.TemporaryDirectory() as name:
-        host, nodes = Path(name) / "ComfyUI", Path(name) / "install" / "custom_nodes"
-        copy(comfyui, host, (path.relative_to(comfyui) for path in (comfyui / "comfy").rglob("*.py")))
-        git("init", "--quiet", folder=host)
-        git("add", "--all", "--force", folder=host)
+        comfyui, nodes = Path(name) / "ComfyUI", Path(name) / "install" / "custom_nodes"
+        copy(comfyui, comfyui, (path.relative_to(comfyui) for path in (comfyui / "comfy").rglob("*.py")))
+        git("init", "--quiet", folder=comfyui)
+        git("add", "--all", "--force", folder=comfyui)
         author = ("-c", "user.name=pack", "-c", "user.email=pack@localhost", "-c", "commit.gpgsign=false")
-        git(*author, "commit", "--quiet", "--message", "the host", folder=host)
+        git(*author, "commit", "--quiet", "--message", "the host", folder=comfyui)
         shutil.copytree(folder, nodes / NAME)
         command = [sys.executable, "-m", "comfy_import_guard.cli", "--offline", "--quiet", "--cache-dir", name]
         command += ["check", "--strict", "--target", "HEAD", "--comfy-dir", str(nodes.parent)]

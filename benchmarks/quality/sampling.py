@@ -38,7 +38,7 @@ def run_row(row: Row) -> Results:
     results, wanted = Results(row.name, fingerprint(row)), captions()
     if len(results) == len(wanted):
         return results
-    sampler = HostSampler(row)
+    sampler = ComfyUISampler(row)
     for start in range(len(results), len(wanted), BATCH):
         part = wanted[start : start + BATCH]
         began = time.process_time()
@@ -49,7 +49,7 @@ def run_row(row: Row) -> Results:
     return results
 
 
-class HostSampler:
+class ComfyUISampler:
     """Weights and settings of a row in ComfyUI."""
 
     def __init__(self, row: Row) -> None:

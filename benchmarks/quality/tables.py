@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from pyramid.flops import WAN_DIMENSIONS, WanDimensions, schedule_cost, total_tflops
+from pyramid.latent_shape import LatentShape
 from pyramid.schedules import parse_steps
-from pyramid.stages import LatentShape
 from tiny_wan.world.grammar import ATTRIBUTES
 from tiny_wan.world.metrics import Interval, bootstrap, diversity, frechet_distance, within_margin
 from tiny_wan.world.words import TEXT_LENGTH

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from ..schedules import levels_to_metadata
-from ..stages import METADATA_KEY, stage_name
+from ..stage_names import stage_name
+from ..stages import METADATA_KEY
 from .config.settings import Adapter
 from .engine.checkpoints import Checkpoints
 from .models import adapters

@@ -84,12 +84,12 @@ def check_cache(config: FinetuneConfig | DistillConfig, cache: Cache) -> None:
             f"with {video.frames}: change [video], or make another cache"
         )
     spec = config.pyramid.spec()
-    if info.spec.halves[len(info.spec.halves) - len(spec.halves) :] != spec.halves:
+    if info.spec.downsample_axes[len(info.spec.downsample_axes) - len(spec.downsample_axes) :] != spec.downsample_axes:
         raise ValueError(
-            f"the cache halves {', '.join(info.spec.halves) or 'nothing'}, the run {', '.join(spec.halves) or 'nothing'}: "
-            "its stages have other sizes"
+            f"the stages of the cache and of the run differ in size: downsample_axes {list(info.spec.downsample_axes)} in the "
+            f"cache and {list(spec.downsample_axes)} in the run"
         )
-    if info.definition == "latents" and spec.halves and info.spec.resize != spec.resize:
+    if info.definition == "latents" and spec.downsample_axes and info.spec.resize != spec.resize:
         raise ValueError(f"the cache averages latents with '{info.spec.resize}', the run wants '{spec.resize}'")
     if not cache.has_videos and not (isinstance(config, DistillConfig) and config.train.inputs == "simulated"):
         raise ValueError(
@@ -110,7 +110,7 @@ def plan_of(config: FinetuneConfig | DistillConfig, cache: Cache, accelerator: A
         first=0,
         last=len(cache) - config.data.held_out,
         drop=config.train.drop_prompt if finetuning else 0.0,
-        twice=not finetuning,
+        draw_twice=not finetuning,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )

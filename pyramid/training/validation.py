@@ -17,7 +17,8 @@ from ..resize import make_resize, missing_band
 from ..sampling import sample_pyramid, solver_stage
 from ..schedules import parse_steps, stage_levels, without_skipped
 from ..solvers import euler
-from ..stages import Stage, stage_name
+from ..stage_names import stage_name
+from ..stages import Stage
 from .data.batches import Plan, draw_batch
 from .data.cache_files import Cache
 from .data.clips import save_video

@@ -12,8 +12,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ...pyramid.latent_shape import LatentShape
 from ...pyramid.resize import make_resize
-from ...pyramid.stages import LatentShape, Stage
+from ...pyramid.stages import Stage
 
 UNSUPPORTED = {
     "vace_frames": "VACE control frames",
@@ -39,12 +40,12 @@ Conds = dict[str, list[dict]]
 """What a guider keeps: by name ("positive", "negative") a list of conds, each a dict of tensors and options."""
 
 
-def stage_conds(conds: Conds, frames: int, halves: Sequence[str]) -> Conds:
+def stage_conds(conds: Conds, frames: int, downsample_axes: Sequence[str]) -> Conds:
     """A guider's conds for one stage: new lists and dicts, tensors shared or replaced, never written into.
 
     frames: latent frames of the stage. halves: the axes that the transitions after this stage double.
     """
-    return {name: [_stage_cond(cond, frames, halves) for cond in group] for name, group in conds.items()}
+    return {name: [_stage_cond(cond, frames, downsample_axes) for cond in group] for name, group in conds.items()}
 
 
 def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> None:
@@ -71,10 +72,10 @@ def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> N
                 )
 
 
-def _stage_cond(cond: dict, frames: int, halves: Sequence[str]) -> dict:
+def _stage_cond(cond: dict, frames: int, downsample_axes: Sequence[str]) -> dict:
     cond = dict(cond)
     latent, mask = cond.get("concat_latent_image"), cond.get("concat_mask")
-    for axes in reversed(halves):
+    for axes in reversed(downsample_axes):
         if latent is not None:
             latent = halve_latent(latent, axes)
         if mask is not None:

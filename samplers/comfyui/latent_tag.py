@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...pyramid.stages import LatentShape, PyramidSpec
+from ...pyramid.latent_shape import LatentShape
+from ...pyramid.stages import PyramidSpec
 
 KEY = "pyramid"
 

@@ -9,11 +9,9 @@ import comfy.sample
 import torch
 from torch import Tensor
 
+from ...pyramid.latent_shape import CHANNELS, LatentShape
 from ...pyramid.sizes import check_shape
-from ...pyramid.stages import LatentShape, PyramidSpec
-
-CHANNELS = 16
-"""Of Wan 2.1's latents, and of Wan 2.2's 14B models."""
+from ...pyramid.stages import PyramidSpec
 
 
 def empty_latent(shape: LatentShape, batch_size: int) -> dict:

@@ -87,14 +87,14 @@ def load_lora_file(path: str | Path, name: str) -> LoraFile:
         raise ValueError(f"the LoRA file '{name}' cannot be read ({str(error).splitlines()[0]})") from None
     metadata = metadata or {}
     spec = PyramidSpec.from_metadata(metadata) if METADATA_KEY in metadata else None
-    renamed = {host_key(key): tensor for key, tensor in comfy.lora_convert.convert_lora(tensors).items()}
+    renamed = {comfyui_key(key): tensor for key, tensor in comfy.lora_convert.convert_lora(tensors).items()}
     levels = levels_from_metadata(metadata, spec) if spec is not None else None
     loaded = LoraFile(name, {**renamed, **_alphas(renamed, metadata)}, spec, levels)
     _LOADED[key] = loaded
     return loaded
 
 
-def host_key(key: str) -> str:
+def comfyui_key(key: str) -> str:
     """A LoRA key in the name the host knows; unknown ones come out as they are."""
     module = module_of(key)
     rest = key.removeprefix(module).replace(".default", "")
@@ -121,7 +121,7 @@ def _alphas(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, T
         return {}
     config = {key.removeprefix("transformer."): value for key, value in config.items()}
     default, pattern = config.get("lora_alpha"), config.get("alpha_pattern") or {}
-    pattern = {module_of(host_key(f"{module}.alpha")): alpha for module, alpha in pattern.items()}
+    pattern = {module_of(comfyui_key(f"{module}.alpha")): alpha for module, alpha in pattern.items()}
     found = {}
     for module in {module_of(key) for key in tensors}:
         alpha = pattern.get(module, default)

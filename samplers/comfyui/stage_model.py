@@ -19,9 +19,9 @@ import comfy.model_sampling
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...pyramid.latent_shape import CHANNELS, LatentShape
 from ...pyramid.paths import clean_prediction
-from ...pyramid.stages import LatentShape, Stage
-from .latents import CHANNELS
+from ...pyramid.stages import Stage
 from .stage_lora import apply_stage_loras
 
 KEY = "pyramidal_wan"
@@ -35,7 +35,7 @@ def bind_stage(model: Any, stage: Stage, number_of_stages: int) -> Any:
     bound.add_object_patch("model_sampling", stage_sampling(model.get_model_object("model_sampling"), stage))
     if stage.rope_scale != (1.0, 1.0, 1.0):
         _scale_rope(bound, stage.rope_scale)
-    if not _host_prediction_is_clean(stage):
+    if not _comfyui_prediction_is_clean(stage):
         _hand_out_clean_predictions(bound, stage)
     apply_stage_loras(bound, stage, number_of_stages)
     return bound
@@ -62,7 +62,7 @@ def _stage_class(base: type) -> type:
         stage: Stage
 
         def timestep(self, sigma: Tensor) -> Tensor:
-            return self.stage.at(self.stage.natural_level(sigma)).told * self.multiplier
+            return self.stage.at(self.stage.natural_level(sigma)).conditioning * self.multiplier
 
         def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
             return model_input - model_output * (_spread(sigma) * frame_pace(self.stage, model_input))
@@ -80,11 +80,11 @@ def _stage_class(base: type) -> type:
 
         def frame_sigma(self, sigma: Tensor, x: Tensor) -> Tensor:
             """What is in each frame of x at a reference sigma."""
-            if _frames_agree(self.stage):
+            if self.stage.frames_agree:
                 return _spread(sigma)
             stage = sized(self.stage, x)
-            clean, pace = stage.per_frame(stage.sigma_clean, sigma), stage.per_frame(stage.pace, sigma)
-            return clean + (_spread(sigma) - stage.sigma_clean[1]) * pace
+            clean, sigma_rate = stage.per_frame(stage.clean.sigma, sigma), stage.per_frame(stage.sigma_rate, sigma)
+            return clean + (_spread(sigma) - stage.clean.sigma[1]) * sigma_rate
 
     return StageSampling
 
@@ -97,16 +97,16 @@ def sized(stage: Stage, x: Tensor) -> Stage:
 
 def frame_pace(stage: Stage, x: Tensor) -> Tensor | float:
     """d sigma of each frame of x per d reference sigma; a plain 1 where all frames agree."""
-    return 1.0 if _frames_agree(stage) else sized(stage, x).per_frame(stage.pace, x)
+    return 1.0 if stage.frames_agree else sized(stage, x).per_frame(stage.sigma_rate, x)
 
 
-def host_clean_prediction(x: Tensor, sigma: Tensor, denoised: Tensor, stage: Stage) -> Tensor:
+def comfyui_clean_prediction(x: Tensor, sigma: Tensor, denoised: Tensor, stage: Stage) -> Tensor:
     """The clean prediction behind the host's ``denoised``.
 
     The host's value is ``x - sigma * pace * velocity``, made so that ``(x - denoised) / sigma`` is the slope of every
     sampler; it is the clean prediction only where all frames agree and nothing was blurred.
     """
-    if _host_prediction_is_clean(stage):
+    if _comfyui_prediction_is_clean(stage):
         return denoised
     stage = sized(stage, x)
     velocity = (x - denoised) / (_spread(sigma) * frame_pace(stage, x))
@@ -119,13 +119,8 @@ def _spread(sigma: Tensor) -> Tensor:
     return sigma.reshape(()) if sigma.nelement() == 1 else sigma.reshape(-1, 1, 1, 1, 1)
 
 
-def _frames_agree(stage: Stage) -> bool:
-    return all(first == rest for first, rest in (stage.sigma_noisy, stage.sigma_clean))
-
-
-def _host_prediction_is_clean(stage: Stage) -> bool:
-    blurred = stage.field == "pyramidal" and stage.from_coarser is not None and stage.level > 0
-    return _frames_agree(stage) and not blurred
+def _comfyui_prediction_is_clean(stage: Stage) -> bool:
+    return stage.frames_agree and not (stage.has_blur and stage.level > 0)
 
 
 def _hand_out_clean_predictions(bound: Any, stage: Stage) -> None:
@@ -137,7 +132,7 @@ def _hand_out_clean_predictions(bound: Any, stage: Stage) -> None:
 
     def predict_noise(executor: Callable[..., Tensor], x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         denoised = executor(x, timestep, *args, **kwargs)
-        latest["clean"] = host_clean_prediction(x, timestep, denoised, stage)
+        latest["clean"] = comfyui_clean_prediction(x, timestep, denoised, stage)
         return denoised
 
     def sampler_sample(
@@ -198,7 +193,7 @@ def check_model(model: Any) -> None:
 
 def check_no_context_windows(model_options: dict, stages: tuple[Stage, ...]) -> None:
     """Windows over the frames have no frame 0 of their own, so they cannot run per-frame sigmas."""
-    if model_options.get("context_handler") is None or all(_frames_agree(stage) for stage in stages):
+    if model_options.get("context_handler") is None or all(stage.frames_agree for stage in stages):
         return
     raise ValueError(
         "context windows cannot run a pyramid whose first frame has sigmas of its own; set the pyramid's first_frame to "

@@ -21,13 +21,13 @@ def test_shares_are_shares_and_faster_cards_are_faster():
     assert estimate(16980, CARDS[-1]) == "24-43 s" and estimate(16980, CARDS[0]) == "16-28 min"
 
 
-def test_working_memory_is_the_hosts_own_rule(t2v_model, monkeypatch):
+def test_working_memory_is_comfyuis_own_rule(t2v_model, monkeypatch):
     from comfyui_version import __version__
 
     if __version__ != "0.3.75":
         pytest.skip(f"the rule was read in 0.3.75, this is {__version__}")
     monkeypatch.setattr(comfy.model_management, "pytorch_attention_flash_attention", lambda: True)
-    shape = (2, 16, *vars(FULL.latent).values())
+    shape = (2, 16, *FULL.latent)
     model = t2v_model.model
     bytes_each = comfy.model_management.dtype_size(model.manual_cast_dtype or model.get_dtype())
     tiny = model.memory_required(shape) / bytes_each / model.model_config.unet_config["dim"]

@@ -94,11 +94,11 @@ def test_rows_that_were_not_run_say_so(folder):
 
 
 @pytest.mark.skipif(not all(path.is_file() for path in results.weights(ROWS[0])), reason="no trained weights")
-def test_a_short_run_through_the_host_reads_its_colour_back(folder):
+def test_a_short_run_through_comfyui_reads_its_colour_back(folder):
     """Four steps at full size are enough for the colours of the tiny model."""
     row = next(row for row in ROWS if row.name == "plain-4")
     wanted = captions()[::4][:4]
-    sampler = sampling.HostSampler(row)
+    sampler = sampling.ComfyUISampler(row)
     latents = sampler.sample(wanted, seed=1)
     assert latents.shape == (4, 16, 5, 16, 16) and torch.equal(latents, sampler.sample(wanted, seed=1))
     right = np.array(measure(sampler.decode(latents), wanted)["right"])

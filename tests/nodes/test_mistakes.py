@@ -3,7 +3,7 @@
 import folder_paths
 import pytest
 import torch
-from host_graph import empty, prompt
+from comfyui_graph import empty, prompt
 from safetensors.torch import save_file
 
 from pyramidalwan.nodes.analysis import PyramidalWanCalibrate, PyramidalWanCost
@@ -46,7 +46,7 @@ def with_lora(model, name):
 
 
 def advanced(model, pyramid, latent):
-    from host_graph import guider
+    from comfyui_graph import guider
 
     from pyramidalwan.samplers.supported_samplers import make_sampler
 

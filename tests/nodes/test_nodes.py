@@ -5,7 +5,7 @@ import json
 import folder_paths
 import pytest
 import torch
-from host_graph import empty, prompt
+from comfyui_graph import empty, prompt
 from safetensors.torch import save_file
 
 from pyramidalwan.nodes.conditioning import PyramidalWanLoadConditioning, PyramidalWanSaveConditioning
@@ -16,8 +16,8 @@ from pyramidalwan.nodes.spec import PyramidalWanSpec
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui import prompt_files as conditioning_file
 
-CUSTOM = {"preset": "custom", "boundaries": "0.9, 0.5", "halves": "THW,hw", "resize": "db2", "field": "pyramidal",
-          "told": "sigma", "first_frame": "shared", "rope": "scaled"}  # fmt: skip
+CUSTOM = {"preset": "custom", "boundaries": "0.9, 0.5", "downsample_axes": "THW,hw", "resize": "db2", "field": "pyramidal",
+          "timestep_source": "sigma", "first_frame": "shared", "rope": "scaled"}  # fmt: skip
 
 
 def values(output):
@@ -39,8 +39,8 @@ def test_spec_custom():
     [
         ({"boundaries": "0.5, 0.9"}, "must fall"),
         ({"boundaries": "a"}, "separated by commas"),
-        ({"halves": "THW"}, "2 boundaries and 1 transitions"),
-        ({"halves": "THW, W"}, "allowed are THW, HW, T"),
+        ({"downsample_axes": "THW"}, "2 boundaries and 1 transitions"),
+        ({"downsample_axes": "THW, W"}, "allowed are THW, HW, T"),
         ({"field": "natural", "first_frame": "per-frame"}, "must be 'shared'"),
         ({"preset": "pyramid"}, "there is no preset 'pyramid'"),
         ({"resize": "dmey"}, "resize is 'dmey'"),
@@ -160,14 +160,14 @@ def test_a_plain_embedding_file_is_read(folders):
 
 
 @pytest.mark.parametrize("name", ["../../evil", "a/../../../evil", "/etc/evil", "", "a\x00b", "b|c"])
-def test_names_stay_in_the_hosts_folders(folders, name):
+def test_names_stay_in_comfyuis_folders(folders, name):
     with pytest.raises(ValueError, match="not a usable file name|outside the folder"):
         conditioning_file.save_conditioning(prompt(1), name)
     assert PyramidalWanSaveConditioning.validate_inputs(name) is not True
     assert not [p for p in folders.parent.rglob("evil*")]
 
 
-def test_reading_stays_in_the_hosts_folders(folders):
+def test_reading_stays_in_comfyuis_folders(folders):
     save_file({"cross_attn": torch.ones(1, 4, 8)}, folders / "secret.safetensors")
     assert "outside the folder" in PyramidalWanLoadConditioning.validate_inputs("../../secret.safetensors [output]")
     assert "no conditioning file 'y.safetensors'" in PyramidalWanLoadConditioning.validate_inputs("y.safetensors")

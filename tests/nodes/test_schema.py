@@ -76,7 +76,7 @@ def test_texts_are_shown_on_the_node_and_nothing_breaks_without_a_server(monkeyp
     assert shown[0][0] == "7" and shown[0][1].startswith("832x448")
 
 
-def test_newer_hosts_get_their_search_words_and_older_ones_do_not_break(monkeypatch):
+def test_newer_comfyui_get_their_search_words_and_older_ones_do_not_break(monkeypatch):
     from pyramidalwan.nodes import schema as probes
 
     monkeypatch.setattr(probes, "_KNOWN", {"node_id", "display_name", "category", "inputs", "outputs", "description"})

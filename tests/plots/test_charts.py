@@ -5,7 +5,7 @@ import builtins
 import numpy as np
 import pytest
 import torch
-from host_graph import empty
+from comfyui_graph import empty
 from PIL import Image
 
 from pyramidalwan.nodes.analysis import PyramidalWanCalibrate, PyramidalWanCost
@@ -96,7 +96,7 @@ def test_calibration_measures_and_proposes():
     smooth = torch.nn.functional.interpolate(coarse, size=(5, 16, 16), mode="trilinear")
     latent = {"samples": smooth + 0.2 * torch.randn(2, 16, 5, 16, 16, generator=generator)}
     spec, image, text = PyramidalWanCalibrate.execute(latent, 0.1, WAN).args
-    assert 1 > spec.boundaries[0] > spec.boundaries[1] > 0 and spec.halves == WAN.halves
+    assert 1 > spec.boundaries[0] > spec.boundaries[1] > 0 and spec.downsample_axes == WAN.downsample_axes
     assert f"{spec.boundaries[0]:.4f}" in text and image.shape == (1, SIZE[1], SIZE[0], 3)
     careful = PyramidalWanCalibrate.execute(latent, 0.01, WAN).args[0]
     assert careful.boundaries[1] > spec.boundaries[1]

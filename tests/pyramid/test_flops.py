@@ -3,8 +3,9 @@
 import pytest
 
 from pyramid.flops import WAN_DIMENSIONS, forward_tflops, schedule_cost, tokens, total_tflops
+from pyramid.latent_shape import LatentShape
 from pyramid.schedules import parse_steps
-from pyramid.stages import LatentShape, PyramidSpec
+from pyramid.stages import PyramidSpec
 
 FULL = LatentShape(21, 56, 104)
 

@@ -32,16 +32,16 @@ def test_laws(name, axes):
             ones = torch.full_like(x, 1.7)
             torch.testing.assert_close(resize.down(ones), torch.full_like(y, 1.7), atol=1e-9, rtol=0)
             torch.testing.assert_close(project(ones, resize), ones, atol=1e-9, rtol=0)
-            children = torch.tensor(resize.children(y.shape[2]), dtype=y.dtype)[:, None, None]
-            torch.testing.assert_close((resize.up(y) ** 2).sum(), (children * y**2).sum(), atol=0, rtol=1e-9)
-            assert int(children.sum()) * y.shape[3] * y.shape[4] == x[0, 0].numel()
+            fine_per_coarse = torch.tensor(resize.fine_per_coarse(y.shape[2]), dtype=y.dtype)[:, None, None]
+            torch.testing.assert_close((resize.up(y) ** 2).sum(), (fine_per_coarse * y**2).sum(), atol=0, rtol=1e-9)
+            assert int(fine_per_coarse.sum()) * y.shape[3] * y.shape[4] == x[0, 0].numel()
 
 
 def test_frame_zero_is_kept_apart_in_time():
     x = torch.arange(5.0).reshape(1, 1, 5, 1, 1).expand(1, 1, 5, 2, 2)
     assert make_resize("haar", "T").down(x)[0, 0, :, 0, 0].tolist() == [0.0, 1.5, 3.5]
     assert make_resize("db2", "THW").down(x).shape == (1, 1, 3, 1, 1)
-    assert make_resize("haar", "THW").children(3) == (4, 8, 8)
+    assert make_resize("haar", "THW").fine_per_coarse(3) == (4, 8, 8)
 
 
 def test_all_orthonormal_wavelets_of_pywavelets_are_there():

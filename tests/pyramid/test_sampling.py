@@ -5,12 +5,13 @@ import pytest
 import torch
 from gaussian_data import ExactField, GaussianData, LinearStudent, basis
 
+from pyramid.latent_shape import LatentShape
 from pyramid.noise_pyramid import noise_pyramid
 from pyramid.paths import clean_prediction
 from pyramid.sampling import sample_pyramid, solver_stage
 from pyramid.schedules import stage_levels
 from pyramid.solvers import euler, few_step, heun
-from pyramid.stages import LatentShape, PyramidSpec
+from pyramid.stages import PyramidSpec
 
 SHAPE = LatentShape(5, 8, 8)
 
@@ -35,7 +36,7 @@ def run(spec, field_type, solver, steps, *, top_up=None, noise=None, data=None):
         PyramidSpec(resize="dct"),
         PyramidSpec((8 / 9, 0.5), ("HW", "HW")),
         PyramidSpec((0.8, 0.4), ("T", "T")),
-        PyramidSpec((0.9, 0.6), ("T", "HW"), told="sigma"),
+        PyramidSpec((0.9, 0.6), ("T", "HW"), timestep_source="sigma"),
         PyramidSpec((), ()),
     ],
     ids=["wan", "db2", "dct", "HW", "T", "T-HW", "plain"],
@@ -52,18 +53,18 @@ def test_the_shared_first_frame_rule_ends_with_the_data_too():
     """Its top-up is a second draw: the covariance adds up over the pyramid's noise and each stage's top-up."""
     data, spec = GaussianData.smooth(SHAPE), PyramidSpec(first_frame="shared")
     units = torch.cat([torch.zeros_like(basis(SHAPE)[:1]), basis(SHAPE)])
-    zeros = lambda stage: torch.zeros(len(units), 1, *vars(stage.shape).values(), dtype=torch.float64)  # noqa: E731
+    zeros = lambda stage: torch.zeros(len(units), 1, *stage.shape, dtype=torch.float64)  # noqa: E731
     _, matrix = run(spec, ExactField, heun, 100, top_up=zeros)
     covariance = matrix @ matrix.T
     for topped in (1, 2):
         shape = spec.stages(SHAPE)[topped].shape
         own = basis(shape)
-        nothing = torch.zeros(len(own) + 1, 1, *vars(SHAPE).values(), dtype=torch.float64)
+        nothing = torch.zeros(len(own) + 1, 1, *SHAPE, dtype=torch.float64)
 
         def draw(stage, topped=topped, own=own):
             if stage.index == topped:
                 return torch.cat([torch.zeros_like(own[:1]), own])
-            return torch.zeros(len(own) + 1, 1, *vars(stage.shape).values(), dtype=torch.float64)
+            return torch.zeros(len(own) + 1, 1, *stage.shape, dtype=torch.float64)
 
         _, extra = run(spec, ExactField, heun, 100, top_up=draw, noise=nothing)
         covariance = covariance + extra @ extra.T
@@ -85,14 +86,14 @@ def test_few_steps_of_a_linear_student_end_with_the_data(resize, steps):
         count = len(basis(shape)) + 1
 
         def fresh(stage, step, active=active, shape=shape, count=count):
-            zero = torch.zeros(count, 1, *vars(stage.shape).values(), dtype=torch.float64)
+            zero = torch.zeros(count, 1, *stage.shape, dtype=torch.float64)
             return torch.cat([zero[:1], basis(shape)]) if (stage.index, step) == active else zero
 
         def run_stage(signal, noise, stage, fresh=fresh):
             solver = few_step(lambda step: fresh(stage, step))
             return solver_stage(student, solver, levels)(signal, noise, stage)
 
-        noise = torch.zeros(count, 1, *vars(SHAPE).values(), dtype=torch.float64)
+        noise = torch.zeros(count, 1, *SHAPE, dtype=torch.float64)
         if active is None:
             noise[1:] = basis(SHAPE)
         end = sample_pyramid(run_stage, noise_pyramid(noise, stages), stages).flatten(1)
@@ -111,7 +112,7 @@ def test_the_exact_fields_clean_prediction_is_the_conditional_mean():
         here = data.coarse(stages, stage)
         a, s, _, _ = here.path_maps(stage, float(natural))
         gain = here.covariance @ a.T @ torch.linalg.inv(a @ here.covariance @ a.T + s @ s.T)
-        x = torch.randn(3, 1, *vars(stage.shape).values(), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(3, 1, *stage.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         wanted = here.mean + (x.flatten(1) - a @ here.mean) @ gain.T
         got = clean_prediction(x, field(x, stage.at(natural), stage), stage, natural)
         torch.testing.assert_close(got.flatten(1), wanted, atol=1e-9, rtol=0)
@@ -121,7 +122,7 @@ def test_the_exact_fields_clean_prediction_is_the_conditional_mean():
 def test_solvers_have_their_order(solver, order):
     data = GaussianData.smooth(SHAPE)
     spec = PyramidSpec()
-    noise = torch.randn(2, 1, *vars(SHAPE).values(), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, 1, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     stages = spec.stages(SHAPE)[:1]  # one stage, far from the singular end
 
     def end(solver, steps):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from pyramid.latent_shape import LatentShape
 from pyramid.noise_levels import shift_sigma
 from pyramid.schedules import cut, distilled_levels, join, parse_steps, stage_levels, without_skipped
-from pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramid.stages import PRESETS, PyramidSpec
 
 WAN = PyramidSpec()
 ROW_C = PyramidSpec((shift_sigma(0.6, 5), shift_sigma(0.2, 5)))
@@ -61,14 +62,14 @@ def test_wans_shift_five_curve_with_row_c_is_20_20_10():
 def test_distilled_levels_are_those_of_plain_wan_and_the_boundaries_follow():
     free = PRESETS["training-free"]
     spec, levels = distilled_levels(free, (2, 2), 5.0)
-    told = [
-        float(stage.at(torch.tensor(level, dtype=torch.float64)).told) * 1000
+    timestep_source = [
+        float(stage.at(torch.tensor(level, dtype=torch.float64)).conditioning) * 1000
         for stage, own in zip(spec.stages(LatentShape(5, 8, 8)), levels, strict=True)
         for level in own[:-1]
     ]
-    assert told == pytest.approx([1000, 937.5, 2500 / 3, 625]) and levels[-1][-1] == 0
+    assert timestep_source == pytest.approx([1000, 937.5, 2500 / 3, 625]) and levels[-1][-1] == 0
     assert spec.boundaries == (pytest.approx(5 / 6),) and cut(join(levels), spec.boundaries) == levels
-    three = PyramidSpec((0.9, 0.6), ("HW", "HW"), field="natural", told="natural", first_frame="shared")
+    three = PyramidSpec((0.9, 0.6), ("HW", "HW"), field="natural", timestep_source="natural", first_frame="shared")
     spec, levels = distilled_levels(three, (1, 2, 1), 5.0)
     assert [level[0] for level in levels] == pytest.approx([1, 0.9375, 0.625])
     with pytest.raises(ValueError, match="field 'natural', such as training-free"):

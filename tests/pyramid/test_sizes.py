@@ -2,8 +2,9 @@
 
 import pytest
 
+from pyramid.latent_shape import LatentShape
 from pyramid.sizes import VideoSize, check_shape, describe_stages, frame_multiple, side_multiple, snap, video_size
-from pyramid.stages import PRESETS, LatentShape
+from pyramid.stages import PRESETS
 
 WAN = PRESETS["pyramidal-wan"]
 

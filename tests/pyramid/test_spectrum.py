@@ -4,9 +4,10 @@ import pytest
 import torch
 from gaussian_data import GaussianData
 
+from pyramid.latent_shape import LatentShape
 from pyramid.noise_levels import shift_sigma
 from pyramid.spectrum import band_energies, propose_boundaries
-from pyramid.stages import LatentShape, PyramidSpec
+from pyramid.stages import PyramidSpec
 
 SHAPE = LatentShape(5, 8, 8)
 
@@ -21,13 +22,15 @@ def test_energies_are_those_of_the_covariance():
         here = data.coarse(stages, stage)
         fine = here.covariance.shape[0]
         coarse = data.coarse(stages, stages[stage.index - 1]).covariance.shape[0]
-        children = torch.tensor(stage.from_coarser.children(stages[stage.index - 1].shape.frames), dtype=torch.float64)
-        below = data.coarse(stages, stages[stage.index - 1]).covariance.diagonal().reshape(len(children), -1)
-        wanted = (here.covariance.trace() - (children[:, None] * below).sum()) / (fine - coarse)
+        fine_per_coarse = torch.tensor(
+            stage.from_coarser.fine_per_coarse(stages[stage.index - 1].shape.frames), dtype=torch.float64
+        )
+        below = data.coarse(stages, stages[stage.index - 1]).covariance.diagonal().reshape(len(fine_per_coarse), -1)
+        wanted = (here.covariance.trace() - (fine_per_coarse[:, None] * below).sum()) / (fine - coarse)
         assert band.energy == pytest.approx(float(wanted), rel=0.03)
         snr = (1 - band.sigma) ** 2 * band.energy / band.sigma**2
         assert snr == pytest.approx(0.1)
-        assert band.natural == pytest.approx(shift_sigma(band.sigma, stage.children**0.5))
+        assert band.natural == pytest.approx(shift_sigma(band.sigma, stage.downsample_factor**0.5))
 
 
 def test_boundaries_fall_for_natural_spectra_and_move_with_the_threshold():

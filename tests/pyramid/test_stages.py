@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
+from pyramid.latent_shape import LatentShape
 from pyramid.noise_levels import shift_sigma
-from pyramid.stages import FORMAT, PRESETS, LatentShape, PyramidSpec
+from pyramid.stages import FORMAT, PRESETS, PyramidSpec
 
 FULL = LatentShape(21, 56, 104)
 WAN = PyramidSpec()
@@ -27,27 +28,27 @@ def test_published_sizes_and_row_a():
     assert [s.shape for s in (low, mid, high)] == [LatentShape(6, 14, 26), LatentShape(11, 28, 52), FULL]
     assert [s.level for s in (low, mid, high)] == [2, 1, 0]
     rounded = lambda pair: tuple(round(v, 4) for v in pair)  # noqa: E731
-    assert rounded(low.sigma_clean) == (0.6829, 0.5185) and low.sigma_noisy == (1.0, 1.0)
-    assert rounded(mid.sigma_noisy) == (0.8116, 0.7528) and rounded(mid.sigma_clean) == (0.4306, 0.3484)
-    assert rounded(high.sigma_noisy) == (0.602, 0.602) and high.sigma_clean == (0.0, 0.0)
+    assert rounded(low.clean.sigma) == (0.6829, 0.5185) and low.noisy.sigma == (1.0, 1.0)
+    assert rounded(mid.noisy.sigma) == (0.8116, 0.7528) and rounded(mid.clean.sigma) == (0.4306, 0.3484)
+    assert rounded(high.noisy.sigma) == (0.602, 0.602) and high.clean.sigma == (0.0, 0.0)
 
 
 def test_pyramidal_flow_constants():
     low, mid, high = PRESETS["pyramidal-flow"].stages(LatentShape(21, 64, 64))
-    assert [round(s.sigma_noisy[1], 12) for s in (low, mid, high)] == [1.0, 0.8, 0.5]
-    assert [round(s.sigma_clean[1], 12) for s in (low, mid, high)] == [round(2 / 3, 12), round(1 / 3, 12), 0.0]
-    assert [int(1000 * s.told_clean + 1) for s in (low, mid)] == [744, 385]
+    assert [round(s.noisy.sigma[1], 12) for s in (low, mid, high)] == [1.0, 0.8, 0.5]
+    assert [round(s.clean.sigma[1], 12) for s in (low, mid, high)] == [round(2 / 3, 12), round(1 / 3, 12), 0.0]
+    assert [int(1000 * s.clean.conditioning + 1) for s in (low, mid)] == [744, 385]
     for coarse, fine in ((low, mid), (mid, high)):
-        a = 1 - coarse.sigma_clean[1]  # their corrected sigma with gamma = 1/3
+        a = 1 - coarse.clean.sigma[1]  # their corrected sigma with gamma = 1/3
         gamma = 1 / 3
         corrected = 1 / (math.sqrt(1 + 1 / gamma) * (1 - a) + a)
-        assert corrected == pytest.approx((1 - fine.sigma_noisy[1]) / (1 - coarse.sigma_clean[1]))
-        assert corrected * a == pytest.approx(1 - fine.sigma_noisy[1])
+        assert corrected == pytest.approx((1 - fine.noisy.sigma[1]) / (1 - coarse.clean.sigma[1]))
+        assert corrected * a == pytest.approx(1 - fine.noisy.sigma[1])
 
 
-@pytest.mark.parametrize("told", ["natural", "sigma", "pyramid-flow"])
-def test_levels_both_ways_and_what_the_network_is_told(told):
-    spec = PyramidSpec(told=told)
+@pytest.mark.parametrize("timestep_source", ["natural", "sigma", "pyramid-flow"])
+def test_levels_both_ways_and_what_the_network_is_conditioned_on(timestep_source):
+    spec = PyramidSpec(timestep_source=timestep_source)
     previous = 1.0
     for stage in spec.stages(FULL):
         for rho in (1.0, 0.7, 0.2, 0.0):
@@ -57,30 +58,30 @@ def test_levels_both_ways_and_what_the_network_is_told(told):
             level = stage.at(torch.tensor(natural, dtype=torch.float64))
             assert level.sigma.shape == (stage.shape.frames, 1, 1)
             for frame, pair in ((0, 0), (1, 1), (-1, 1)):
-                wanted = stage.sigma_clean[pair] + rho * (stage.sigma_noisy[pair] - stage.sigma_clean[pair])
+                wanted = stage.clean.sigma[pair] + rho * (stage.noisy.sigma[pair] - stage.clean.sigma[pair])
                 assert float(level.sigma[frame]) == pytest.approx(wanted, abs=1e-12)
             if rho in (0.0, 1.0):
-                end = stage.told_noisy if rho else stage.told_clean
-                assert float(level.told) == pytest.approx(end, abs=1e-12)
-            wanted = {"natural": natural, "sigma": float(level.sigma[-1]),
-                      "pyramid-flow": stage.told_clean + rho * (stage.told_noisy - stage.told_clean)}[told]  # fmt: skip
-            assert float(level.told) == pytest.approx(wanted, abs=1e-12)
-            if told != "sigma":  # one falling axis through the whole pyramid
-                assert float(level.told) <= previous + 1e-12
-                previous = float(level.told)
+                end = stage.noisy.conditioning if rho else stage.clean.conditioning
+                assert float(level.conditioning) == pytest.approx(end, abs=1e-12)
+            flow = stage.clean.conditioning + rho * (stage.noisy.conditioning - stage.clean.conditioning)
+            wanted = {"natural": natural, "sigma": float(level.sigma[-1]), "pyramid-flow": flow}[timestep_source]
+            assert float(level.conditioning) == pytest.approx(wanted, abs=1e-12)
+            if timestep_source != "sigma":  # one falling axis through the whole pyramid
+                assert float(level.conditioning) <= previous + 1e-12
+                previous = float(level.conditioning)
     batched = spec.stages(FULL)[1].at(torch.tensor([0.7, 0.8]))
-    assert batched.sigma.shape == (2, 1, 11, 1, 1) and batched.told.shape == (2,)
+    assert batched.sigma.shape == (2, 1, 11, 1, 1) and batched.conditioning.shape == (2,)
 
 
 def test_pace_is_the_derivative_of_each_frames_sigma():
     for stage in WAN.stages(FULL):
         a, b = (stage.at(torch.tensor(stage.natural_at(rho), dtype=torch.float64)).sigma for rho in (0.3, 0.3001))
         slope = (b - a) / (b - a)[-1]
-        assert float(slope[0]) == pytest.approx(stage.pace[0], rel=1e-6) and stage.pace[1] == 1.0
+        assert float(slope[0]) == pytest.approx(stage.sigma_rate[0], rel=1e-6) and stage.sigma_rate[1] == 1.0
 
 
 def test_rope_scale_counts_halvings():
-    spec = PyramidSpec(halves=("T", "THW"), rope="scaled")
+    spec = PyramidSpec(downsample_axes=("T", "THW"), rope="scaled")
     assert [s.rope_scale for s in spec.stages(FULL)] == [(4.0, 2.0, 2.0), (2.0, 2.0, 2.0), (1.0, 1.0, 1.0)]
     assert WAN.stages(FULL)[0].rope_scale == (1.0, 1.0, 1.0)
 
@@ -94,14 +95,14 @@ def test_presets_are_one_type():
     free = PRESETS["training-free"]
     assert free.boundaries == (0.8,) and PRESETS["pyramidal-wan"] == PyramidSpec()
     assert PRESETS["tpdiff"].boundaries == (pytest.approx(0.8), pytest.approx(2**0.5 / (2 + 2**0.5)))
-    assert (free.field, free.told, free.first_frame) == ("natural", "sigma", "shared")
+    assert (free.field, free.conditioning, free.first_frame) == ("natural", "sigma", "shared")
 
 
 def test_leaving_out_the_first_stage_starts_the_next_from_pure_noise():
     short = WAN.starting_at(1).stages(FULL)
     assert [s.shape for s in short] == [s.shape for s in WAN.stages(FULL)[1:]]
-    assert short[0].sigma_noisy == (1.0, 1.0) and short[0].from_coarser is None
-    assert short[0].sigma_clean == WAN.stages(FULL)[1].sigma_clean
+    assert short[0].noisy.sigma == (1.0, 1.0) and short[0].from_coarser is None
+    assert short[0].clean.sigma == WAN.stages(FULL)[1].clean.sigma
 
 
 @pytest.mark.parametrize("spec", PRESETS.values(), ids=PRESETS.keys())
@@ -126,10 +127,10 @@ def change(**values):
         (lambda: PyramidSpec((True, 0.6)), "between 0 and 1, got True"),
         (lambda: PyramidSpec(("0.9", 0.6)), "between 0 and 1, got '0.9'"),
         (lambda: PyramidSpec((0.9,)), "1 boundaries and 2 transitions"),
-        (lambda: PyramidSpec(halves=("THW", "H")), "halves 'H'; allowed are THW, HW, T"),
+        (lambda: PyramidSpec(downsample_axes=("THW", "H")), "halves 'H'; allowed are THW, HW, T"),
         (lambda: PyramidSpec(resize="dmey"), "resize is 'dmey'; allowed are haar, dct"),
         (lambda: PyramidSpec(field="natural"), "first_frame must be 'shared'"),
-        (lambda: PyramidSpec(told="t"), "allowed are natural, sigma, pyramid-flow"),
+        (lambda: PyramidSpec(timestep_source="t"), "allowed are natural, sigma, pyramid-flow"),
         (lambda: PyramidSpec(rope="warped"), "allowed are native, scaled"),
         (lambda: PyramidSpec.from_json("{"), "not JSON"),
         (lambda: PyramidSpec.from_json("[1]"), "JSON object, got list"),

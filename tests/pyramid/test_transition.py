@@ -4,11 +4,12 @@ import pytest
 import torch
 from gaussian_data import GaussianData, as_matrix, basis
 
+from pyramid.latent_shape import LatentShape
 from pyramid.noise_levels import add_noise
 from pyramid.noise_pyramid import noise_pyramid, stage_seed, step_seed, top_up_seed
 from pyramid.paths import clean_prediction, stage_path
 from pyramid.sampling import into_stage
-from pyramid.stages import LatentShape, PyramidSpec
+from pyramid.stages import PyramidSpec
 from pyramid.transition import renoise
 
 RESIZES = ["haar", "dct", "db2", "db4", "sym4", "coif3"]
@@ -22,9 +23,9 @@ def exact(natural):
 
 def law_after_transition(coarse, fine):
     """Mean map (of the coarse clean latent) and covariance at the fine noisy end, out of the coarse path's clean end."""
-    units, zero = basis(coarse.shape), torch.zeros(1, 1, *vars(coarse.shape).values(), dtype=torch.float64)
+    units, zero = basis(coarse.shape), torch.zeros(1, 1, *coarse.shape, dtype=torch.float64)
     fine_units = basis(fine.shape)
-    sigma_c, sigma_n = coarse.at(exact(coarse.natural_clean)).sigma, fine.at(exact(fine.natural_noisy)).sigma
+    sigma_c, sigma_n = coarse.at(exact(coarse.clean.natural)).sigma, fine.at(exact(fine.noisy.natural)).sigma
 
     def end(signal, noise, top_up):
         pair = into_stage(signal / (1 - sigma_c), coarse, fine, noise, top_up=lambda _: top_up)
@@ -40,13 +41,13 @@ def law_after_transition(coarse, fine):
 
 
 @pytest.mark.parametrize("first_frame", ["per-frame", "shared"])
-@pytest.mark.parametrize("halves", HALVES)
+@pytest.mark.parametrize("downsample_axes", HALVES)
 @pytest.mark.parametrize("resize", RESIZES)
-def test_covariance_after_a_transition_is_exact(resize, halves, first_frame):
-    stages = PyramidSpec((0.9, 0.5), halves, resize=resize, first_frame=first_frame).stages(SHAPE)
+def test_covariance_after_a_transition_is_exact(resize, downsample_axes, first_frame):
+    stages = PyramidSpec((0.9, 0.5), downsample_axes, resize=resize, first_frame=first_frame).stages(SHAPE)
     for coarse, fine in zip(stages, stages[1:], strict=False):
         of_clean, covariance, sigma_n = law_after_transition(coarse, fine)
-        variances = (sigma_n**2).expand(*vars(fine.shape).values()).flatten()
+        variances = (sigma_n**2).expand(*fine.shape).flatten()
         torch.testing.assert_close(covariance, torch.diag(variances), atol=1e-10, rtol=0)
         wanted = as_matrix((1 - sigma_n) * fine.from_coarser.up(basis(coarse.shape)))
         torch.testing.assert_close(of_clean, wanted, atol=1e-10, rtol=0)
@@ -62,9 +63,9 @@ def test_pyramidal_flow_block_noise():
     """Their noise: each 2x2 block has covariance (1 + gamma) I - gamma 11^T, scaled by beta; gamma = 1/3."""
     coarse, fine, _ = PyramidSpec((8 / 9, 0.5), ("HW", "HW"), first_frame="shared").stages(LatentShape(1, 8, 8))
     band = fine.from_coarser
-    noise = as_matrix(basis(fine.shape) - band.up(band.down(basis(fine.shape)))) * fine.sigma_noisy[1]
+    noise = as_matrix(basis(fine.shape) - band.up(band.down(basis(fine.shape)))) * fine.noisy.sigma[1]
     block = (noise @ noise.T)[torch.tensor([0, 1, 4, 5])][:, torch.tensor([0, 1, 4, 5])]
-    gamma, a = 1 / 3, 1 - coarse.sigma_clean[1]
+    gamma, a = 1 / 3, 1 - coarse.clean.sigma[1]
     beta = (1 - a) / gamma**0.5 / ((1 + 1 / gamma) ** 0.5 * (1 - a) + a)
     theirs = beta**2 * ((1 + gamma) * torch.eye(4, dtype=torch.float64) - gamma)
     torch.testing.assert_close(block, theirs, atol=1e-12, rtol=0)
@@ -78,7 +79,7 @@ def test_the_path_starts_at_the_law_of_the_transition(resize, first_frame):
     for coarse, fine in zip(stages, stages[1:], strict=False):
         of_clean, covariance, _ = law_after_transition(coarse, fine)
         below, here = data.coarse(stages, coarse), data.coarse(stages, fine)
-        mean, wanted = here.moments(fine, fine.natural_noisy)
+        mean, wanted = here.moments(fine, fine.noisy.natural)
         torch.testing.assert_close(of_clean @ below.mean, mean, atol=1e-9, rtol=0)
         torch.testing.assert_close(of_clean @ below.covariance @ of_clean.T + covariance, wanted, atol=1e-9, rtol=0)
 
@@ -89,7 +90,7 @@ def test_velocity_is_the_numerical_derivative_and_recovery_is_exact(resize, fiel
     spec = PyramidSpec(resize=resize, field=field, first_frame="shared" if field == "natural" else "per-frame")
     generator = torch.Generator().manual_seed(1)
     for stage in spec.stages(SHAPE):
-        size = (2, 3, *vars(stage.shape).values())
+        size = (2, 3, *stage.shape)
         clean, noise = (torch.randn(size, dtype=torch.float64, generator=generator) for _ in range(2))
         blurred = stage.from_coarser.up(stage.from_coarser.down(clean)) if stage.from_coarser else clean
         for rho in (0.9, 0.5, 0.1):
@@ -117,9 +118,9 @@ def test_a_batch_of_levels_is_each_level_alone():
 
 
 @pytest.mark.parametrize("resize", RESIZES)
-@pytest.mark.parametrize("halves", HALVES)
-def test_the_noise_pyramid_is_white_and_independent(halves, resize):
-    stages = PyramidSpec((0.9, 0.5), halves, resize=resize).stages(SHAPE)
+@pytest.mark.parametrize("downsample_axes", HALVES)
+def test_the_noise_pyramid_is_white_and_independent(downsample_axes, resize):
+    stages = PyramidSpec((0.9, 0.5), downsample_axes, resize=resize).stages(SHAPE)
     parts = [as_matrix(part) for part in noise_pyramid(basis(SHAPE), stages)]
     torch.testing.assert_close(parts[0] @ parts[0].T, torch.eye(len(parts[0]), dtype=torch.float64), atol=1e-10, rtol=0)
     for i, part in enumerate(parts):

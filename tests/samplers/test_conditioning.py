@@ -3,11 +3,12 @@
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from host_graph import empty, guider, prompt
-from host_images import image_prompt
+from comfyui_graph import empty, guider, prompt
+from comfyui_images import image_prompt
 
+from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.schedules import stage_levels
-from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui.conditioning import halve_latent, halve_mask, stage_conds
 from pyramidalwan.samplers.options import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
@@ -86,7 +87,7 @@ def test_an_image_prompt_of_another_length_is_refused(i2v_model):
         sample(i2v_model, WAN, image_prompt(frames=9))
 
 
-def test_without_an_image_the_host_fills_in(i2v_model):
+def test_without_an_image_comfyui_fills_in(i2v_model):
     assert torch.isfinite(sample(i2v_model, WAN, prompt(1)).output["samples"]).all()
 
 

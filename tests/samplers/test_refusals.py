@@ -6,10 +6,11 @@ import comfy.model_sampling
 import comfy.samplers
 import pytest
 import torch
-from host_graph import empty, guider
+from comfyui_graph import empty, guider
 
+from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.schedules import stage_levels
-from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui.stage_model import bind_stage
 from pyramidalwan.samplers.options import SeedNoise, parse_cfg
 from pyramidalwan.samplers.run import PyramidRun
@@ -42,7 +43,7 @@ def test_latents(t2v_model, latent, words):
         sample(t2v_model, latent=latent)
 
 
-def test_empty_image_latents_are_brought_to_a_video_of_one_frame_as_the_host_does(t2v_model):
+def test_empty_image_latents_are_brought_to_a_video_of_one_frame_as_comfyui_does(t2v_model):
     spec = PyramidSpec((0.6,), ("HW",))
     assert sample(t2v_model, spec, {"samples": torch.zeros(1, 4, 16, 16)}).output["samples"].shape == (1, 16, 1, 16, 16)
 
@@ -98,7 +99,7 @@ def test_samplers(t2v_model):
 
 
 @pytest.mark.parametrize("name", comfy.samplers.SAMPLER_NAMES)
-def test_stock_weights_take_every_sampler_of_the_host(t2v_model, name):
+def test_stock_weights_take_every_sampler_of_comfyui(t2v_model, name):
     if name != "dpm_adaptive":
         assert torch.isfinite(sample(t2v_model, FREE, sampler=make_sampler(name), steps=3).output["samples"]).all()
 

@@ -4,11 +4,12 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
-from host_gaussian import GaussianHost
-from host_graph import GivenNoise, empty, guider, progress, prompt
+from comfyui_gaussian import GaussianComfyUI
+from comfyui_graph import GivenNoise, empty, guider, progress, prompt
 
+from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.schedules import stage_levels
-from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.options import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
 from pyramidalwan.samplers.supported_samplers import FEW_STEP, make_sampler
@@ -26,7 +27,7 @@ def run(model, spec=WAN, steps=(3, 2, 2), name="euler", seed=5, latent=None, cfg
 @pytest.mark.parametrize(
     "name", ["euler", "heun", "dpmpp_2m", "uni_pc", "dpmpp_sde", "euler_ancestral", "lcm", "res_multistep"]
 )
-def test_one_stage_is_the_hosts_own_sampler_bit_for_bit(t2v_model, name):
+def test_one_stage_is_comfyuis_own_sampler_bit_for_bit(t2v_model, name):
     spec, latent = PRESETS["plain"], empty()
     levels = stage_levels(spec, (6,), grid="shift", shift=8.0)
     ours = run(t2v_model, spec, (6,), name)
@@ -83,13 +84,13 @@ def test_cfg_one_never_asks_for_the_negative_prompt(t2v_model):
 
 
 @pytest.mark.parametrize(
-    "spec", [WAN, PRESETS["pyramidal-flow"], PyramidSpec(resize="haar", told="sigma")], ids=["wan", "flow", "sigma"]
+    "spec", [WAN, PRESETS["pyramidal-flow"], PyramidSpec(resize="haar", timestep_source="sigma")], ids=["wan", "flow", "sigma"]
 )
 @pytest.mark.parametrize("name", ["euler", "heun", "uni_pc"])
 def test_previews_are_the_conditional_mean(t2v_model, monkeypatch, name, spec):
     """On Gaussian data the clean prediction of each step is E[clean | x] of the x that was evaluated."""
     full = LatentShape(5, 16, 16)
-    data = GaussianHost(spec, full)
+    data = GaussianComfyUI(spec, full)
     evaluated, shown = [], []
     model = data.into(t2v_model)
     answer = t2v_model.model.diffusion_model
@@ -228,8 +229,8 @@ def test_rope_positions_are_scaled_on_top_of_the_models_own(t2v_model):
 def test_the_network_is_told_what_the_spec_says(t2v_model):
     from comfy.patcher_extension import WrappersMP
 
-    for told in ("natural", "sigma", "pyramid-flow"):
-        spec, seen = PyramidSpec(told=told), []
+    for timestep_source in ("natural", "sigma", "pyramid-flow"):
+        spec, seen = PyramidSpec(timestep_source=timestep_source), []
         model = t2v_model.clone()
 
         def watch(executor, x, timestep, *args, seen=seen, **kwargs):
@@ -240,6 +241,8 @@ def test_the_network_is_told_what_the_spec_says(t2v_model):
         run(model, spec, (2, 2, 2), cfg=1.0)
         stages = spec.stages(LatentShape(5, 16, 16))
         wanted = [
-            1000 * float(s.at(n).told) for s, ns in zip(stages, stage_levels(spec, (2, 2, 2)), strict=True) for n in ns[:-1]
+            1000 * float(s.at(n).conditioning)
+            for s, ns in zip(stages, stage_levels(spec, (2, 2, 2)), strict=True)
+            for n in ns[:-1]
         ]
         assert seen == pytest.approx(wanted, abs=1e-2)

@@ -9,17 +9,18 @@ import comfy.sd
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from host_graph import empty, guider, prompt
+from comfyui_graph import empty, guider, prompt
 from safetensors.torch import save_file
 
 from pyramidalwan.nodes.files import PyramidalWanSpecFromFile, PyramidalWanStageLoRA
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.stages import PyramidalWanStageModel
+from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.schedules import levels_to_metadata
 from pyramidalwan.pyramid.stage_names import stage_set
-from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui import lora_file, stage_lora
-from pyramidalwan.samplers.comfyui.lora_file import host_key, load_lora_file
+from pyramidalwan.samplers.comfyui.lora_file import comfyui_key, load_lora_file
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.comfyui.stage_model import bind_stage
 from pyramidalwan.samplers.supported_samplers import make_sampler
@@ -114,15 +115,15 @@ def test_alphas_in_the_header_of_diffusers_files(t2v_model, write):
 
 def test_key_names():
     for wan, (diffusers, _, _) in MODULES.items():
-        assert host_key(f"transformer.{diffusers}.lora_A.weight") == f"diffusion_model.{wan}.lora_A.weight"
-        assert host_key(f"base_model.model.{diffusers}.lora_A.default.weight") == f"diffusion_model.{wan}.lora_A.weight"
+        assert comfyui_key(f"transformer.{diffusers}.lora_A.weight") == f"diffusion_model.{wan}.lora_A.weight"
+        assert comfyui_key(f"base_model.model.{diffusers}.lora_A.default.weight") == f"diffusion_model.{wan}.lora_A.weight"
     assert (
-        host_key("transformer.blocks.3.attn2.add_k_proj.lora_B.weight")
+        comfyui_key("transformer.blocks.3.attn2.add_k_proj.lora_B.weight")
         == "diffusion_model.blocks.3.cross_attn.k_img.lora_B.weight"
     )
-    assert host_key("diffusion_model.blocks.0.norm3.diff_b") == "diffusion_model.blocks.0.norm3.diff_b"
-    assert host_key("transformer.proj_out.lora_A.weight") == "diffusion_model.head.head.lora_A.weight"
-    assert host_key("lora_unet__blocks_0_ffn_0.alpha") == "lora_unet_blocks_0_ffn_0.alpha"
+    assert comfyui_key("diffusion_model.blocks.0.norm3.diff_b") == "diffusion_model.blocks.0.norm3.diff_b"
+    assert comfyui_key("transformer.proj_out.lora_A.weight") == "diffusion_model.head.head.lora_A.weight"
+    assert comfyui_key("lora_unet__blocks_0_ffn_0.alpha") == "lora_unet_blocks_0_ffn_0.alpha"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_convolutions_and_biases_run_beside_the_weights(t2v_model, write):
     assert not bound.patches and bound.injections
 
 
-def test_other_kinds_of_patches_stay_the_hosts(t2v_model, write):
+def test_other_kinds_of_patches_stay_comfyuis(t2v_model, write):
     generator = torch.Generator().manual_seed(3)
     tensors = file_tensors("host") | {"diffusion_model.blocks.0.self_attn.norm_q.diff": torch.randn(128, generator=generator)}
     lora, _ = add_stage_lora(t2v_model, StageLora(write(tensors), 1.0, "low"))
@@ -318,7 +319,7 @@ def test_a_file_that_is_no_file(t2v_model, tmp_path):
 
 
 def test_the_pyramid_comes_with_the_lora(t2v_model, write):
-    spec = PyramidSpec((0.9, 0.5), told="sigma")
+    spec = PyramidSpec((0.9, 0.5), timestep_source="sigma")
     lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host"), metadata=spec.to_metadata()), 1.0, "all"))
     torch.testing.assert_close(sample(lora, pyramid=None), sample(lora, pyramid=spec), atol=0, rtol=0)
     assert torch.isfinite(sample(lora, pyramid=spec, steps="0-2-1")).all()
@@ -341,10 +342,10 @@ def test_a_distilled_model_runs_at_the_levels_it_was_trained_on(t2v_model, write
     else:
         save_file({"x": torch.ones(1)}, tmp_path / "wan.safetensors", header)
         model = t2v_model
-    told = []
+    timestep_source = []
 
     def wrapper(executor, x, timestep, *args, **kwargs):
-        told.append(float(timestep[0]) / 1000)
+        timestep_source.append(float(timestep[0]) / 1000)
         return executor(x, timestep, *args, **kwargs)
 
     model = model.clone()
@@ -352,7 +353,7 @@ def test_a_distilled_model_runs_at_the_levels_it_was_trained_on(t2v_model, write
         model.cached_patcher_init = (None, (str(tmp_path / "wan.safetensors"), {}))
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", wrapper)
     sample(model, pyramid=None, steps="2-2-1", cfg="1", sampler_name="pyramid_few_step")
-    assert told == pytest.approx([1.0, 0.97, 0.9, 0.6, 0.5], abs=1e-4)
+    assert timestep_source == pytest.approx([1.0, 0.97, 0.9, 0.6, 0.5], abs=1e-4)
     with pytest.raises(ValueError, match="was distilled to the steps 2-2-1 and knows no others, got 4-4-4; set the steps"):
         sample(model, pyramid=None, steps="4-4-4")
     assert torch.isfinite(sample(model, pyramid=None, steps="1-1-1", grid="uniform")).all()
@@ -413,9 +414,9 @@ def test_attention_wrappers_and_cfg_functions_of_other_packs_act_in_every_stage(
         assert bind_stage(lora, stage, 3).object_patches["diffusion_model.head"] is head
 
 
-def test_the_pyramid_of_a_checkpoint_where_the_host_remembers_the_file(t2v_model, tmp_path):
+def test_the_pyramid_of_a_checkpoint_where_comfyui_remembers_the_file(t2v_model, tmp_path):
     """Newer hosts keep (function, arguments) of the loader on the MODEL; the tested one does not."""
-    spec = PyramidSpec((0.9, 0.5), told="sigma")
+    spec = PyramidSpec((0.9, 0.5), timestep_source="sigma")
     save_file({"x": torch.ones(1)}, tmp_path / "wan.safetensors", spec.to_metadata())
     save_file({"x": torch.ones(1)}, tmp_path / "stock.safetensors")
     model, stock = t2v_model.clone(), t2v_model.clone()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
-from host_graph import empty, prompt
+from comfyui_graph import empty, prompt
 
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.pyramid.stages import PRESETS

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
-from host_graph import empty, prompt
-from host_images import image_prompt
+from comfyui_graph import empty, prompt
+from comfyui_images import image_prompt
 
 from pyramidalwan.nodes import NODES
+from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.paths import stage_path
-from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.supported_samplers import FEW_STEP
 
 NODE = {node.__name__.removeprefix("PyramidalWan"): node for node in NODES}

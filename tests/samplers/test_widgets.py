@@ -5,12 +5,13 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, RandomNoise
-from host_gaussian import GaussianHost
-from host_graph import empty, progress, prompt
+from comfyui_gaussian import GaussianComfyUI
+from comfyui_graph import empty, progress, prompt
 
 from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
-from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramidalwan.pyramid.latent_shape import LatentShape
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from tiny_wan.checkpoints import t2v_state_dict
 
 WAN, FREE = PRESETS["pyramidal-wan"], PRESETS["training-free"]
@@ -69,7 +70,7 @@ def test_denoise_is_a_share_of_the_steps(t2v_model, denoise, steps):
 
 def test_a_little_noise_keeps_the_video(t2v_model):
     """With the closed-form field: from natural level 0.02 the clean latent comes back nearly unchanged."""
-    data = GaussianHost(WAN, LatentShape(5, 16, 16))
+    data = GaussianComfyUI(WAN, LatentShape(5, 16, 16))
     model = data.into(t2v_model)
     clean = t2v_model.model.process_latent_out(torch.randn(1, 16, 5, 16, 16, generator=torch.Generator().manual_seed(2)))
     near = advanced(model, torch.tensor([0.02, 0.01, 0.0]), {"samples": clean})[0]["samples"]

@@ -16,7 +16,7 @@ from tiny_wan.checkpoints import CHECKPOINTS, i2v_state_dict, t2v_state_dict, va
         (i2v_state_dict, "i2v", 36, {}),
     ],
 )
-def test_the_host_recognises_the_transformers(state_dict, kind, in_dim, sizes):
+def test_comfyui_recognises_the_transformers(state_dict, kind, in_dim, sizes):
     weights = state_dict(**sizes)
     model = comfy.sd.load_diffusion_model_state_dict(dict(weights)).model
     network = model.diffusion_model
@@ -46,7 +46,7 @@ def test_every_input_matters_and_nothing_explodes(kind, request):
         assert (output - other).std() > 0.01, name
 
 
-def test_the_host_recognises_the_vae():
+def test_comfyui_recognises_the_vae():
     weights = vae_state_dict(dim=8)
     vae = comfy.sd.VAE(sd=dict(weights))
     assert vae.first_stage_model.state_dict().keys() == weights.keys()

@@ -25,7 +25,7 @@ def code():
     return fit(seed=ImageRecipe().seed)
 
 
-def host_model():
+def comfyui_model():
     use_comfyui()
     import comfy.sd
 
@@ -62,12 +62,12 @@ def test_the_start_is_the_text_to_video_model(code):
 
 
 @pytest.mark.skipif(not FILE.is_file(), reason="no trained image-to-video weights in tiny_wan/weights")
-def test_training_sees_what_the_host_shows(code):
+def test_training_sees_what_comfyui_shows(code):
     """Mask and image of one clip, of the recipe and of the host's node with the tiny VAE."""
     captions = draw_captions(2, seed=5)
     videos = render([scene_for(caption, seed=1) for caption in captions], frames=FRAMES, height=SIDE, width=SIDE)
     ours = ImageRecipe().beside(videos, code.latents(videos), code, torch.Generator().manual_seed(0))
-    model = host_model().model
+    model = comfyui_model().model
     for place, (_, (positive, _, latent)) in enumerate(conditioning(captions, videos)):
         noise = torch.zeros_like(latent["samples"])
         theirs = model.concat_cond(noise=noise, device=noise.device, **positive[0][1])
@@ -86,7 +86,7 @@ def test_a_video_starts_with_its_image_and_follows_its_prompt():
 
     captions = draw_captions(4, seed=6)
     videos = render([scene_for(caption, seed=2) for caption in captions], frames=FRAMES, height=SIDE, width=SIDE)
-    model, right, apart = host_model(), [], []
+    model, right, apart = comfyui_model(), [], []
     for (vae, (positive, negative, latent)), caption, video in zip(
         conditioning(captions, videos), captions, videos, strict=True
     ):

@@ -144,7 +144,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, code):
     assert (tmp_path / "once" / "log.jsonl").read_text().count("\n") == TINY.steps // 2
 
 
-def test_the_export_loads_in_the_host(tmp_path):
+def test_the_export_loads_in_comfyui(tmp_path):
     import comfy.sd
 
     model = build_transformer(dim=128, ffn_dim=64, layers=1)
@@ -190,6 +190,6 @@ def test_batches_drawn_ahead_come_in_order_and_are_not_drawn_after_the_end():
     assert max(drawn) < 12
 
 
-def test_a_width_the_host_cannot_load_is_refused():
+def test_a_width_comfyui_cannot_load_is_refused():
     with pytest.raises(ValueError, match="multiple of 128.*nearest: 256"):
         build_transformer(dim=200, ffn_dim=64, layers=1)

@@ -37,21 +37,21 @@ def vae() -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("frames", [1, 5, 17])
-def test_whole_clips_equal_the_hosts_chunks(vae, frames):
+def test_whole_clips_equal_comfyuis_chunks(vae, frames):
     video = render([scene_at(0, seed=0)], frames=frames, height=32, width=48)
     latent = vae.encode(video)
     torch.testing.assert_close(whole_clip.encode(vae, video), latent, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(whole_clip.decode(vae, latent), vae.decode(latent), atol=1e-5, rtol=1e-5)
 
 
-def test_folding_moves_between_host_latents_and_model_latents(vae):
+def test_folding_moves_between_comfyui_latents_and_model_latents(vae):
     video = render([scene_at(0, seed=0)], frames=5, height=32, width=32)
     folded = build_vae(dim=8)
     folded.load_state_dict(fold_host_constants(vae.state_dict()))
     constants, model_latent = latent_format(), vae.encode(video)
-    host_latent = folded.encode(video)
-    torch.testing.assert_close(constants.process_in(host_latent), model_latent, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(folded.decode(host_latent), vae.decode(model_latent), atol=1e-4, rtol=1e-4)
+    comfyui_latent = folded.encode(video)
+    torch.testing.assert_close(constants.process_in(comfyui_latent), model_latent, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(folded.decode(comfyui_latent), vae.decode(model_latent), atol=1e-4, rtol=1e-4)
 
 
 def test_the_code_gives_unit_variance_and_is_the_best_linear_one(code):
@@ -113,7 +113,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path):
         Run(tmp_path).open(dataclasses.replace(TINY, dim=16))
 
 
-def test_the_export_loads_in_the_host(tmp_path):
+def test_the_export_loads_in_comfyui(tmp_path):
     import comfy.sd
 
     trainer = Trainer.start(TINY, torch.device("cpu"))

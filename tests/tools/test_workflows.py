@@ -19,7 +19,7 @@ from tools.graphs import WORKFLOWS, api, build, schemas, tiny_twin, write_inputs
 from tools.graphs.graph import MUTED
 from tools.graphs.schemas import NOTE, node_schema
 from tools.graphs.tiny import DROPPED, SMALLEST, TinySize
-from tools.graphs.ui import HOST_VERSION, pack_version
+from tools.graphs.ui import COMFYUI_VERSION, pack_version
 
 FILES = {"unet_name", "clip_name", "vae_name", "lora_name", "file", "image"}
 """Widgets that list the files of whoever opens the graph."""
@@ -66,8 +66,8 @@ def test_every_graph_has_its_file_and_no_file_is_left_over():
 def test_the_files_are_what_the_script_writes():
     from comfyui_version import __version__
 
-    if __version__ != HOST_VERSION:
-        pytest.skip(f"the files are built with ComfyUI {HOST_VERSION}, this one is {__version__}")
+    if __version__ != COMFYUI_VERSION:
+        pytest.skip(f"the files are built with ComfyUI {COMFYUI_VERSION}, this one is {__version__}")
     for path, text in rendered().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run 'python -m tools.build_workflows'"
 
@@ -80,7 +80,7 @@ def test_the_format_is_the_one_front_ends_read(flow):
     assert flow["last_link_id"] == max(link[0] for link in flow["links"])
     for node in flow["nodes"]:
         ours = node["type"].startswith("PyramidalWan")
-        pack = ("pyramidalwan", pack_version()) if ours else ("comfy-core", HOST_VERSION)
+        pack = ("pyramidalwan", pack_version()) if ours else ("comfy-core", COMFYUI_VERSION)
         assert (node["properties"]["cnr_id"], node["properties"]["ver"]) == pack
         assert node["properties"]["Node name for S&R"] == node["type"]
 
@@ -111,7 +111,7 @@ def test_nodes_are_known_with_these_inputs_and_outputs(flow):
         schema = node_schema(node["type"])
         inputs, outputs = schema.sockets + schema.widgets, list(schema.outputs)
         saved = [given["name"] for given in node["inputs"]]
-        if __version__ != HOST_VERSION and not schema.ours:
+        if __version__ != COMFYUI_VERSION and not schema.ours:
             inputs = [given for given in inputs if not given.optional or given.name in saved]
             outputs = outputs[: len(node["outputs"])]
         assert saved == [given.name for given in inputs]
@@ -121,7 +121,7 @@ def test_nodes_are_known_with_these_inputs_and_outputs(flow):
 
 
 @each_workflow
-def test_widgets_have_values_that_the_host_takes(flow):
+def test_widgets_have_values_that_comfyui_takes(flow):
     for node in flow["nodes"]:
         for given, value in widgets_of(node):
             where, options = f"{node['type']}.{given.name} = {value!r}", given.options

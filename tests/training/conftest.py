@@ -12,6 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 @pytest.fixture(autouse=True)
-def with_gradients(as_the_host_runs_nodes):
+def with_gradients(as_comfyui_runs_nodes):
     with torch.enable_grad():
         yield

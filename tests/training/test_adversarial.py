@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from pyramid.training.recipes.adversarial import Branch, Heads, hinge_discriminator, hinge_generator, reconstruction, told_apart
+from pyramid.training.recipes.adversarial import (
+    Branch,
+    DiscriminatorHeads,
+    discriminator_accuracy,
+    hinge_discriminator,
+    hinge_generator,
+    reconstruction,
+)
 
 
 def test_hinge_losses():
@@ -21,8 +28,8 @@ def test_the_reconstruction_is_quadratic_near_and_linear_far():
 
 def test_told_apart_counts_pairs():
     real, fake = torch.tensor([[3.0, -1.0], [0.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 0.0], [5.0, -1.0], [2.0, -1.0]])
-    assert float(told_apart(real, fake)) == pytest.approx(2 / 3)
-    assert told_apart(real, real) == 0
+    assert float(discriminator_accuracy(real, fake)) == pytest.approx(2 / 3)
+    assert discriminator_accuracy(real, real) == 0
 
 
 @pytest.mark.parametrize("kind, axis", [("space", 2), ("time", 3)])
@@ -41,7 +48,7 @@ def test_a_branch_sees_its_own_axes_only(kind, axis):
 
 def test_logits_are_of_places_and_do_not_depend_on_the_size_of_features():
     torch.manual_seed(0)
-    heads = Heads(16, taps=2, width=8, condition=12)
+    heads = DiscriminatorHeads(16, taps=2, width=8, condition=12)
     features, condition = [torch.randn(3, 30, 16) for _ in range(2)], torch.randn(3, 12)
     logits = heads(features, (5, 2, 3), condition)
     assert logits.shape == (3, 2 * 2 * 30)
@@ -50,7 +57,7 @@ def test_logits_are_of_places_and_do_not_depend_on_the_size_of_features():
 
 def test_the_heads_learn_to_tell_two_kinds_apart_and_see_the_condition():
     torch.manual_seed(0)
-    heads = Heads(16, taps=2, width=8)
+    heads = DiscriminatorHeads(16, taps=2, width=8)
     optimizer = torch.optim.Adam(heads.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(1)
     condition = torch.randn(4, 16, generator=generator)

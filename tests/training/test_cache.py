@@ -13,12 +13,13 @@ from processes import run, start, toml
 from safetensors.torch import load_file
 from tiny_encoders import cache_settings, picture, text_folder, vae_file, video_bytes, write_folder, write_tar
 
-from pyramid.stages import PRESETS, LatentShape
+from pyramid.latent_shape import LatentShape
+from pyramid.stages import PRESETS
 from pyramid.training.config.toml_config import check_config
 from pyramid.training.data import cache
 from pyramid.training.data.cache import CacheConfig, encode_stages
 from pyramid.training.data.cache_files import Cache, missing_shards
-from pyramid.training.data.clips import ClipSize, Unusable, clips_of, save_video, stage_videos
+from pyramid.training.data.clips import ClipSize, UnusableError, clips_of, save_video, stage_videos
 from pyramid.training.data.sources import list_sources
 from pyramid.training.engine import parallel
 from pyramid.training.models.encoders import Umt5, open_vae
@@ -77,12 +78,12 @@ def test_several_clips_of_one_video_follow_each_other():
     ],
 )
 def test_what_gives_no_clip_says_why(options, said):
-    with pytest.raises(Unusable, match=said):
+    with pytest.raises(UnusableError, match=said):
         clip(**options)
 
 
 def test_what_is_no_video_says_so():
-    with pytest.raises(Unusable, match="cannot be decoded"):
+    with pytest.raises(UnusableError, match="cannot be decoded"):
         clips_of(io.BytesIO(b"not a video" * 100), ClipSize(64, 64, 17))
 
 
@@ -104,18 +105,18 @@ def test_a_saved_video_reads_back(tmp_path):
 
 
 @torch.no_grad()
-def test_the_vae_is_the_hosts(vae, tmp_path):
+def test_the_vae_is_comfyuis(vae, tmp_path):
     """Latents as the host's sampler sees them, and pictures as the host decodes them."""
     import comfy.latent_formats
     import comfy.sd
     import comfy.utils
 
-    host = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_file(tmp_path))))
+    comfyui = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_file(tmp_path))))
     video = clip()[None]
-    encoded = comfy.latent_formats.Wan21().process_in(host.encode((video[0].permute(1, 2, 3, 0) + 1) / 2))
+    encoded = comfy.latent_formats.Wan21().process_in(comfyui.encode((video[0].permute(1, 2, 3, 0) + 1) / 2))
     ours = vae.encode(video)
     assert (ours - encoded).abs().max() < 2e-3 * encoded.abs().max()
-    decoded = host.decode(comfy.latent_formats.Wan21().process_out(ours)).reshape(17, 64, 64, 3) * 2 - 1
+    decoded = comfyui.decode(comfy.latent_formats.Wan21().process_out(ours)).reshape(17, 64, 64, 3) * 2 - 1
     assert (vae.decode(ours)[0] - decoded.permute(3, 0, 1, 2)).abs().max() < 1e-2
 
 
@@ -204,8 +205,8 @@ def test_a_damaged_shard_is_made_again(tmp_path):
     path.unlink()  # what is open keeps the old file
     path.write_bytes(half)
     assert missing_shards(tmp_path / "cache", found.info) == [1]
-    again, _ = make(tables)
-    assert torch.equal(again.latent(2, 2), expected)
+    second_draw, _ = make(tables)
+    assert torch.equal(second_draw.latent(2, 2), expected)
 
 
 def test_two_processes_share_the_shards(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 from diffusers import WanTransformer3DModel
 
 from pyramid.flops import WAN_DIMENSIONS, WanDimensions
-from pyramid.stages import PRESETS, LatentShape
+from pyramid.latent_shape import LatentShape
+from pyramid.stages import PRESETS
 from pyramid.training.config.settings import Adapter
 from pyramid.training.estimate import costs
 from pyramid.training.models import adapters

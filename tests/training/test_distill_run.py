@@ -67,7 +67,7 @@ def recipe_of(made):
 
 def batches_of(made, count=4):
     cache = Cache(made.data.cache)
-    plan = Plan(0, count, 1, 0, 4, drop=0.0, twice=True)
+    plan = Plan(0, count, 1, 0, 4, drop=0.0, draw_twice=True)
     return [draw_batch(cache, plan, stage, range(count)) for stage in range(made.pyramid.spec().number_of_stages)]
 
 
@@ -199,21 +199,21 @@ def test_students_are_trained_on_the_levels_that_they_run_at():
         counts = [int(count) for count in schedule.split("-")]
         assert [len(stage) for stage in trained_levels(spec, schedule)] == counts
     assert trained_levels(PRESETS["plain"], "4", grid="shift", shift=5.0)[0] == pytest.approx((1.0, 0.9375, 0.833333, 0.625))
-    picked = picked_level(torch.tensor([0.0, 0.49, 0.5, 0.999999]), levels[1])
-    assert torch.equal(picked, torch.tensor([levels[1][0]] * 2 + [levels[1][1]] * 2))
+    picked_index = picked_level(torch.tensor([0.0, 0.49, 0.5, 0.999999]), levels[1])
+    assert torch.equal(picked_index, torch.tensor([levels[1][0]] * 2 + [levels[1][1]] * 2))
 
 
 def test_a_student_samples_with_its_own_steps(tmp_path):
     made = config(tmp_path)
     matching = recipe_of(made)
-    told = []
+    conditioning = []
     student = matching.student
     ask = student.velocity
-    student.velocity = lambda x, level, context, stage: told.append(float(level)) or ask(x, level, context, stage)
+    student.velocity = lambda x, level, context, stage: conditioning.append(float(level)) or ask(x, level, context, stage)
     with torch.no_grad():
         latents = sample_student(student, Cache(made.data.cache), 5)
     assert latents.shape == (1, 16, 5, 16, 16) and latents.isfinite().all()
-    assert told == pytest.approx([level for stage in student.levels for level in stage], abs=1e-6)
+    assert conditioning == pytest.approx([level for stage in student.levels for level in stage], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -248,13 +248,13 @@ def test_simulated_inputs_are_what_the_students_own_run_visits(tmp_path):
             def velocity(x, level, stage, own=own, seen=seen, batch=batch):
                 if stage.index == batch.stage:
                     seen.append(x)
-                return student.velocity(x, level.told, own.context, stage)
+                return student.velocity(x, level.conditioning, own.context, stage)
 
             with torch.no_grad():
                 student.run(velocity, own.noise, own.seeds)
-            wanted = seen[int(batch.pick[place] * len(levels))]
+            wanted = seen[int(batch.level_pick[place] * len(levels))]
             assert torch.allclose(found[place], wanted[0], atol=1e-5)
-    last = dataclasses.replace(batch, pick=torch.full_like(batch.pick, 0.999))
+    last = dataclasses.replace(batch, level_pick=torch.full_like(batch.level_pick, 0.999))
     with torch.no_grad():
         assert torch.allclose(student.generate(last), student.sample(last.noise, last.context, last.seeds), atol=1e-5)
 

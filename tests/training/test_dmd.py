@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyramid.latent_shape import LatentShape
 from pyramid.paths import stage_path
 from pyramid.resize import project
-from pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramid.stages import PRESETS, PyramidSpec
 from pyramid.training.recipes import dmd
 
 FULL = LatentShape(5, 8, 8)
@@ -154,7 +155,7 @@ def test_the_high_band_fades_from_the_clean_to_the_noisy_end(stage):
     if stage.from_coarser is None:
         assert all(torch.allclose(share, torch.ones_like(share), atol=1e-5) for share in shares)
     else:
-        clean, noisy = stage.per_frame(stage.sigma_clean, like), stage.per_frame(stage.sigma_noisy, like)
+        clean, noisy = stage.per_frame(stage.clean.sigma, like), stage.per_frame(stage.noisy.sigma, like)
         kappa = (1 - clean) * noisy / (noisy - clean)
         assert torch.allclose(shares[0], 1 / kappa.expand_as(shares[0]), atol=1e-4) and shares[2].abs().max() < 1e-4
         assert (shares[2] < shares[1]).all() and (shares[1] < shares[0]).all()

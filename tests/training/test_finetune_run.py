@@ -16,9 +16,9 @@ from pyramid.stages import PRESETS, PyramidSpec
 from pyramid.training import run as runs
 from pyramid.training.config.toml_config import check_config
 from pyramid.training.engine.checkpoints import Checkpoints
-from pyramid.training.engine.loop import Stopped
+from pyramid.training.engine.loop import StoppedError
 from pyramid.training.engine.run_log import RunLog
-from pyramid.training.engine.trainable import NotFinite
+from pyramid.training.engine.trainable import NotFiniteError
 from pyramid.training.export import export, trained_network
 from pyramid.training.models import adapters
 from pyramid.training.recipes.finetune import FinetuneConfig, Finetuning
@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_checkpoint_in_place(tmp_path
         return losses
 
     monkeypatch.setattr(Finetuning, "stage_losses", broken)
-    with pytest.raises(Stopped, match="not finite in step 4; the checkpoint of step 2 is unharmed"):
+    with pytest.raises(StoppedError, match="not finite in step 4; the checkpoint of step 2 is unharmed"):
         runs.run_finetuning(made)
     assert all(value.isfinite().all() for value in weights(made).values())
     monkeypatch.undo()
@@ -188,7 +188,7 @@ def test_an_exploding_loss_stops(tmp_path):
         recipe, runs.StepDataset(cache, runs.plan_of(made, cache, recipe.accelerator)), recipe.accelerator,
         folder_of(made), made.keep, steps=80, workers=0, validate=lambda step: {}, validate_every=1000,
     )  # fmt: skip
-    with pytest.raises(Stopped, match="the loss exploded in step 60.*the checkpoint of step 58 is unharmed"):
+    with pytest.raises(StoppedError, match="the loss exploded in step 60.*the checkpoint of step 58 is unharmed"):
         loop.run()
 
 
@@ -196,7 +196,7 @@ def test_a_gradient_that_is_not_finite_leaves_everything_as_it_was(tmp_path):
     made = config(tmp_path)
     trainable = Finetuning(made, runs.parallel.start(made.system)).trainables["network"]
     before = {name: value.detach().clone() for name, value in trainable.weights.items()}
-    with pytest.raises(NotFinite):
+    with pytest.raises(NotFiniteError):
         trainable.update([lambda: sum(value.sum() for value in trainable.weights.values()) * float("inf")])
     assert same(before, {name: value.detach() for name, value in trainable.weights.items()})
     assert trainable.done == 0 and not trainable.optimizer.state
@@ -275,7 +275,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_exported_file_is_the_trained_network_in_the_host(tmp_path, kind):
+def test_the_exported_file_is_the_trained_network_in_comfyui(tmp_path, kind):
     """The same velocity within 1e-4 at every stage size."""
     made = config(tmp_path, **KINDS[kind], optimizer__learning_rate=3e-2)
     runs.run_finetuning(made)
@@ -284,16 +284,16 @@ def test_the_exported_file_is_the_trained_network_in_the_host(tmp_path, kind):
     generator = torch.Generator().manual_seed(0)
     for stage in PRESETS["pyramidal-wan"].stages(made.video.latent):
         x = torch.randn(1, 16, stage.shape.frames, stage.shape.height, stage.shape.width, generator=generator)
-        context, told = torch.randn(1, 6, 4096, generator=generator), torch.tensor([0.7])
+        context, conditioning = torch.randn(1, 6, 4096, generator=generator), torch.tensor([0.7])
         adapters.choose(network.transformer, made.adapter, stage.index)
-        ours = network(x, told, context).detach()
+        ours = network(x, conditioning, context).detach()
         file = files[stage.index] if len(files) > 1 else files[0]
-        assert (ours - host_velocity(tmp_path, kind, file, x, told, context)).abs().max() < 1e-4
-        assert (ours - host_velocity(tmp_path, "plain", file, x, told, context)).abs().max() > 1e-2
+        assert (ours - comfyui_velocity(tmp_path, kind, file, x, conditioning, context)).abs().max() < 1e-4
+        assert (ours - comfyui_velocity(tmp_path, "plain", file, x, conditioning, context)).abs().max() > 1e-2
 
 
 @torch.no_grad()
-def host_velocity(folder, kind, file, x, told, context):
+def comfyui_velocity(folder, kind, file, x, conditioning, context):
     """Of the host's own network with the file loaded as the host loads it."""
     import comfy.model_management
     import comfy.sd
@@ -303,7 +303,7 @@ def host_velocity(folder, kind, file, x, told, context):
     if kind in ("lora", "per-stage"):
         model, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(file)), 1.0, 0.0)
     comfy.model_management.load_models_gpu([model])
-    velocity = model.model.diffusion_model(x, 1000 * told, context)
+    velocity = model.model.diffusion_model(x, 1000 * conditioning, context)
     comfy.model_management.unload_all_models()
     return velocity
 
@@ -325,12 +325,12 @@ def test_a_plain_teacher_of_all_sizes_sees_every_level_at_every_stage(tmp_path):
     seen = {}
     ask = recipe.velocity
     recipe.velocity = lambda x, level, stage, context: (
-        seen.setdefault(stage.index, level.told) is None or ask(x, level, stage, context)
+        seen.setdefault(stage.index, level.conditioning) is None or ask(x, level, stage, context)
     )
     cache = runs.Cache(made.data.cache)
     for batch in runs.StepDataset(cache, runs.plan_of(made, cache, recipe.accelerator))[0][0]:
         recipe.stage_losses(batch)
-    assert all(told.min() < 0.15 and told.max() > 0.85 for told in seen.values()) and len(seen) == 3
+    assert all(conditioning.min() < 0.15 and conditioning.max() > 0.85 for conditioning in seen.values()) and len(seen) == 3
     with pytest.raises(ValueError, match="it goes with pyramid.field 'natural'"):
         config(tmp_path, train__levels="all")
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from pyramid.latent_shape import LatentShape
 from pyramid.paths import stage_path
-from pyramid.stages import PRESETS, LatentShape
-from pyramid.training.recipes.finetune import rho_to_sigma
+from pyramid.stages import PRESETS
 from pyramid.training.recipes.losses import clean_end, flow_loss, natural_sample, teacher_end, teacher_loss
 
 SPECS = {"per-frame": PRESETS["pyramidal-wan"], "flow": PRESETS["pyramidal-flow"], "time": PRESETS["tpdiff"]}
@@ -23,7 +23,7 @@ def samples(stage, rho):
     blurred = torch.zeros_like(clean)
     if stage.from_coarser is not None:
         blurred = stage.from_coarser.up(stage.from_coarser.down(torch.randn(shape, generator=generator)))
-    natural = stage.natural_level(rho_to_sigma(torch.full((2,), rho), stage))
+    natural = stage.natural_at(torch.full((2,), rho))
     return clean, noise, natural, stage_path(clean, blurred, noise, stage, natural)
 
 

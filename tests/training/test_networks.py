@@ -5,10 +5,11 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 
-from pyramid.stages import PRESETS, LatentShape
+from pyramid.latent_shape import LatentShape
+from pyramid.stages import PRESETS
 from pyramid.training.models.key_names import diffusers_name, wan_name
 from pyramid.training.models.networks import WanVelocity, open_transformer, transformer_dimensions
-from pyramidalwan.samplers.comfyui.lora_file import host_key
+from pyramidalwan.samplers.comfyui.lora_file import comfyui_key
 from tiny_wan.checkpoints import i2v_state_dict, t2v_state_dict
 
 SHAPES = PRESETS["pyramidal-wan"].shapes(LatentShape(5, 16, 24))
@@ -26,9 +27,9 @@ def file(tmp_path_factory, weights):
     return path
 
 
-def host_velocity(model, x, told, context, rope=None):
+def comfyui_velocity(model, x, conditioning, context, rope=None):
     options = {"rope_options": dict(zip(("scale_t", "scale_y", "scale_x"), rope, strict=True))} if rope else {}
-    return model.model.diffusion_model(x, 1000 * told, context, transformer_options=options)
+    return model.model.diffusion_model(x, 1000 * conditioning, context, transformer_options=options)
 
 
 def test_every_weight_has_one_name_in_each_layout(weights):
@@ -40,7 +41,7 @@ def test_every_weight_has_one_name_in_each_layout(weights):
 
 def test_lora_files_use_the_same_names():
     for name in ("blocks.3.attn1.to_out.0", "blocks.0.ffn.net.2", "blocks.1.attn2.norm_q", "condition_embedder.time_proj"):
-        assert host_key(f"transformer.{name}.lora_A.weight").startswith(f"diffusion_model.{wan_name(name)}.lora")
+        assert comfyui_key(f"transformer.{name}.lora_A.weight").startswith(f"diffusion_model.{wan_name(name)}.lora")
 
 
 @pytest.mark.parametrize("name", ["blocks.0.attn3.to_q.weight", "img_emb.proj.0.weight", "blocks.0.norm1.weight", ""])
@@ -51,23 +52,23 @@ def test_a_weight_that_is_none_has_no_name(name):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @torch.no_grad()
-def test_the_velocity_is_the_hosts_at_every_stage(file, t2v_model, shape):
+def test_the_velocity_is_comfyuis_at_every_stage(file, t2v_model, shape):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 16, shape.frames, shape.height, shape.width, generator=generator)
-    context, told = torch.randn(2, 7, 4096, generator=generator), torch.tensor([0.31, 0.97])
-    ours = WanVelocity(open_transformer(file))(x, told, context)
-    assert (ours - host_velocity(t2v_model, x, told, context)).abs().max() < 1e-4
+    context, conditioning = torch.randn(2, 7, 4096, generator=generator), torch.tensor([0.31, 0.97])
+    ours = WanVelocity(open_transformer(file))(x, conditioning, context)
+    assert (ours - comfyui_velocity(t2v_model, x, conditioning, context)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("scale", [(2.0, 1.0, 1.0), (4.0, 4.0, 4.0)])
 @torch.no_grad()
-def test_scaled_positions_are_the_hosts(file, t2v_model, scale):
+def test_scaled_positions_are_comfyuis(file, t2v_model, scale):
     generator = torch.Generator().manual_seed(1)
     x, context = torch.randn(1, 16, 3, 8, 12, generator=generator), torch.randn(1, 7, 4096, generator=generator)
-    network, told = WanVelocity(open_transformer(file)), torch.tensor([0.5])
-    ours = network(x, told, context, scale)
-    assert (ours - host_velocity(t2v_model, x, told, context, scale)).abs().max() < 1e-4
-    assert (ours - network(x, told, context)).abs().max() > 1e-3
+    network, conditioning = WanVelocity(open_transformer(file)), torch.tensor([0.5])
+    ours = network(x, conditioning, context, scale)
+    assert (ours - comfyui_velocity(t2v_model, x, conditioning, context, scale)).abs().max() < 1e-4
+    assert (ours - network(x, conditioning, context)).abs().max() > 1e-3
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from harness.wan_modules import ROOT
-from pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramid.latent_shape import LatentShape
+from pyramid.stages import PRESETS, PyramidSpec
 from pyramid.training.data.cache_files import CachedItem, CacheInfo, missing_shards, write_info, write_shard
 
 from ..world.scenes import Scene, render, scene_at
@@ -25,7 +26,7 @@ from .patch_code import PatchCode
 
 PER_SHARD = 64
 FRAMES, SIDE = 17, 128
-SHAPE = LatentShape((FRAMES - 1) // 4 + 1, SIDE // 8, SIDE // 8)
+SHAPE = LatentShape.of_video(FRAMES, SIDE, SIDE)
 SEED = 20261121  # of the scenes; the transformer was trained on those of another seed
 
 

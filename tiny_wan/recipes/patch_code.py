@@ -21,9 +21,10 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pyramid.latent_shape import CHANNELS
+
 from ..world.scenes import clips
 
-CHANNELS = 16
 PATCH = (4, 8, 8)  # frames, height, width of a latent cell
 FIT_SIZES = (  # frames, side, share: mostly the standard clip, some of every smaller stage
     (17, 128, 0.6),

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.wan_modules import LATENT_CHANNELS, ROOT, build_transformer
+from harness.wan_modules import ROOT, build_transformer
+from pyramid.latent_shape import CHANNELS
 
 from . import train_t2v
 from .patch_code import PatchCode
@@ -39,12 +40,12 @@ class ImageRecipe(Recipe):
 
     def build(self) -> nn.Module:
         """The trained text-to-video weights; the new channels start at zero."""
-        channels = 2 * LATENT_CHANNELS + MASK_CHANNELS
+        channels = 2 * CHANNELS + MASK_CHANNELS
         model = build_transformer(dim=self.dim, ffn_dim=self.ffn_dim, layers=self.layers, in_dim=channels)
         weights = {name: value.float() for name, value in load_file(START).items()}
         embedding = weights["patch_embedding.weight"]
         weights["patch_embedding.weight"] = torch.zeros(len(embedding), channels, *embedding.shape[2:])
-        weights["patch_embedding.weight"][:, :LATENT_CHANNELS] = embedding
+        weights["patch_embedding.weight"][:, :CHANNELS] = embedding
         model.load_state_dict(weights)
         return model
 

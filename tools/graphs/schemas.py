@@ -60,8 +60,8 @@ def node_schema(kind: str) -> NodeSchema:
     """The schema of a node of the host or of ours; KeyError for one that neither has."""
     if kind == NOTE:
         return NodeSchema((Input("text", "STRING", False, {}),), (), False)
-    ours, hosts = _our_nodes(), _host_nodes()
-    node = ours[kind] if kind in ours else hosts[kind]
+    ours, comfyuis = _our_nodes(), _comfyui_nodes()
+    node = ours[kind] if kind in ours else comfyuis[kind]
     given = node.INPUT_TYPES()
     inputs = [
         _input(name, spec, optional=part == "optional")
@@ -89,7 +89,7 @@ def _our_nodes() -> dict[str, Any]:
 
 
 @functools.lru_cache(None)
-def _host_nodes() -> dict[str, Any]:
+def _comfyui_nodes() -> dict[str, Any]:
     import nodes
 
     sys.path.insert(0, str(comfyui_folder()))  # nodes.py has put a folder in front that holds another 'utils'

@@ -13,7 +13,7 @@ from .graph import Graph, Group, Node
 from .schemas import NOTE
 
 FORMAT = 0.4
-HOST_VERSION = "0.3.75"
+COMFYUI_VERSION = "0.3.75"
 """The host that the files are built with: its nodes' widgets stand in them."""
 
 TITLE_HEIGHT, GROUP_TITLE = 30, 70
@@ -134,7 +134,7 @@ def _saved_outputs(node: Node, links: list[list]) -> list[dict]:
 
 
 def _properties(node: Node) -> dict[str, Any]:
-    pack = ("pyramidalwan", pack_version()) if node.schema.ours else ("comfy-core", HOST_VERSION)
+    pack = ("pyramidalwan", pack_version()) if node.schema.ours else ("comfy-core", COMFYUI_VERSION)
     properties: dict[str, Any] = {"cnr_id": pack[0], "ver": pack[1], "Node name for S&R": node.kind}
     return {**properties, "models": list(node.models)} if node.models else properties
 

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ...stages import FIRST_FRAME, PRESETS, RESIZES, ROPE, TOLD, LatentShape, PyramidSpec
+from ...latent_shape import LatentShape
+from ...stages import FIRST_FRAME, PRESETS, RESIZES, ROPE, TIMESTEP_SOURCES, PyramidSpec
 from .toml_config import Section
 
 Positive = Annotated[int, Field(gt=0)]
@@ -23,10 +24,12 @@ class Pyramid(Section):
 
     preset: str = Field(default="pyramidal-wan", description=f"one of {', '.join(PRESETS)}")
     boundaries: tuple[float, ...] | None = Field(default=None, description="natural noise levels at the transitions, falling")
-    halves: tuple[str, ...] | None = Field(default=None, description='axes that shrink at each transition: "THW", "HW" or "T"')
+    downsample_axes: tuple[str, ...] | None = Field(
+        default=None, description='axes that shrink at each transition: "THW", "HW" or "T"'
+    )
     resize: str | None = Field(default=None, description="haar, dct, or an orthogonal wavelet of PyWavelets")
     field: str | None = Field(default=None, description="pyramidal, or natural: the ordinary flow at every stage's size")
-    told: str | None = Field(default=None, description=f"what the network is told: {', '.join(TOLD)}")
+    timestep_source: str | None = Field(default=None, description=f"what the network is told: {', '.join(TIMESTEP_SOURCES)}")
     first_frame: str | None = Field(default=None, description=f"levels of latent frame 0: {', '.join(FIRST_FRAME)}")
     rope: str | None = Field(default=None, description=f"positions: {', '.join(ROPE)}")
 
@@ -65,7 +68,7 @@ class Video(Section):
 
     @property
     def latent(self) -> LatentShape:
-        return LatentShape((self.frames - 1) // 4 + 1, self.height // 8, self.width // 8)
+        return LatentShape.of_video(self.frames, self.height, self.width)
 
 
 class Model(Section):

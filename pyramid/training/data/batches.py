@@ -33,15 +33,15 @@ class StageBatch:
     rho: Tensor
     context: Tensor
     empty: Tensor
-    again: tuple[Tensor, Tensor] | None = None
-    pick: Tensor | None = None
+    second_draw: tuple[Tensor, Tensor] | None = None
+    level_pick: Tensor | None = None
     seeds: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> StageBatch:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved = {name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)}
-        noise_and_rho = None if self.again is None else (self.again[0].to(device), self.again[1].to(device))
-        return dataclasses.replace(self, **moved, again=noise_and_rho)
+        noise_and_rho = None if self.second_draw is None else (self.second_draw[0].to(device), self.second_draw[1].to(device))
+        return dataclasses.replace(self, **moved, second_draw=noise_and_rho)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Plan:
     drop: float = 0.1
     process: int = 0
     processes: int = 1
-    twice: bool = False
+    draw_twice: bool = False
 
     @property
     def step_samples(self) -> int:
@@ -102,9 +102,9 @@ def draw_batch(cache: Cache, plan: Plan, stage: int, numbers: range) -> StageBat
         rho=rho,
         context=torch.stack(context),
         empty=cache.empty,
-        again=_noise_and_rho(cache.size(stage), plan, stage, numbers, "again ") if plan.twice else None,
-        pick=_stratified(plan, stage, numbers, "pick") if plan.twice else None,
-        seeds=tuple(derive_seed(plan.seed, "run", stage, number) for number in numbers) if plan.twice else (),
+        second_draw=_noise_and_rho(cache.size(stage), plan, stage, numbers, "again ") if plan.draw_twice else None,
+        level_pick=_stratified(plan, stage, numbers, "pick") if plan.draw_twice else None,
+        seeds=tuple(derive_seed(plan.seed, "run", stage, number) for number in numbers) if plan.draw_twice else (),
     )
 
 

@@ -11,12 +11,13 @@ from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor
 
-from ...stages import LatentShape, PyramidSpec
+from ...latent_shape import LatentShape
+from ...stages import PyramidSpec
 from ..config.settings import Positive, Pyramid, System, Video, Weight
 from ..config.toml_config import Section
 from ..models.encoders import TextEncoder, Umt5, WanVae, open_vae
 from .cache_files import CachedItem, CacheInfo, Skipped, missing_shards, skipped_sources, write_info, write_shard
-from .clips import ClipSize, Unusable, clips_of, stage_videos
+from .clips import ClipSize, UnusableError, clips_of, stage_videos
 from .sources import Source, fingerprint, list_prompts, list_sources
 
 DEFINITIONS = ("pixels", "latents", "prompts")
@@ -137,14 +138,14 @@ def encode_all(
     for source in sources:
         try:
             if source.caption is None:
-                raise Unusable("has no caption")
+                raise UnusableError("has no caption")
             if vae is None:
                 embedding = text([source.caption])[0].to(config.dtype)
                 items.append(CachedItem(source.name, source.caption, [], embedding))
                 continue
             with source.open() as file:
                 clips = clips_of(file, size, most=config.clips.per_video)
-        except (Unusable, OSError) as error:
+        except (UnusableError, OSError) as error:
             skipped.append(Skipped(source.name, str(error)))
             continue
         embedding = text([source.caption])[0].to(config.dtype)

@@ -20,14 +20,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...stages import LatentShape, PyramidSpec
+from ...latent_shape import CHANNELS, LatentShape
+from ...stages import PyramidSpec
 
 FORMAT = 1
 INFO = "cache.json"
 EMPTY = "empty.safetensors"
 SHARD = "shard-{:05d}.safetensors"
 OPEN_FILES = 64
-CHANNELS = 16
 """Of a Wan 2.1 latent."""
 
 
@@ -58,7 +58,7 @@ class CacheInfo:
 
     @property
     def latent(self) -> LatentShape:
-        return LatentShape((self.frames - 1) // 4 + 1, self.height // 8, self.width // 8)
+        return LatentShape.of_video(self.frames, self.height, self.width)
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self), "spec": json.loads(self.spec.to_json())}, indent=1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...stages import PyramidSpec
 
 
-class Unusable(ValueError):
+class UnusableError(ValueError):
     """A video that gives no clip; the message is the reason."""
 
 
@@ -46,9 +46,9 @@ def clips_of(file: BinaryIO, size: ClipSize, *, most: int = 1) -> list[Tensor]:
                 if len(clips) == most:
                     break
     except FFmpegError as error:
-        raise Unusable(f"cannot be decoded ({error})") from None
+        raise UnusableError(f"cannot be decoded ({error})") from None
     if not clips:
-        raise Unusable(f"too short: {len(frames)} frames at {size.fps:g} a second, {size.frames} wanted")
+        raise UnusableError(f"too short: {len(frames)} frames at {size.fps:g} a second, {size.frames} wanted")
     return clips
 
 
@@ -56,12 +56,12 @@ def _frames(file: BinaryIO, size: ClipSize) -> Iterator[Tensor]:
     """Frames at the wanted rate, the nearest in time, each ``(3, height, width)`` in -1..1."""
     with av.open(file) as container:
         if not container.streams.video:
-            raise Unusable("has no pictures")
+            raise UnusableError("has no pictures")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         rate = float(stream.average_rate or 0)
         if size.fps and rate and rate < 0.95 * size.fps:
-            raise Unusable(f"too slow: {rate:g} frames a second, {size.fps:g} wanted")
+            raise UnusableError(f"too slow: {rate:g} frames a second, {size.fps:g} wanted")
         start, wanted, step = None, 0.0, 1 / size.fps if size.fps else 0.0
         for frame in container.decode(stream):
             time = float(frame.time or 0.0)
@@ -81,7 +81,7 @@ def fit(picture: Tensor, *, width: int, height: int) -> Tensor:
     """Scales ``(3, H, W)`` in 0..1 down to cover the size, cuts out the middle, and moves it to -1..1."""
     rows, columns = picture.shape[1:]
     if rows < height or columns < width:
-        raise Unusable(f"too small: {columns}x{rows}, at least {width}x{height} wanted")
+        raise UnusableError(f"too small: {columns}x{rows}, at least {width}x{height} wanted")
     scale = max(height / rows, width / columns)
     if scale < 1:
         scaled = (max(height, round(rows * scale)), max(width, round(columns * scale)))
@@ -97,7 +97,7 @@ def stage_videos(video: Tensor, spec: PyramidSpec) -> list[Tensor]:
     frames want it (1 + 4k pixel frames become 1 + 2k).
     """
     videos = [video]
-    for axes in reversed(spec.halves):
+    for axes in reversed(spec.downsample_axes):
         finer = videos[-1]
         if "T" in axes:
             finer = finer[:, ::2]

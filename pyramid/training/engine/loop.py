@@ -19,7 +19,7 @@ from ..data.batches import steps_from
 from .checkpoints import Checkpoints
 from .parallel import any_process, mean_over_processes
 from .run_log import RunLog
-from .trainable import NotFinite, Trainable
+from .trainable import NotFiniteError, Trainable
 
 REMEMBERED = 50
 """Steps whose losses a new one is compared with."""
@@ -36,7 +36,7 @@ class Recipe(Protocol):
         ...
 
 
-class Stopped(RuntimeError):
+class StoppedError(RuntimeError):
     """Training ended before its last step; the message says why and what is there."""
 
 
@@ -83,18 +83,18 @@ class TrainingLoop:
                 if improved or stop or self.done % self.keep.save_every == 0 or self.done == self.steps:
                     self.save(is_best=improved)
                 if stop:
-                    raise Stopped(f"stopped by a signal; step {self.done} is saved, the same command goes on from it")
+                    raise StoppedError(f"stopped by a signal; step {self.done} is saved, the same command goes on from it")
         self.log.close()
 
     def _step(self, parts: Sequence[Any]) -> dict[str, float]:
         try:
             numbers = self.recipe.step(parts)
-        except NotFinite as error:
-            raise Stopped(f"{error}; {self._advice()}") from None
+        except NotFiniteError as error:
+            raise StoppedError(f"{error}; {self._advice()}") from None
         numbers = mean_over_processes(numbers, self.accelerator)
         usual = statistics.fmean(self.losses) if len(self.losses) == REMEMBERED else None
         if usual is not None and numbers["loss"] > self.keep.explode * usual:
-            raise Stopped(
+            raise StoppedError(
                 f"the loss exploded in step {self.done + 1}: {numbers['loss']:.4g} where it was {usual:.4g}; {self._advice()}"
             )
         self.losses.append(numbers["loss"])

@@ -13,7 +13,7 @@ from ..config.settings import Optimizer
 from .parallel import average_gradients
 
 
-class NotFinite(RuntimeError):
+class NotFiniteError(RuntimeError):
     """A gradient is infinite or not a number. Weights and optimiser are as they were before the step."""
 
 
@@ -40,7 +40,7 @@ class Trainable:
         norm = _full(nn.utils.clip_grad_norm_(self.weights.values(), self.settings.clip)).item()
         if norm != norm or norm == float("inf"):
             self.optimizer.zero_grad(set_to_none=True)
-            raise NotFinite(f"the gradient is not finite in step {self.done + 1}")
+            raise NotFiniteError(f"the gradient is not finite in step {self.done + 1}")
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * rate_factor(self.done, self.steps, self.settings)
         self.optimizer.step()

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...flops import PATCH, WanDimensions, forward_tflops, tokens
-from ...stages import LatentShape, PyramidSpec, stage_name
+from ...latent_shape import LatentShape
+from ...stage_names import stage_name
+from ...stages import PyramidSpec
 
 GIB = 2**30
 

@@ -12,7 +12,7 @@ from ...flops import WAN_DIMENSIONS, WanDimensions, tokens
 from ...schedules import parse_steps
 from ..data.cache_files import INFO, CacheInfo
 from ..models.networks import transformer_dimensions
-from ..recipes.adversarial import Heads
+from ..recipes.adversarial import DiscriminatorHeads
 from ..recipes.distill import DistillConfig
 from ..recipes.finetune import FinetuneConfig
 from . import costs
@@ -113,7 +113,7 @@ def _trained(config: FinetuneConfig | DistillConfig, dimensions: WanDimensions) 
 
 def _heads(config: DistillConfig, dimensions: WanDimensions) -> int:
     with torch.device("meta"):
-        heads = Heads(dimensions.dim, len(config.discriminator.taps), width=config.discriminator.width)
+        heads = DiscriminatorHeads(dimensions.dim, len(config.discriminator.taps), width=config.discriminator.width)
     return sum(weight.numel() for weight in heads.parameters())
 
 

@@ -37,13 +37,13 @@ class WanVelocity(nn.Module):
         self.transformer = transformer
 
     def forward(
-        self, x: Tensor, told: Tensor, context: Tensor, rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+        self, x: Tensor, conditioning: Tensor, context: Tensor, rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     ) -> Tensor:
         """x ``(B, C, T, H, W)``, told ``(B,)`` in [0, 1], context ``(B, L, text width)`` to ``(B, C, T, H, W)``, float32."""
         self.rope.scale = rope_scale
-        velocity = self.transformer(hidden_states=x, timestep=1000.0 * told, encoder_hidden_states=context, return_dict=False)[
-            0
-        ]
+        velocity = self.transformer(
+            hidden_states=x, timestep=1000.0 * conditioning, encoder_hidden_states=context, return_dict=False
+        )[0]
         return velocity.float()
 
 

@@ -23,7 +23,7 @@ def hinge_generator(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def told_apart(real: Tensor, fake: Tensor) -> Tensor:
+def discriminator_accuracy(real: Tensor, fake: Tensor) -> Tensor:
     """Share of samples whose data has the larger mean logit than the prediction from it; 0.5 is chance. Logits ``(B, N)``.
 
     The hinge loss stays near 2 for as long as samples differ more among themselves than data from predictions, so it does not
@@ -56,7 +56,7 @@ class Branch(nn.Module):
         return torch.einsum("b c t h w, b c -> b t h w", x, direction).flatten(1) / x.shape[1] ** 0.5 + self.bias
 
 
-class Heads(nn.Module):
+class DiscriminatorHeads(nn.Module):
     """A spatial and a temporal branch on the features of some transformer blocks, conditioned by projection
     (arXiv 1802.05637) on the embedding of prompt and noise level."""
 

@@ -20,7 +20,6 @@ from ..engine.trainable import Trainable
 from ..models import adapters
 from ..models.networks import WanVelocity
 from . import dmd
-from .finetune import rho_to_sigma
 from .student import FewStepStudent, ask, each_batch, logged, open_frozen, open_trained, trained_levels
 
 
@@ -176,11 +175,11 @@ class DistributionMatching:
     def matching_gradient(self, clean: Tensor, batch: StageBatch) -> Tensor:
         """``w * (teacher - critic)`` at the noised prediction, carried back to it."""
         stage = self.stages[batch.stage]
-        x, told, sigma, natural, own = self._noised(clean, batch, stage)
-        conditional = self._ask_teacher(x, told, batch.context, stage)
-        empty = self._ask_teacher(x, told, batch.empty.expand_as(batch.context), stage)
+        x, conditioning, sigma, natural, own = self._noised(clean, batch, stage)
+        conditional = self._ask_teacher(x, conditioning, batch.context, stage)
+        empty = self._ask_teacher(x, conditioning, batch.empty.expand_as(batch.context), stage)
         teacher = dmd.guided(conditional, empty, self.config.losses.cfg)
-        difference = teacher - self._ask_critic(x, told, batch.context, stage)
+        difference = teacher - self._ask_critic(x, conditioning, batch.context, stage)
         if self.config.recipe == "dmd-pt":
             difference = dmd.carried_back(difference, stage, natural)
         return dmd.weight(sigma, teacher, own) * difference
@@ -190,29 +189,29 @@ class DistributionMatching:
         stage = self.stages[batch.stage]
         with torch.no_grad():
             clean = self.student.generate(batch)
-        x, told, _, _, own = self._noised(clean, batch, stage)
-        velocity = self._ask_critic(x, told, batch.context, stage)
+        x, conditioning, _, _, own = self._noised(clean, batch, stage)
+        velocity = self._ask_critic(x, conditioning, batch.context, stage)
         return {"critic": (1.0, (velocity - own).square().mean())}
 
     def _noised(self, clean: Tensor, batch: StageBatch, stage: Stage) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """A prediction noised with the second draw: latent, what the networks are told, sigma, natural level, velocity."""
-        assert batch.again is not None, "distillation wants a plan with a second draw"
-        noise, rho = batch.again
+        assert batch.second_draw is not None, "distillation wants a plan with a second draw"
+        noise, rho = batch.second_draw
         rho = self.config.losses.lowest + rho * (self.config.losses.highest - self.config.losses.lowest)
         if self.config.recipe in ("dmd", "dmd-ot"):
             x, own = dmd.plain_path(clean, noise, rho)
             return x, rho, rho, rho, own
-        sigma = rho_to_sigma(rho, stage)
+        sigma = stage.reference_sigma_at(rho)
         natural = stage.natural_level(sigma)
         path = dmd.student_path(clean, noise, stage, natural)
-        return path.x, path.level.told, sigma, natural, path.velocity
+        return path.x, path.level.conditioning, sigma, natural, path.velocity
 
-    def _ask_critic(self, x: Tensor, told: Tensor, context: Tensor, stage: Stage) -> Tensor:
-        return ask(self.critic, x, told, context, stage, self.config.adapter, self.accelerator)
+    def _ask_critic(self, x: Tensor, conditioning: Tensor, context: Tensor, stage: Stage) -> Tensor:
+        return ask(self.critic, x, conditioning, context, stage, self.config.adapter, self.accelerator)
 
-    def _ask_teacher(self, x: Tensor, told: Tensor, context: Tensor, stage: Stage) -> Tensor:
+    def _ask_teacher(self, x: Tensor, conditioning: Tensor, context: Tensor, stage: Stage) -> Tensor:
         with self._teacher_network() as teacher, self.accelerator.autocast():
-            return teacher(x, told.expand(len(x)), context, stage.rope_scale)
+            return teacher(x, conditioning.expand(len(x)), context, stage.rope_scale)
 
     @contextmanager
     def _teacher_network(self) -> Iterator[WanVelocity]:

@@ -13,9 +13,8 @@ from ..data.batches import StageBatch
 from ..engine.trainable import Trainable
 from ..models.networks import WanVelocity
 from . import dmd
-from .adversarial import Heads, hinge_discriminator, hinge_generator, reconstruction, told_apart
+from .adversarial import DiscriminatorHeads, discriminator_accuracy, hinge_discriminator, hinge_generator, reconstruction
 from .distill import DistillConfig, student_of
-from .finetune import rho_to_sigma
 from .student import each_batch, logged, open_frozen
 
 
@@ -39,7 +38,9 @@ class AdversarialDistillation:
         generator = torch.random.fork_rng(devices=[])
         with generator:
             torch.manual_seed(config.train.seed)
-            self.heads = Heads(self.features.width, len(settings.taps), width=settings.width).to(accelerator.device)
+            self.heads = DiscriminatorHeads(self.features.width, len(settings.taps), width=settings.width).to(
+                accelerator.device
+            )
         moves = -(-config.train.steps // config.train.critic_updates)
         self.trainables = {
             "student": Trainable(self.student.network, config.student, steps=moves),
@@ -69,25 +70,25 @@ class AdversarialDistillation:
         with torch.no_grad():
             clean = self.student.generate(batch)
         real, fake = self.logits(batch.clean, batch), self.logits(clean, batch)
-        return {"heads": (1.0, hinge_discriminator(real, fake)), "told_apart": (0.0, told_apart(real, fake))}
+        return {"heads": (1.0, hinge_discriminator(real, fake)), "told_apart": (0.0, discriminator_accuracy(real, fake))}
 
     def logits(self, clean: Tensor, batch: StageBatch) -> Tensor:
         """Of clean latents, data or predictions, noised with the second draw: ``(B, places)``."""
         stage = self.student.stages[batch.stage]
-        x, told = self._noised(clean, batch, stage)
+        x, conditioning = self._noised(clean, batch, stage)
         with self.accelerator.autocast():
-            features, condition = self.features(x, told, batch.context, stage)
+            features, condition = self.features(x, conditioning, batch.context, stage)
         grid = tuple(side // patch for side, patch in zip(x.shape[-3:], self.features.patch, strict=True))
         return self.heads(features, grid, condition)  # pyright: ignore[reportArgumentType]
 
     def _noised(self, clean: Tensor, batch: StageBatch, stage: Stage) -> tuple[Tensor, Tensor]:
-        assert batch.again is not None, "distillation wants a plan with a second draw"
-        noise, rho = batch.again
+        assert batch.second_draw is not None, "distillation wants a plan with a second draw"
+        noise, rho = batch.second_draw
         rho = self.config.losses.lowest + rho * (self.config.losses.highest - self.config.losses.lowest)
         if self.config.recipe != "adv-pd":
             return dmd.plain_path(clean, noise, rho)[0], rho
-        path = dmd.student_path(clean, noise, stage, stage.natural_level(rho_to_sigma(rho, stage)))
-        return path.x, path.level.told
+        path = dmd.student_path(clean, noise, stage, stage.natural_at(rho))
+        return path.x, path.level.conditioning
 
 
 class FrozenFeatures:
@@ -104,7 +105,7 @@ class FrozenFeatures:
         self.width = config.num_attention_heads * config.attention_head_dim  # pyright: ignore[reportAttributeAccessIssue]
         self.patch = tuple(config.patch_size)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def __call__(self, x: Tensor, told: Tensor, context: Tensor, stage: Stage) -> tuple[list[Tensor], Tensor]:
+    def __call__(self, x: Tensor, conditioning: Tensor, context: Tensor, stage: Stage) -> tuple[list[Tensor], Tensor]:
         """Features ``(B, tokens, width)`` of every tap, and the condition ``(B, width)``."""
         transformer, kept = self.network.transformer, {}
         watched = {tap: transformer.blocks[tap] for tap in self.taps} | {"condition": transformer.condition_embedder}
@@ -113,7 +114,7 @@ class FrozenFeatures:
             for name, module in watched.items()
         ]
         try:
-            self.network(x, told.expand(len(x)), context, stage.rope_scale)
+            self.network(x, conditioning.expand(len(x)), context, stage.rope_scale)
         finally:
             for hook in hooks:
                 hook.remove()

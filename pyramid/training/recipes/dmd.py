@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ...noise_levels import add_noise
 from ...paths import PathSample, stage_path
-from ...resize import project
 from ...stages import Stage
 from ...transition import path_shares
 
@@ -27,7 +26,7 @@ def plain_path(clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Ten
 
 def student_path(clean: Tensor, noise: Tensor, stage: Stage, natural: Tensor) -> PathSample:
     """The stage's path of a student's own clean prediction, whose blurred signal is its own low band."""
-    blurred = clean if stage.from_coarser is None else project(clean, stage.from_coarser)
+    blurred = clean if stage.from_coarser is None else stage.low_band(clean)
     return stage_path(clean, blurred, noise, stage, natural)
 
 
@@ -37,9 +36,9 @@ def carried_back(difference: Tensor, stage: Stage, natural: Tensor) -> Tensor:
     The low band passes, the high band fades towards the noisy end of the stage: ``P d + h (d - P d)``. DMD-PT* is the
     difference itself, and so is this where the pyramid starts.
     """
-    if stage.from_coarser is None or stage.field == "natural":
+    if not stage.has_blur:
         return difference
-    low = project(difference, stage.from_coarser)
+    low = stage.low_band(difference)
     return low + high_band_share(stage, natural, like=difference) * (difference - low)
 
 
@@ -51,7 +50,7 @@ def high_band_share(stage: Stage, natural: Tensor, *, like: Tensor) -> Tensor:
     ``gamma_1 = (1 - rho) * (1 - sigma_c) / (1 - sigma)`` how much of the clean prediction's high band is in the latent.
     """
     sigma = stage.at(natural.to(like)).sigma
-    noisy = stage.per_frame(stage.sigma_noisy, natural.to(like))
+    noisy = stage.per_frame(stage.noisy.sigma, natural.to(like))
     clean_share, _ = path_shares(stage, natural, like=like)
     return (noisy - sigma) / (noisy * (1 - sigma)) * clean_share / (1 - sigma)
 

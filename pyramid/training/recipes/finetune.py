@@ -11,9 +11,11 @@ from accelerate import Accelerator
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ...latent_shape import LatentShape
 from ...noise_levels import NoiseLevel
 from ...paths import stage_path
-from ...stages import LatentShape, PyramidSpec, Stage, stage_name
+from ...stage_names import stage_name
+from ...stages import PyramidSpec, Stage
 from ..config.settings import Adapter, Data, Keep, Model, Optimizer, Positive, Pyramid, Share, System, Validation, Video, Weight
 from ..config.toml_config import Section
 from ..data.batches import StageBatch
@@ -129,7 +131,7 @@ class Finetuning:
     def stage_losses(self, batch: StageBatch) -> dict[str, tuple[float, Tensor]]:
         """Weight and value of every loss of one stage's samples."""
         batch, stage = batch.to(self.accelerator.device), self.stages[batch.stage]
-        sigma = batch.rho if self.config.train.levels == "all" else rho_to_sigma(batch.rho, stage)
+        sigma = batch.rho if self.config.train.levels == "all" else stage.reference_sigma_at(batch.rho)
         natural = stage.natural_level(sigma)
         path = stage_path(batch.clean, blurred_signal(batch, stage), batch.noise, stage, natural)
         velocity = self.velocity(path.x, path.level, stage, batch.context)
@@ -143,7 +145,7 @@ class Finetuning:
         """The network's, with the stage's adapter and positions."""
         adapters.choose(self.network.transformer, self.config.adapter, stage.index)
         with self.accelerator.autocast():
-            return self.network(x, level.told.expand(len(x)), context, stage.rope_scale)
+            return self.network(x, level.conditioning.expand(len(x)), context, stage.rope_scale)
 
     @torch.no_grad()
     def teacher_clean(self, batch: StageBatch, stage: Stage, natural: Tensor) -> Tensor:
@@ -166,9 +168,3 @@ def blurred_signal(batch: StageBatch, stage: Stage) -> Tensor:
     if stage.from_coarser is None or batch.coarse is None:
         return torch.zeros_like(batch.clean)
     return stage.from_coarser.up(batch.coarse)
-
-
-def rho_to_sigma(rho: Tensor, stage: Stage) -> Tensor:
-    """Local time to the sigma of the frames other than 0."""
-    clean, noisy = stage.sigma_clean[1], stage.sigma_noisy[1]
-    return clean + rho * (noisy - clean)

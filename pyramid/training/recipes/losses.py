@@ -16,13 +16,13 @@ def flow_loss(velocity: Tensor, path: PathSample) -> Tensor:
 
 def clean_end(path: PathSample, velocity: Tensor, stage: Stage) -> Tensor:
     """The stage's clean end that a velocity leads to in one step: ``x - (sigma - sigma_c) * velocity``, per frame."""
-    end = stage.per_frame(stage.sigma_clean, velocity)
+    end = stage.per_frame(stage.clean.sigma, velocity)
     return path.x - (path.level.sigma - end) * velocity
 
 
 def teacher_end(teacher_clean: Tensor, noise: Tensor, stage: Stage) -> Tensor:
     """The clean end that the teacher's clean prediction implies: ``(1 - sigma_c) * clean + sigma_c * noise``."""
-    return add_noise(teacher_clean, noise, stage.per_frame(stage.sigma_clean, noise))
+    return add_noise(teacher_clean, noise, stage.per_frame(stage.clean.sigma, noise))
 
 
 def teacher_loss(path: PathSample, velocity: Tensor, teacher_clean: Tensor, noise: Tensor, stage: Stage) -> Tensor:
@@ -31,7 +31,7 @@ def teacher_loss(path: PathSample, velocity: Tensor, teacher_clean: Tensor, nois
     The paper says only that; comparing at the stage's clean end is a guess. Both are divided by the length of the stage,
     so that it is the error of a velocity (derived: with a teacher that knows the clean data, ``rho ** 2`` times ``flow_loss``).
     """
-    ends = stage.per_frame(stage.sigma_clean, noise), stage.per_frame(stage.sigma_noisy, noise)
+    ends = stage.per_frame(stage.clean.sigma, noise), stage.per_frame(stage.noisy.sigma, noise)
     difference = clean_end(path, velocity, stage) - teacher_end(teacher_clean.detach(), noise, stage)
     return (difference / (ends[1] - ends[0])).square().mean()
 

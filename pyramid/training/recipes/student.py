@@ -8,13 +8,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ...latent_shape import LatentShape
 from ...noise_levels import NoiseLevel
 from ...noise_pyramid import noise_pyramid
 from ...paths import clean_prediction, stage_path
 from ...sampling import sample_pyramid, solver_stage
 from ...schedules import parse_steps, stage_levels
 from ...solvers import Velocity, few_step
-from ...stages import LatentShape, PyramidSpec, Stage, stage_name
+from ...stage_names import stage_name
+from ...stages import PyramidSpec, Stage
 from ..config.settings import Adapter, System
 from ..data.batches import StageBatch
 from ..engine import draws, parallel
@@ -29,14 +31,14 @@ def trained_levels(spec: PyramidSpec, schedule: str, *, grid: str = "uniform", s
     return [stage[:-1] for stage in stage_levels(spec, steps, grid=grid, shift=shift)]
 
 
-def picked_level(pick: Tensor, levels: Sequence[float]) -> Tensor:
+def picked_level(level_pick: Tensor, levels: Sequence[float]) -> Tensor:
     """A trained level for each sample: pick ``(B,)`` in [0, 1) goes through the list evenly."""
-    return torch.tensor(levels, dtype=torch.float32, device=pick.device)[picked(pick, len(levels))]
+    return torch.tensor(levels, dtype=torch.float32, device=level_pick.device)[picked_index(level_pick, len(levels))]
 
 
-def picked(pick: Tensor, count: int) -> Tensor:
+def picked_index(level_pick: Tensor, count: int) -> Tensor:
     """The place of ``count`` that each pick falls on."""
-    return (pick * count).long().clamp(max=count - 1)
+    return (level_pick * count).long().clamp(max=count - 1)
 
 
 class FewStepStudent:
@@ -61,19 +63,19 @@ class FewStepStudent:
         samplers use. It starts from data noised along the stage's path, as PyramidalWan feeds its students, or from the
         student's own run (DMD2, arXiv 2405.14867, section 4.5)."""
         stage = self.stages[batch.stage]
-        assert batch.pick is not None, "distillation wants a plan with a second draw"
-        natural = picked_level(batch.pick, self.levels[batch.stage])
+        assert batch.level_pick is not None, "distillation wants a plan with a second draw"
+        natural = picked_level(batch.level_pick, self.levels[batch.stage])
         if self.simulated:
             x = self.simulate(batch)
         else:
             x = stage_path(batch.clean, blurred_signal(batch, stage), batch.noise, stage, natural).x
-        return clean_prediction(x, self.velocity(x, stage.at(natural).told, batch.context, stage), stage, natural)
+        return clean_prediction(x, self.velocity(x, stage.at(natural).conditioning, batch.context, stage), stage, natural)
 
     @torch.no_grad()
     def simulate(self, batch: StageBatch) -> Tensor:
         """Latents ``(B, C, T, H, W)`` at each sample's trained level, as the student gets there from noise. Every sample goes
         through all levels, so that all processes make the same number of forward passes."""
-        assert batch.pick is not None, "distillation wants a plan with a second draw"
+        assert batch.level_pick is not None, "distillation wants a plan with a second draw"
         visited: list[Tensor] = []
         levels = self.levels[batch.stage]
 
@@ -82,15 +84,15 @@ class FewStepStudent:
                 visited.append(x)
                 if len(visited) == len(levels):
                     return torch.zeros_like(x)  # the prediction from here is the one that is trained
-            return self.velocity(x, level.told, batch.context, stage)
+            return self.velocity(x, level.conditioning, batch.context, stage)
 
         self.run(velocity, batch.noise, batch.seeds)
-        place = picked(batch.pick, len(levels))
+        place = picked_index(batch.level_pick, len(levels))
         return torch.stack(visited)[place, torch.arange(len(place), device=place.device)]
 
     def sample(self, noise: Tensor, context: Tensor, seeds: Sequence[int]) -> Tensor:
         """A whole run: clean latents for prompts ``(B, L, width)`` out of white noise ``(B, C, T, H, W)`` at full size."""
-        return self.run(lambda x, level, stage: self.velocity(x, level.told, context, stage), noise, seeds)
+        return self.run(lambda x, level, stage: self.velocity(x, level.conditioning, context, stage), noise, seeds)
 
     def run(self, velocity: Velocity, noise: Tensor, seeds: Sequence[int]) -> Tensor:
         """From noise to the clean end of the stage that has the noise's size: predict, noise again, predict.
@@ -112,17 +114,23 @@ class FewStepStudent:
 
         return sample_pyramid(run_stage, noise_pyramid(noise, stages), stages, top_up=lambda stage: draw(stage, "top-up"))
 
-    def velocity(self, x: Tensor, told: Tensor, context: Tensor, stage: Stage) -> Tensor:
-        return ask(self.network, x, told, context, stage, self.adapter, self.accelerator)
+    def velocity(self, x: Tensor, conditioning: Tensor, context: Tensor, stage: Stage) -> Tensor:
+        return ask(self.network, x, conditioning, context, stage, self.adapter, self.accelerator)
 
 
 def ask(
-    network: WanVelocity, x: Tensor, told: Tensor, context: Tensor, stage: Stage, adapter: Adapter, accelerator: Accelerator
+    network: WanVelocity,
+    x: Tensor,
+    conditioning: Tensor,
+    context: Tensor,
+    stage: Stage,
+    adapter: Adapter,
+    accelerator: Accelerator,
 ) -> Tensor:
     """A network's velocity, with the stage's adapter and positions."""
     adapters.choose(network.transformer, adapter, stage.index)
     with accelerator.autocast():
-        return network(x, told.expand(len(x)), context, stage.rope_scale)
+        return network(x, conditioning.expand(len(x)), context, stage.rope_scale)
 
 
 def open_trained(

@@ -12,14 +12,15 @@ import comfy.utils
 import comfy.weight_adapter
 import pytest
 import torch
-from host_graph import empty, guider, prompt
+from comfyui_graph import empty, guider, prompt
 from safetensors.torch import save_file
 from tqdm.auto import trange
 
 from pyramidalwan.nodes import NODES
 from pyramidalwan.nodes import schema as probes
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
-from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramidalwan.pyramid.latent_shape import LatentShape
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.comfyui.stage_model import bind_stage, stage_of, stage_sampling
@@ -31,7 +32,7 @@ WAN = PRESETS["pyramidal-wan"]
 
 
 @pytest.fixture
-def newer_host(monkeypatch):
+def newer_comfyui(monkeypatch):
     """Signatures, argument handling and sharing as in 0.38.1."""
     clone = comfy.model_patcher.ModelPatcher.clone
 
@@ -131,7 +132,7 @@ def test_the_same_video_on_both(t2v_model, request, name):
     torch.testing.assert_close(sample(t2v_model, sampler_name=name, pyramid=spec), before, atol=0, rtol=0)
 
 
-def test_model_options_that_are_shared_are_not_written_into(t2v_model, newer_host):
+def test_model_options_that_are_shared_are_not_written_into(t2v_model, newer_comfyui):
     model = t2v_model.clone()
     rope = {"scale_t": 1.0}
     model.model_options["transformer_options"]["rope_options"] = rope
@@ -140,9 +141,9 @@ def test_model_options_that_are_shared_are_not_written_into(t2v_model, newer_hos
     assert not model.wrappers and "wrappers" not in model.model_options["transformer_options"]
 
 
-def test_streamed_weights_take_patches_that_the_host_can_rebuild(t2v_model, newer_host, tmp_path):
+def test_streamed_weights_take_patches_that_comfyui_can_rebuild(t2v_model, newer_comfyui, tmp_path):
     """A dynamic patcher makes adapters anew from (loaded_keys, weights), and asserts on injections it cannot stream."""
-    newer_host.setattr(comfy.model_patcher.ModelPatcher, "is_dynamic", lambda self: True, raising=False)
+    newer_comfyui.setattr(comfy.model_patcher.ModelPatcher, "is_dynamic", lambda self: True, raising=False)
     module = "diffusion_model.blocks.0.self_attn.q"
     save_file(
         {f"{module}.lora_up.weight": torch.ones(128, 2) * 0.1, f"{module}.lora_down.weight": torch.ones(2, 128) * 0.1},
@@ -157,15 +158,15 @@ def test_streamed_weights_take_patches_that_the_host_can_rebuild(t2v_model, newe
     args = (weight.clone(), f"{module}.weight", strength, 1.0, None, lambda a: a)
     torch.testing.assert_close(again.calculate_weight(*args), adapter.calculate_weight(weight.clone(), *args[1:]))
     if hasattr(comfy.model_patcher, "ModelPatcherDynamic"):  # a host that has one wants more than the name of one to sample
-        newer_host.setattr(comfy.model_patcher.ModelPatcher, "is_dynamic", lambda self: False)
+        newer_comfyui.setattr(comfy.model_patcher.ModelPatcher, "is_dynamic", lambda self: False)
     assert torch.isfinite(sample(model)).all()
 
 
-def test_the_noise_scale_of_newer_hosts_scales_all_noise(t2v_model):
+def test_the_noise_scale_of_newer_comfyui_scales_all_noise(t2v_model):
     base = t2v_model.get_model_object("model_sampling")
     stage = WAN.stages(LatentShape(5, 16, 16))[1]
     bound = stage_sampling(base, stage)
-    noise, latent, sigma = torch.randn(1, 16, 3, 8, 8), torch.randn(1, 16, 3, 8, 8), torch.tensor(stage.sigma_noisy[1])
+    noise, latent, sigma = torch.randn(1, 16, 3, 8, 8), torch.randn(1, 16, 3, 8, 8), torch.tensor(stage.noisy.sigma[1])
     plain = bound.noise_scaling(sigma, noise, latent)
     bound.noise_scale = 1.5
     torch.testing.assert_close(bound.noise_scaling(sigma, noise / 1.5, latent), plain)
@@ -176,7 +177,7 @@ def run_of(model, **parts):
     return PyramidRun(guider(model), SeedNoise(5), comfy.samplers.sampler_object("euler"), levels, spec, **parts)
 
 
-def test_a_guider_whose_model_was_exchanged_is_believed(t2v_model, newer_host):
+def test_a_guider_whose_model_was_exchanged_is_believed(t2v_model, newer_comfyui):
     """The newer host exchanges a streaming model for another one when prompts carry hooks, after the graph was wired."""
     seen = []
     clone = t2v_model.clone()
@@ -202,7 +203,7 @@ def test_the_second_model_of_a_guider_is_bound_to_the_stage_too(t2v_model):
         run.sample(empty())
 
 
-def test_notes_about_sizes_do_not_outlive_an_empty_latent(t2v_model, newer_host):
+def test_notes_about_sizes_do_not_outlive_an_empty_latent(t2v_model, newer_comfyui):
     noted = empty(downscale_ratio_spacial=16, downscale_ratio_temporal=4, batch_index=[0])
     result = run_of(t2v_model).sample(noted)
     for latent in (result.output, result.denoised, *result.drafts):
@@ -219,7 +220,7 @@ def test_latents_of_half_precision_draw_the_same_noise(t2v_model, request):
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
-def test_nodes_are_defined_with_the_newer_hosts_fields(node, monkeypatch):
+def test_nodes_are_defined_with_the_newer_comfyui_fields(node, monkeypatch):
     """Fields that the older host's schema does not have reach the newer one's."""
     newer = {"search_aliases", "is_dev_only", "accept_all_inputs", "essentials_category", "has_intermediate_output"}
     made = {}

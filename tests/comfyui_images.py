@@ -1,7 +1,7 @@
 """Image conditioning as the host's image-to-video nodes make it."""
 
 import torch
-from host_graph import prompt
+from comfyui_graph import prompt
 
 
 def image_prompt(frames=5, height=16, width=16, given=1, channels=1, seed=3, **options):

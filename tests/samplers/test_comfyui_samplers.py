@@ -7,11 +7,12 @@ that end more than 2 % off in some band and frame are the ones we refuse, and no
 import comfy.samplers
 import pytest
 import torch
-from host_gaussian import GaussianHost
-from host_graph import GivenNoise, empty, guider
+from comfyui_gaussian import GaussianComfyUI
+from comfyui_graph import GivenNoise, empty, guider
 
+from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.schedules import stage_levels
-from pyramidalwan.pyramid.stages import PRESETS, LatentShape, PyramidSpec
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.run import PyramidRun
 from pyramidalwan.samplers.supported_samplers import FEW_STEP, STOCHASTIC, check_sampler_name, make_sampler, name_of
 
@@ -24,7 +25,7 @@ def run_gaussian(model, spec, name, steps, *, batch=BATCH, student=False, monkey
     """Final model latents of a Gaussian run, and the data."""
     if monkeypatch is not None:
         monkeypatch.setattr("pyramidalwan.samplers.run.check_sampler", lambda *_: None)
-    data = GaussianHost(spec, FULL)
+    data = GaussianComfyUI(spec, FULL)
     noise = data.whitened(torch.randn(batch, 16, 5, 16, 16, generator=torch.Generator().manual_seed(0)))
     run = PyramidRun(
         guider(data.into(model, student=student)),
@@ -59,8 +60,8 @@ def test_exactly_the_samplers_that_fail_are_refused(t2v_model, monkeypatch, name
 @pytest.mark.parametrize("spec", [
     PRESETS["pyramidal-flow"],
     PRESETS["tpdiff"],
-    PyramidSpec(told="sigma"),
-    PyramidSpec(told="pyramid-flow"),
+    PyramidSpec(timestep_source="sigma"),
+    PyramidSpec(timestep_source="pyramid-flow"),
     PyramidSpec((0.9, 0.5), ("T", "THW")),
     PRESETS["plain"],
 ], ids=["HW", "T", "told-sigma", "told-pf", "T-THW", "plain"])  # fmt: skip
@@ -69,7 +70,7 @@ def test_other_pyramids_end_with_the_data(t2v_model, spec):
     assert data.worst_error(latents) < 0.01
 
 
-def test_the_shared_first_frame_rule_in_the_host(t2v_model):
+def test_the_shared_first_frame_rule_in_comfyui(t2v_model):
     """Frame 0 is topped up with a draw of its own, so this one is a sample: 24 videos of 16 channels."""
     latents, data = run_gaussian(t2v_model, PyramidSpec(first_frame="shared"), "uni_pc", 60, batch=24)
     assert data.worst_error(latents) < 0.02
@@ -81,7 +82,7 @@ def test_few_steps_of_a_one_step_student_end_with_the_data(t2v_model, steps):
     assert data.worst_error(latents) < 0.02
 
 
-def test_few_step_without_a_pyramid_is_the_hosts_lcm_in_law(t2v_model):
+def test_few_step_without_a_pyramid_is_comfyuis_lcm_in_law(t2v_model):
     latents, data = run_gaussian(t2v_model, PRESETS["plain"], FEW_STEP, 4, batch=24, student=True)
     assert data.worst_error(latents) < 0.02
 

@@ -13,15 +13,16 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from pyramid.latent_shape import LatentShape
 from pyramid.resize import missing_band
-from pyramid.stages import LatentShape, PyramidSpec, Stage
+from pyramid.stages import PyramidSpec, Stage
 
 BAND_STD = ((0.35, 0.25), (0.9, 0.6), (2.0, 1.6))
 """(Frame 0, other frames): per coefficient of the band that a level adds to the next coarser one; the coarsest level
 of a pyramid holds all the rest with its own number. In units of the level's latents: ``clean_coarse = down(clean)``."""
 
 
-class GaussianHost:
+class GaussianComfyUI:
     """Puts the field of Gaussian data into a MODEL; which stage it is asked about shows in the size of x."""
 
     def __init__(self, spec: PyramidSpec, full: LatentShape):
@@ -45,7 +46,7 @@ class GaussianHost:
         return self.per_band(x.double(), self.stage_of(x), sigma.double(), _mean)
 
     def stage_of(self, x: Tensor) -> Stage:
-        return next(stage for stage in self.stages if tuple(vars(stage.shape).values()) == tuple(x.shape[2:]))
+        return next(stage for stage in self.stages if tuple(stage.shape) == tuple(x.shape[2:]))
 
     def per_band(self, x: Tensor, stage: Stage, sigma: Tensor, gain: Callable[..., float]) -> Tensor:
         """Multiplies each band of x, at a stage, by ``gain(data std, signal, slope, sigma, noise variance, kappa)``."""
@@ -55,8 +56,12 @@ class GaussianHost:
             own = at.per_frame(factors, x)
             if at.from_coarser is None:
                 return own * x
-            children = at.from_coarser.children(2)
-            below = walk(at.from_coarser.down(x), self.stages[at.index - 1], (noise[0] / children[0], noise[1] / children[1]))
+            fine_per_coarse = at.from_coarser.fine_per_coarse(2)
+            below = walk(
+                at.from_coarser.down(x),
+                self.stages[at.index - 1],
+                (noise[0] / fine_per_coarse[0], noise[1] / fine_per_coarse[1]),
+            )
             return own * missing_band(x, at.from_coarser) + at.from_coarser.up(below)
 
         return walk(x, stage, (1.0, 1.0))
@@ -69,7 +74,7 @@ class GaussianHost:
                 counts, band = [1.0] * x.shape[2], x
             else:
                 band, coarse = missing_band(x, stage.from_coarser), stage.from_coarser.down(x)
-                n = stage.from_coarser.children(2)
+                n = stage.from_coarser.fine_per_coarse(2)
                 counts = [1 - 1 / n[min(frame, 1)] for frame in range(x.shape[2])]
             for frame, share in enumerate(counts):  # a band has fewer coefficients than samples, or none at all
                 if share:
@@ -89,7 +94,7 @@ class GaussianHost:
             stage = self.stages[index]
             if stage.from_coarser is None:
                 return x / x.square().mean(dim=(0, 1, 3, 4), keepdim=True).sqrt()
-            n = stage.from_coarser.children((x.shape[2] + 1) // 2 if "T" in stage.from_coarser.axes else x.shape[2])
+            n = stage.from_coarser.fine_per_coarse((x.shape[2] + 1) // 2 if "T" in stage.from_coarser.axes else x.shape[2])
             coarse = stage.from_coarser.down(x) * torch.tensor(n, dtype=x.dtype).sqrt()[:, None, None]
             low = walk(coarse, index - 1) / torch.tensor(n, dtype=x.dtype).sqrt()[:, None, None]
             band = missing_band(x, stage.from_coarser)
@@ -105,8 +110,8 @@ class GaussianHost:
 
 def _path(running: Stage, at: Stage, sigma: float, frame: int) -> tuple[float, float, float, float]:
     """(signal, d signal / d sigma, sigma of the frame, kappa) of the band of level ``at`` while ``running`` runs."""
-    clean, noisy = running.sigma_clean[frame], running.sigma_noisy[frame]
-    rho = (sigma - running.sigma_clean[1]) / (running.sigma_noisy[1] - running.sigma_clean[1])
+    clean, noisy = running.clean.sigma[frame], running.noisy.sigma[frame]
+    rho = (sigma - running.clean.sigma[1]) / (running.noisy.sigma[1] - running.clean.sigma[1])
     own_sigma = clean + rho * (noisy - clean)
     if at is running and running.field == "pyramidal" and running.from_coarser is not None:
         return (1 - rho) * (1 - clean), -(1 - clean) / (noisy - clean), own_sigma, (1 - clean) * noisy / (noisy - clean)
