@@ -1,37 +1,66 @@
-"""What all our nodes share: the category, the one type of our own, and probes for what the running host knows."""
+"""Shared by all nodes: categories, the PYRAMID type, and probes for what the running ComfyUI supports."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
 CATEGORY = "PyramidalWan"
+BY_HAND = f"{CATEGORY}/wired by hand"
+ANALYSIS = f"{CATEGORY}/analysis"
+CONDITIONING = f"{CATEGORY}/conditioning"
 
 Pyramid = io.Custom("PYRAMID")
 """Carries a ``PyramidSpec``."""
 
 Input = TypeVar("Input", bound=io.Input)
 
-_KNOWN = {field.name for field in dataclasses.fields(io.Schema)}
+_SUPPORTED = {field.name for field in dataclasses.fields(io.Schema)}
 
 
-def schema(**fields: Any) -> io.Schema:
-    """An ``io.Schema`` with those of the fields that this host has; newer ones, such as search words, are optional."""
-    return io.Schema(**{"category": CATEGORY, **{key: value for key, value in fields.items() if key in _KNOWN}})
+def schema(
+    *,
+    node_id: str,
+    display_name: str,
+    description: str,
+    inputs: Sequence[io.Input],
+    outputs: Sequence[io.Output],
+    search_aliases: Sequence[str],
+    category: str = CATEGORY,
+    hidden: Sequence[io.Hidden] = (),
+    is_output_node: bool = False,
+) -> io.Schema:
+    """Build an ``io.Schema``; fields that are newer than the running ComfyUI are left out.
+
+    Every field is a parameter, so a misspelt one raises a TypeError instead of being dropped as unsupported.
+    """
+    newer: dict[str, Any] = {"search_aliases": list(search_aliases)}
+    return io.Schema(
+        node_id=node_id,
+        display_name=display_name,
+        category=category,
+        description=description,
+        inputs=list(inputs),
+        outputs=list(outputs),
+        hidden=list(hidden),
+        is_output_node=is_output_node,
+        **{name: value for name, value in newer.items() if name in _SUPPORTED},
+    )
 
 
 def advanced(widget: Input) -> Input:
-    """Marks an expert widget; hosts that do not know the mark show it like any other."""
+    """Mark a widget as advanced; a ComfyUI that does not know the mark shows it like any other."""
     widget.extra_dict = {**(widget.extra_dict or {}), "advanced": True}
     return widget
 
 
 def tell(node: type[io.ComfyNode], text: str) -> None:
-    """Shows a text on the node in the front end. Without a server, or on a host that cannot, nothing happens."""
+    """Show a text on the node in the front end; do nothing without a server or where ComfyUI cannot show it."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     node_id = getattr(node.hidden, "unique_id", None)
-    if node_id is not None and hasattr(server, "send_progress_text"):
+    if server is not None and node_id is not None and hasattr(server, "send_progress_text"):
         server.send_progress_text(text, node_id)

@@ -84,7 +84,7 @@ MISTAKES = {
     ),
     "an ordinary file asked for its pyramid": (
         lambda m: PyramidalWanSpecFromFile.execute("loras/plain.safetensors"),
-        "'loras/plain.safetensors': the file's metadata has no 'pyramid_spec': it does not say for which pyramid it is",
+        "'loras/plain.safetensors': the file's metadata has no 'pyramid_spec', so its pyramid is unknown",
     ),
     "two steps for three stages, sampler": (lambda m: sample(m, WAN, "2-2"), "2 numbers, but the pyramid has 3 stages"),
     "three steps for two stages, sampler": (lambda m: sample(m, FREE, "2-2-1"), "3 numbers, but the pyramid has 2 stages"),

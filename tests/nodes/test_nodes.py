@@ -39,11 +39,11 @@ def test_spec_custom():
     [
         ({"boundaries": "0.5, 0.9"}, "must fall"),
         ({"boundaries": "a"}, "separated by commas"),
-        ({"downsample_axes": "THW"}, "2 boundaries and 1 transitions"),
-        ({"downsample_axes": "THW, W"}, "allowed are THW, HW, T"),
+        ({"downsample_axes": "THW"}, "2 boundaries and 1 downsample_axes"),
+        ({"downsample_axes": "THW, W"}, "expected THW, HW, T"),
         ({"field": "natural", "first_frame": "per-frame"}, "must be 'shared'"),
         ({"preset": "pyramid"}, "there is no preset 'pyramid'"),
-        ({"resize": "dmey"}, "resize is 'dmey'"),
+        ({"resize": "dmey"}, "unknown resize 'dmey'"),
     ],
 )
 def test_spec_mistakes_are_said_in_one_sentence(change, words):

@@ -95,7 +95,7 @@ def test_presets_are_one_type():
     free = PRESETS["training-free"]
     assert free.boundaries == (0.8,) and PRESETS["pyramidal-wan"] == PyramidSpec()
     assert PRESETS["tpdiff"].boundaries == (pytest.approx(0.8), pytest.approx(2**0.5 / (2 + 2**0.5)))
-    assert (free.field, free.conditioning, free.first_frame) == ("natural", "sigma", "shared")
+    assert (free.field, free.timestep_source, free.first_frame) == ("natural", "sigma", "shared")
 
 
 def test_leaving_out_the_first_stage_starts_the_next_from_pure_noise():
@@ -126,23 +126,23 @@ def change(**values):
         (lambda: PyramidSpec((0.9, 0.0)), "between 0 and 1"),
         (lambda: PyramidSpec((True, 0.6)), "between 0 and 1, got True"),
         (lambda: PyramidSpec(("0.9", 0.6)), "between 0 and 1, got '0.9'"),
-        (lambda: PyramidSpec((0.9,)), "1 boundaries and 2 transitions"),
-        (lambda: PyramidSpec(downsample_axes=("THW", "H")), "halves 'H'; allowed are THW, HW, T"),
-        (lambda: PyramidSpec(resize="dmey"), "resize is 'dmey'; allowed are haar, dct"),
+        (lambda: PyramidSpec((0.9,)), "got 1 boundaries and 2 downsample_axes"),
+        (lambda: PyramidSpec(downsample_axes=("THW", "H")), "unknown downsample_axes 'H'; expected THW, HW, T"),
+        (lambda: PyramidSpec(resize="dmey"), "unknown resize 'dmey'; expected haar, dct"),
         (lambda: PyramidSpec(field="natural"), "first_frame must be 'shared'"),
-        (lambda: PyramidSpec(timestep_source="t"), "allowed are natural, sigma, pyramid-flow"),
-        (lambda: PyramidSpec(rope="warped"), "allowed are native, scaled"),
-        (lambda: PyramidSpec.from_json("{"), "not JSON"),
+        (lambda: PyramidSpec(timestep_source="t"), "expected natural, sigma, pyramid-flow"),
+        (lambda: PyramidSpec(rope="warped"), "expected native, scaled"),
+        (lambda: PyramidSpec.from_json("{"), "not valid JSON"),
         (lambda: PyramidSpec.from_json("[1]"), "JSON object, got list"),
-        (lambda: PyramidSpec.from_json(change(boundary=1)), "unknown in a pyramid spec: boundary; known are boundaries"),
-        (lambda: PyramidSpec.from_json(change(format=FORMAT + 1)), "format 2, this version reads format 1"),
-        (lambda: PyramidSpec.from_json(json.dumps({"format": FORMAT})), "missing in the pyramid spec: boundaries"),
+        (lambda: PyramidSpec.from_json(change(boundary=1)), "unknown fields in the pyramid spec: boundary; expected boundaries"),
+        (lambda: PyramidSpec.from_json(change(format=FORMAT + 1)), "format 2; this version reads format 1"),
+        (lambda: PyramidSpec.from_json(json.dumps({"format": FORMAT})), "missing fields in the pyramid spec: boundaries"),
         (lambda: PyramidSpec.from_metadata({"format": "pt"}), "no 'pyramid_spec'"),
         (lambda: PyramidSpec.from_metadata(None), "no 'pyramid_spec'"),
         (lambda: WAN.stages(LatentShape(20, 56, 104)), "20 latent frames cannot be halved"),
         (lambda: WAN.stages(LatentShape(21, 58, 104)), "29x52 cannot be halved"),
     ],
 )  # fmt: skip
-def test_bad_input_is_an_error_in_plain_words(make, words):
+def test_bad_input_is_rejected_with_a_clear_error(make, words):
     with pytest.raises(ValueError, match=words):
         make()

@@ -128,7 +128,7 @@ def sample(model, **changes):
 def test_the_same_video_on_both(t2v_model, request, name):
     spec = PyramidSpec(rope="scaled", first_frame="shared")
     before = sample(t2v_model, sampler_name=name, pyramid=spec)
-    request.getfixturevalue("newer_host")
+    request.getfixturevalue("newer_comfyui")
     torch.testing.assert_close(sample(t2v_model, sampler_name=name, pyramid=spec), before, atol=0, rtol=0)
 
 
@@ -215,7 +215,7 @@ def test_latents_of_half_precision_draw_the_same_noise(t2v_model, request):
     half = {"samples": empty()["samples"].half()}
     before = run_of(t2v_model).sample(half).output["samples"]
     torch.testing.assert_close(before, run_of(t2v_model).sample(empty()).output["samples"], atol=0, rtol=0)
-    request.getfixturevalue("newer_host")
+    request.getfixturevalue("newer_comfyui")
     torch.testing.assert_close(run_of(t2v_model).sample(half).output["samples"], before, atol=0, rtol=0)
 
 

@@ -1,0 +1,160 @@
+"""The pyramid as a value in the graph: a preset, or one of the user's own."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..pyramid.resize import RESIZES
+from ..pyramid.stages import FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
+from .schema import Pyramid, schema, tell
+
+STOCK = "training-free"
+CHOICES = [STOCK, "pyramidal-wan", "pyramidal-flow", "tpdiff", "plain"]
+SEARCH = ["pyramid", "multi-stage", "stages", "2-2-1"]
+FOR_NODES = "For every node with a pyramid input."
+
+
+class PyramidalWanPreset(io.ComfyNode):
+    """One of the ready-made pyramids."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="PyramidalWanPreset",
+            display_name="Pyramid",
+            description="Chooses how a video is sampled coarse to fine. Use 'training-free' for stock Wan weights; the other "
+            "pyramids need weights that were finetuned for them.",
+            hidden=[io.Hidden.unique_id],
+            search_aliases=[*SEARCH, "wan fast", "preset"],
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=CHOICES,
+                    default=STOCK,
+                    tooltip="training-free: stock weights, 2 stages, halves width and height. pyramidal-wan: finetuned "
+                    "weights, 3 stages, halves time, width and height. pyramidal-flow: 3 stages, width and height. "
+                    "tpdiff: 3 stages, frame rate. plain: 1 stage, ordinary sampling.",
+                ),
+            ],
+            outputs=[Pyramid.Output("pyramid", display_name="pyramid", tooltip=FOR_NODES)],
+        )
+
+    @classmethod
+    def execute(cls, preset: str) -> io.NodeOutput:
+        """Return the preset and show its values on the node."""
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}; expected {', '.join(CHOICES)}")
+        spec = PRESETS[preset]
+        tell(cls, describe(spec))
+        return io.NodeOutput(spec)
+
+
+class PyramidalWanCustom(io.ComfyNode):
+    """A pyramid from values of the user's own."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="PyramidalWanCustom",
+            display_name="Custom Pyramid",
+            description="Builds a pyramid from values of your own, for experiments and for weights whose file does not name "
+            "their pyramid. It starts with the values of 'training-free'.",
+            search_aliases=[*SEARCH, "boundaries", "spec"],
+            inputs=[*_transition_widgets(), *_weights_widgets()],
+            outputs=[Pyramid.Output("pyramid", display_name="pyramid", tooltip=FOR_NODES)],
+        )
+
+    @classmethod
+    def execute(
+        cls, boundaries: str, downsample_axes: str, resize: str, field: str, timestep_source: str, first_frame: str, rope: str
+    ) -> io.NodeOutput:
+        """Return the pyramid that the widgets describe."""
+        levels, axes = parse_boundaries(boundaries), parse_axes(downsample_axes)
+        return io.NodeOutput(PyramidSpec(levels, axes, resize, field, timestep_source, first_frame, rope))
+
+
+def _transition_widgets() -> list[io.Input]:
+    default = PRESETS[STOCK]
+    return [
+        io.String.Input(
+            "boundaries",
+            default=", ".join(map(str, default.boundaries)),
+            tooltip="Natural noise levels at which the resolution changes, from low to high resolution, so falling: one "
+            "fewer than stages, between 0 and 1, such as 0.896, 0.602.",
+        ),
+        io.String.Input(
+            "downsample_axes",
+            default=", ".join(default.downsample_axes),
+            tooltip="What each transition halves, from low to high resolution: THW (time, height, width), HW or T. As many "
+            "as boundaries.",
+        ),
+        io.Combo.Input(
+            "resize",
+            options=list(RESIZES),
+            default=default.resize,
+            tooltip="How latents are halved and doubled in width and height. haar: averages of 2x2. dct: lower half of the "
+            "spectrum. The others are wavelets and need PyWavelets.",
+        ),
+    ]
+
+
+def _weights_widgets() -> list[io.Input]:
+    default = PRESETS[STOCK]
+    return [
+        io.Combo.Input(
+            "field",
+            options=list(FIELDS),
+            default=default.field,
+            tooltip="natural: stock weights. pyramidal: weights finetuned for a pyramid.",
+        ),
+        io.Combo.Input(
+            "timestep_source",
+            options=list(TIMESTEP_SOURCES),
+            default=default.timestep_source,
+            tooltip="Which noise level the model gets as its timestep; it must be the one it was trained with. sigma: stock "
+            "weights. natural: PyramidalWan weights. pyramid-flow: Pyramidal Flow weights.",
+        ),
+        io.Combo.Input(
+            "first_frame",
+            options=list(FIRST_FRAME),
+            default=default.first_frame,
+            tooltip="At half the frame rate the first frame has no partner to average with and keeps more noise. shared: "
+            "treated like the others, for stock weights. per-frame: noise levels of its own, for PyramidalWan weights.",
+        ),
+        io.Combo.Input(
+            "rope",
+            options=list(ROPE),
+            default=default.rope,
+            tooltip="Positions of the rotary embedding. native: 0, 1, 2 in every stage. scaled: spaced as in the full video.",
+        ),
+    ]
+
+
+def parse_boundaries(text: str) -> tuple[float, ...]:
+    """Return the numbers of a list such as ``0.896, 0.602``.
+
+    Raises:
+        ValueError: An entry is not a number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"boundaries must be numbers separated by commas, such as 0.896, 0.602; got {text!r}") from None
+
+
+def parse_axes(text: str) -> tuple[str, ...]:
+    """Return the entries of a list such as ``THW, hw`` in capitals."""
+    return tuple(part.strip().upper() for part in text.split(",") if part.strip())
+
+
+def describe(spec: PyramidSpec) -> str:
+    """Return the values of a pyramid, as the widgets of 'Custom Pyramid' take them, one per line."""
+    values = {
+        "boundaries": ", ".join(f"{boundary:.6g}" for boundary in spec.boundaries) or "none",
+        "downsample_axes": ", ".join(spec.downsample_axes) or "none",
+        **{name: getattr(spec, name) for name in ("resize", "field", "timestep_source", "first_frame", "rope")},
+    }
+    stages = f"{spec.number_of_stages} stage" + ("s" if spec.number_of_stages > 1 else "")
+    return "\n".join([stages, *[f"{name}: {value}" for name, value in values.items()]])
