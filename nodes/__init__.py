@@ -1,4 +1,4 @@
-"""The nodes: widgets in, one call, values out."""
+"""The node classes: widgets in, one call into ``samplers``, values out."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from comfy_api.latest import ComfyExtension, io
 
 from .analysis import PyramidalWanCalibrate, PyramidalWanCost
 from .conditioning import PyramidalWanLoadConditioning, PyramidalWanSaveConditioning
-from .files import PyramidalWanSpecFromFile, PyramidalWanStageLoRA
+from .files import PyramidalWanFromFile, PyramidalWanStageLoRA
 from .latent import PyramidalWanEmptyLatent
+from .pyramid import PyramidalWanCustom, PyramidalWanPreset
 from .sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
 from .schedule import PyramidalWanSchedule
-from .spec import PyramidalWanSpec
 from .stages import (
     PyramidalWanFewStepSampler,
     PyramidalWanRenoise,
@@ -23,8 +23,9 @@ from .stages import (
 NODES: list[type[io.ComfyNode]] = [
     PyramidalWanSampler,
     PyramidalWanSamplerAdvanced,
-    PyramidalWanSpec,
-    PyramidalWanSpecFromFile,
+    PyramidalWanPreset,
+    PyramidalWanCustom,
+    PyramidalWanFromFile,
     PyramidalWanEmptyLatent,
     PyramidalWanSchedule,
     PyramidalWanFewStepSampler,
@@ -42,5 +43,8 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class PyramidalWanExtension(ComfyExtension):
+    """The pack as ComfyUI loads it."""
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return the node classes in the order of the menu."""
         return NODES

@@ -1,4 +1,4 @@
-"""What a pyramid costs, and boundaries measured on real clips."""
+"""Nodes that count the cost of a run and measure boundaries on real clips."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from ..samplers.analysis import as_image, calibrate, cost_of
 from ..samplers.schedule import levels_for, steps_problem
 from .sampler import CFG_TOOLTIP
 from .schedule import STEPS_TOOLTIP, grid_widgets
-from .schema import Pyramid, schema, tell
+from .schema import ANALYSIS, Pyramid, schema, tell
 
 
 class PyramidalWanCost(io.ComfyNode):
+    """Operation counts of a run."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanCost",
             display_name="Pyramidal Cost",
-            description="What a run costs before it is started: tokens and TFLOPs of every stage, and the share of 50 steps at "
-            "full size, as text and as a picture. Nothing is sampled.",
+            category=ANALYSIS,
+            description="Counts the operations of a run before it starts: tokens and TFLOPs per stage, compared with 50 "
+            "steps at full size. Nothing is sampled.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["flops", "speed", "estimate", "pyramid"],
             inputs=[
@@ -30,26 +34,30 @@ class PyramidalWanCost(io.ComfyNode):
                 io.String.Input(
                     "steps",
                     default="20-10",
-                    tooltip=STEPS_TOOLTIP + " Each step counts as one call of the model; heun and other samplers that call it "
-                    "twice cost twice as much.",
+                    tooltip=STEPS_TOOLTIP
+                    + " Counted as one model call per step; heun and others with two calls cost twice as much.",
                 ),
                 io.String.Input("cfg", default="6", tooltip=CFG_TOOLTIP),
                 *grid_widgets(),
-                Pyramid.Input("pyramid", optional=True, tooltip="The pyramid; without it the training-free one."),
-                io.Model.Input("model", optional=True, tooltip="The model to count for; without it Wan 2.1 1.3B."),
+                Pyramid.Input("pyramid", optional=True, tooltip="Optional: the pyramid; otherwise training-free."),
+                io.Model.Input("model", optional=True, tooltip="Optional: the model to count for; otherwise Wan 2.1 1.3B."),
             ],
             outputs=[
-                io.String.Output("text", display_name="text", tooltip="The count, one line per stage."),
-                io.Image.Output("chart", display_name="chart", tooltip="Noise level over the steps, with each stage's cost."),
+                io.String.Output("text", display_name="text", tooltip="The counts, one line per stage."),
+                io.Image.Output(
+                    "chart", display_name="chart", tooltip="Noise level over the steps, with the cost of each stage."
+                ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, steps):
+        """Return True, or what is wrong with a widget before anything runs."""
         return steps_problem(steps) or True
 
     @classmethod
     def execute(cls, latent, steps, cfg, grid, shift, pyramid=None, model=None) -> io.NodeOutput:
+        """Return the counts as text and as a chart."""
         spec = pyramid or PRESETS["training-free"]
         costs, plain = cost_of(latent, spec, steps, cfg, model)
         _, levels = levels_for(spec, steps, grid, shift)
@@ -59,17 +67,21 @@ class PyramidalWanCost(io.ComfyNode):
 
 
 class PyramidalWanCalibrate(io.ComfyNode):
+    """Boundaries measured on encoded clips."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanCalibrate",
             display_name="Pyramidal Calibrate",
-            description="Measures on encoded clips above which noise level each stage's missing detail drowns, and proposes "
-            "the boundaries of the pyramid there.",
+            category=ANALYSIS,
+            description="Measures on encoded clips the noise level above which the detail that a smaller stage lacks is "
+            "lost in the noise, and moves the pyramid's boundaries there.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["spectrum", "boundaries", "pyramid"],
             inputs=[
-                io.Latent.Input("latent", tooltip="Encoded real clips, best many and typical ones (a batch)."),
+                io.Latent.Input("latent", tooltip="Encoded real clips, ideally many typical ones in a batch."),
                 io.Float.Input(
                     "threshold",
                     default=0.1,
@@ -77,24 +89,27 @@ class PyramidalWanCalibrate(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="The ratio of signal to noise under which detail counts as drowned. Smaller is more careful: later "
-                    "stages start at more noise.",
+                    tooltip="Signal-to-noise ratio below which detail counts as lost. Smaller is more careful: later stages "
+                    "start at more noise.",
                 ),
                 Pyramid.Input(
                     "pyramid",
                     optional=True,
-                    tooltip="The pyramid whose boundaries to measure; without it the three-stage one.",
+                    tooltip="Optional: the pyramid whose boundaries are measured; otherwise pyramidal-wan with three stages.",
                 ),
             ],
             outputs=[
                 Pyramid.Output("pyramid_out", display_name="pyramid", tooltip="The pyramid with measured boundaries."),
-                io.Image.Output("chart", display_name="chart", tooltip="Signal to noise of each band, and the boundaries."),
+                io.Image.Output(
+                    "chart", display_name="chart", tooltip="Signal-to-noise ratio of each band, and the boundaries."
+                ),
                 io.String.Output("text", display_name="text", tooltip="The boundaries as text."),
             ],
         )
 
     @classmethod
     def execute(cls, latent, threshold, pyramid=None) -> io.NodeOutput:
+        """Return the pyramid with measured boundaries, the chart and the text."""
         spec, bands = calibrate(latent, pyramid or PRESETS["pyramidal-wan"], threshold)
         text = band_text(bands, threshold)
         tell(cls, text)

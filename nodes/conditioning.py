@@ -1,30 +1,34 @@
-"""Prompt embeddings to and from files."""
+"""Nodes that save and load prompt embeddings."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ..samplers.comfyui.prompt_files import fingerprint, list_conditioning, load_conditioning, name_problem, save_conditioning
-from .schema import schema, tell
+from .schema import CONDITIONING, schema, tell
 
 
 class PyramidalWanSaveConditioning(io.ComfyNode):
+    """A prompt's embedding to a file."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanSaveConditioning",
             display_name="Save Conditioning",
-            description="Writes a prompt's embedding to a file, so that the large text encoder need not be loaded again: "
-            "read it with 'Load Conditioning'.",
+            category=CONDITIONING,
+            description="Saves a prompt's embedding to a file, so the large text encoder need not be loaded again. Read it "
+            "with 'Load Conditioning'.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["save prompt", "text embedding", "cache prompt"],
             is_output_node=True,
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="A prompt, straight from a text encoder."),
+                io.Conditioning.Input("conditioning", tooltip="The output of a text encoder, before other nodes change it."),
                 io.String.Input(
                     "filename",
                     default="prompt",
-                    tooltip="Name of the file in output/conditioning, without ending; an existing one is replaced.",
+                    tooltip="Name of the file in output/conditioning, without extension. An existing file is replaced.",
                 ),
             ],
             outputs=[],
@@ -32,28 +36,35 @@ class PyramidalWanSaveConditioning(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename):
+        """Return True, or what is wrong with a widget before anything runs."""
         return name_problem(filename) or True
 
     @classmethod
     def execute(cls, conditioning, filename) -> io.NodeOutput:
+        """Write the file and show its path on the node."""
         tell(cls, f"saved as {save_conditioning(conditioning, filename)}")
         return io.NodeOutput()
 
 
 class PyramidalWanLoadConditioning(io.ComfyNode):
+    """A prompt's embedding from a file."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanLoadConditioning",
             display_name="Load Conditioning",
-            description="Reads a prompt's embedding from a file in input/conditioning or output/conditioning, without a "
-            "text encoder.",
+            category=CONDITIONING,
+            description="Loads a prompt's embedding from a file in input/conditioning or output/conditioning. No text "
+            "encoder is needed.",
             search_aliases=["load prompt", "text embedding", "cached prompt"],
             inputs=[
                 io.Combo.Input(
                     "filename",
                     options=list_conditioning(),
-                    tooltip="A file that 'Save Conditioning' wrote ([output]), or one you put into input/conditioning.",
+                    tooltip="A file saved by 'Save Conditioning', marked [output], or one that you put into "
+                    "input/conditioning.",
                 ),
             ],
             outputs=[io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The prompt.")],
@@ -61,12 +72,15 @@ class PyramidalWanLoadConditioning(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename):
+        """Return True, or what is wrong with a widget before anything runs."""
         return name_problem(filename, existing=True) or True
 
     @classmethod
     def fingerprint_inputs(cls, filename):
+        """Return a value that changes when the file does."""
         return fingerprint(filename)
 
     @classmethod
     def execute(cls, filename) -> io.NodeOutput:
+        """Return the CONDITIONING of the file."""
         return io.NodeOutput(load_conditioning(filename))

@@ -1,4 +1,4 @@
-"""LoRAs per stage, and the pyramid that a file was trained for."""
+"""Nodes that read files: a LoRA per stage, and the pyramid that a file was trained for."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from .schema import Pyramid, schema, tell
 
 
 class PyramidalWanStageLoRA(io.ComfyNode):
+    """A LoRA that acts in some stages only."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanStageLoRA",
             display_name="Pyramidal Stage LoRA",
-            description="Loads a LoRA that acts in some stages only; chain several. Style LoRAs for all stages may as well "
-            "come from the ordinary loader. A LoRA trained for a pyramid brings that pyramid along: leave the sampler's "
-            "pyramid input open. Step-distilled LoRAs for plain Wan go with the training-free pyramid: cfg 1, grid "
-            "'distilled', shift 5, steps such as 2-2.",
+            description="Loads a LoRA that acts only in the stages you name; chain several. A LoRA trained for a pyramid "
+            "passes it to the sampler: leave the sampler's pyramid input open.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["lora", "lora per stage", "lightning", "distilled lora", "pyramid"],
             inputs=[
@@ -27,13 +28,13 @@ class PyramidalWanStageLoRA(io.ComfyNode):
                 io.Combo.Input("lora_name", options=lora_names(), tooltip="A file in models/loras."),
                 io.Float.Input(
                     "strength", default=1.0, min=-100.0, max=100.0, step=0.01, round=0.001,
-                    tooltip="How strongly it acts; 0 changes nothing, not even the pyramid.",
+                    tooltip="Strength of the LoRA. 0 changes nothing, not even the pyramid.",
                 ),
                 io.String.Input(
                     "stages",
                     default="all",
-                    tooltip="In which stages: all, low, mid, high, several such as 'mid,high', or numbers from 0 for the "
-                    "lowest, such as '0,1'. Only stages that run count: with steps 0-20-10 the one with 20 steps is low.",
+                    tooltip="The stages it acts in: all, low, mid, high, several such as 'mid,high', or numbers from 0 for "
+                    "the lowest, such as '0,1'. Only stages that run count: with steps 0-20-10 the one with 20 steps is low.",
                 ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with the LoRA.")],
@@ -41,23 +42,28 @@ class PyramidalWanStageLoRA(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, stages):
+        """Return True, or what is wrong with a widget before anything runs."""
         return stages_problem(stages) or True
 
     @classmethod
     def execute(cls, model, lora_name, strength, stages) -> io.NodeOutput:
+        """Return the model with the LoRA and show how much of the file matched."""
         made, report = add_stage_lora(model, StageLora(lora_from_list(lora_name), strength, stages))
         tell(cls, report)
         return io.NodeOutput(made)
 
 
-class PyramidalWanSpecFromFile(io.ComfyNode):
+class PyramidalWanFromFile(io.ComfyNode):
+    """The pyramid that a checkpoint or LoRA was trained for."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
-            node_id="PyramidalWanSpecFromFile",
+            node_id="PyramidalWanFromFile",
             display_name="Pyramid from File",
-            description="Reads the pyramid that a checkpoint or LoRA was trained for out of the file, so that no boundary is "
-            "typed twice.",
+            description="Reads from a checkpoint or LoRA the pyramid it was trained for. Use it for finetuned checkpoints; "
+            "LoRAs loaded with 'Pyramidal Stage LoRA' do not need it.",
             search_aliases=["pyramid", "spec", "metadata"],
             inputs=[
                 io.Combo.Input(
@@ -66,9 +72,10 @@ class PyramidalWanSpecFromFile(io.ComfyNode):
                     tooltip="A safetensors file in models/diffusion_models, models/loras or models/checkpoints.",
                 ),
             ],
-            outputs=[Pyramid.Output("pyramid", display_name="pyramid", tooltip="For every pyramidal node.")],
+            outputs=[Pyramid.Output("pyramid", display_name="pyramid", tooltip="For every node with a pyramid input.")],
         )
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
+        """Return the pyramid in the file's metadata."""
         return io.NodeOutput(spec_from_file(file))

@@ -1,4 +1,4 @@
-"""Empty latents of sizes that a pyramid can halve."""
+"""The empty-latent node, for sizes that a pyramid can halve."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from .schema import Pyramid, schema, tell
 
 
 class PyramidalWanEmptyLatent(io.ComfyNode):
+    """An empty latent whose size fits a pyramid."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanEmptyLatent",
             display_name="Pyramidal Empty Latent",
-            description="An empty Wan video of the nearest size that the pyramid can halve down to its lowest stage: "
-            "832x480 becomes 832x448 or 832x512. Says which size it took and how large every stage is.",
+            description="Creates an empty Wan video of a size that the pyramid can halve down to its lowest stage. Other sizes "
+            "change to the nearest that fits: 832x480 becomes 832x448 for three stages.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["empty latent video", "wan size", "resolution", "pyramid size"],
             inputs=[
@@ -30,33 +33,34 @@ class PyramidalWanEmptyLatent(io.ComfyNode):
                     min=1,
                     max=16384,
                     step=4,
-                    tooltip="Number of video frames. Three stages in time want 16k+1, such as 33, 49, 65 or 81.",
+                    tooltip="Number of video frames. Three stages in time require 16k+1, such as 33, 49, 65 or 81.",
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="How many videos to make at once."),
+                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Number of videos to make at once."),
                 io.Combo.Input(
                     "snap",
                     options=list(SNAPS),
                     default="nearest",
-                    tooltip="Which size to take when the wanted one does not fit: the nearest, the next smaller or larger.",
+                    tooltip="Size to use if yours does not fit: the nearest, the next smaller or the next larger.",
                 ),
                 Pyramid.Input(
                     "pyramid",
                     optional=True,
-                    tooltip="The pyramid the size must fit. Without it, three stages that halve time, width and height: "
-                    "that fits every preset.",
+                    tooltip="Optional: the pyramid that you sample with. Otherwise the size fits three stages in time, "
+                    "width and height, and thus every preset.",
                 ),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="The empty video."),
-                io.String.Output("sizes", display_name="sizes", tooltip="The size taken, and the size of every stage."),
+                io.String.Output("sizes", display_name="sizes", tooltip="The size used, and the size of every stage."),
             ],
         )
 
     @classmethod
     def execute(cls, width, height, frames, batch_size, snap, pyramid=None) -> io.NodeOutput:
+        """Return the empty latent and the sizes of its stages."""
         spec = pyramid or PRESETS["pyramidal-wan"]
-        wanted = VideoSize(width, height, frames)
-        size = snap_size(wanted, spec, snap)
-        text = describe_stages(wanted, size, spec)
+        requested = VideoSize(width, height, frames)
+        size = snap_size(requested, spec, snap)
+        text = describe_stages(requested, size, spec)
         tell(cls, text)
         return io.NodeOutput(empty_latent(size.latent, batch_size), text)

@@ -8,8 +8,8 @@ from ..pyramid.resize import RESIZES
 from ..pyramid.stages import FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
 from .schema import Pyramid, schema, tell
 
-STOCK = "training-free"
-CHOICES = [STOCK, "pyramidal-wan", "pyramidal-flow", "tpdiff", "plain"]
+DEFAULT = "training-free"
+CHOICES = [DEFAULT, "pyramidal-wan", "pyramidal-flow", "tpdiff", "plain"]
 SEARCH = ["pyramid", "multi-stage", "stages", "2-2-1"]
 FOR_NODES = "For every node with a pyramid input."
 
@@ -31,7 +31,7 @@ class PyramidalWanPreset(io.ComfyNode):
                 io.Combo.Input(
                     "preset",
                     options=CHOICES,
-                    default=STOCK,
+                    default=DEFAULT,
                     tooltip="training-free: stock weights, 2 stages, halves width and height. pyramidal-wan: finetuned "
                     "weights, 3 stages, halves time, width and height. pyramidal-flow: 3 stages, width and height. "
                     "tpdiff: 3 stages, frame rate. plain: 1 stage, ordinary sampling.",
@@ -76,7 +76,7 @@ class PyramidalWanCustom(io.ComfyNode):
 
 
 def _transition_widgets() -> list[io.Input]:
-    default = PRESETS[STOCK]
+    default = PRESETS[DEFAULT]
     return [
         io.String.Input(
             "boundaries",
@@ -101,7 +101,7 @@ def _transition_widgets() -> list[io.Input]:
 
 
 def _weights_widgets() -> list[io.Input]:
-    default = PRESETS[STOCK]
+    default = PRESETS[DEFAULT]
     return [
         io.Combo.Input(
             "field",

@@ -1,4 +1,4 @@
-"""Sampling through a pyramid in one node."""
+"""The sampler nodes: a whole pyramidal run in one node."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from .schedule import STEPS_TOOLTIP, grid_widgets
 from .schema import Pyramid, advanced, schema
 
 CFG_TOOLTIP = (
-    "How closely to follow the prompt: one number, or one for each stage from low to high resolution, such as 5-6-4. 1 leaves "
-    "the negative prompt out and halves the time; distilled models want 1."
+    "How closely to follow the prompt: one number, or one per stage from low to high resolution, such as 5-6-4. 1 ignores the "
+    "negative prompt and halves the time; use it for distilled models."
 )
 
 
 class PyramidalWanSampler(io.ComfyNode):
+    """The whole run in one node, with prompts as CONDITIONING."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanSampler",
             display_name="Pyramidal Sampler",
-            description="Samples a Wan video through a pyramid: noisy steps at low resolution and frame rate, only the "
-            "cleanest ones at full size. Without a pyramid it takes the one that the model's stage LoRAs were trained for, or "
-            "the training-free one for stock weights. Step-distilled LoRAs made for plain Wan work with the "
-            "training-free pyramid: cfg 1, grid 'distilled' with the LoRA's shift (5 for most), and steps that add up to the "
-            "LoRA's, such as 2-2 for a four-step one.",
+            description="Samples a Wan video coarse to fine: early, noisy steps at low resolution, the last steps at full "
+            "size. Without a pyramid it uses the one of your LoRAs, otherwise 'training-free'.",
             search_aliases=["ksampler", "pyramid", "wan fast", "multi-stage", "2-2-1", "20-20-10"],
             inputs=[
                 io.Model.Input("model", lazy=True, tooltip="A Wan 2.1 or 2.2 (14B) model, with any LoRAs and patches."),
                 io.Conditioning.Input("positive", lazy=True, tooltip="What the video should show."),
-                io.Conditioning.Input("negative", lazy=True, tooltip="What it should not show; unused when cfg is 1."),
+                io.Conditioning.Input("negative", lazy=True, tooltip="What it should not show; not used when cfg is 1."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="The video's size ('Pyramidal Empty Latent' makes one that fits), an encoded video to start from "
-                    "when denoise is below 1, or the output of a run that ended with an earlier stage.",
+                    tooltip="An empty latent of the video's size, an encoded video if denoise is below 1, or the output of "
+                    "a run that ended with an earlier stage.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -54,8 +54,8 @@ class PyramidalWanSampler(io.ComfyNode):
                     "sampler_name",
                     options=sampler_names(),
                     default="euler",
-                    tooltip="How each stage is sampled. Pyramidal models want a deterministic one (euler, heun, dpmpp_2m, "
-                    "uni_pc); distilled ones pyramid_few_step. Stock weights take any.",
+                    tooltip="Stock weights take any sampler. Finetuned pyramidal models require a deterministic one such as "
+                    "euler, heun, dpmpp_2m or uni_pc; distilled ones require pyramid_few_step.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -64,32 +64,34 @@ class PyramidalWanSampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="1 makes a new video. Below 1 an encoded video is changed: only this share of the steps "
-                    "is run, the last ones, "
-                    "from the video noised to where they start.",
+                    tooltip="1 makes a new video. Below 1 the latent is an encoded video: it is noised, and only this share "
+                    "of the steps, the last ones, runs.",
                 ),
                 *grid_widgets(),
                 *_stage_range_widgets(),
-                *_optional_sockets("The pyramid; without it the one of the model's stage LoRAs, or the training-free one."),
+                *_optional_sockets("Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free."),
             ],
             outputs=_outputs(),
         )
 
     @classmethod
     def validate_inputs(cls, steps):
-        return steps_problem(steps) or True  # the host repeats the answer for every input named here
+        """Return True, or what is wrong with a widget before anything runs."""
+        return steps_problem(steps) or True  # ComfyUI repeats the answer for every input named here
 
     @classmethod
     def check_lazy_status(cls, steps, cfg, sampler_name, grid, shift, start_stage, end_stage, pyramid=None, **inputs):
+        """Check the widgets, then name the inputs that are not evaluated yet."""
         options = StageOptions(cfg, start_stage=start_stage, end_stage=end_stage)
         check_widgets(pyramid, options, steps=steps, sampler_name=sampler_name, grid=grid, shift=shift)
-        return _waiting(inputs)
+        return _not_evaluated(inputs)
 
     @classmethod
     def execute(
         cls, model, positive, negative, latent, seed, steps, cfg, sampler_name, denoise, grid, shift, start_stage, end_stage,
         pyramid=None, model_mid=None, model_low=None,
     ) -> io.NodeOutput:  # fmt: skip
+        """Return the final latent, the last clean prediction and the drafts."""
         result = sample_with_conds(
             model, positive, negative, latent, pyramid, StageOptions(cfg, model_mid, model_low, start_stage, end_stage),
             seed=seed, steps=steps, denoise=denoise, sampler_name=sampler_name, grid=grid, shift=shift,
@@ -98,37 +100,45 @@ class PyramidalWanSampler(io.ComfyNode):
 
 
 class PyramidalWanSamplerAdvanced(io.ComfyNode):
+    """The whole run in one node, with NOISE, GUIDER, SAMPLER and SIGMAS."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanSamplerAdvanced",
             display_name="Pyramidal Sampler (Advanced)",
-            description="The pyramidal sampler around the host's own parts: any noise, guider and sampler, and SIGMAS that are "
-            "natural noise levels through the whole pyramid, from 'Pyramidal Schedule' or any scheduler. Sigmas that start "
-            "below 1 change an encoded video.",
+            description="The pyramidal sampler for ComfyUI's NOISE, GUIDER, SAMPLER and SIGMAS. Use it for guiders, "
+            "schedulers or samplers that 'Pyramidal Sampler' does not offer.",
             search_aliases=["samplercustomadvanced", "custom sampling", "pyramid", "guider"],
             inputs=[
-                io.Noise.Input("noise", tooltip="The run's noise; every further draw is derived from its seed."),
-                io.Guider.Input("guider", lazy=True, tooltip="Model and prompts. The model must not be bound to a stage."),
+                io.Noise.Input("noise", tooltip="The run's noise; all further noise is derived from its seed."),
+                io.Guider.Input(
+                    "guider", lazy=True, tooltip="Model and prompts. The model must not come from 'Pyramidal Stage Model'."
+                ),
                 io.Sampler.Input(
                     "sampler",
-                    tooltip="How each stage is sampled; 'Pyramidal Few-Step Sampler' is for distilled models.",
+                    tooltip="How each stage is sampled. Distilled pyramidal models require 'Pyramidal Few-Step Sampler'.",
                 ),
-                io.Sigmas.Input("sigmas", tooltip="Natural noise levels falling to 0; cut at the pyramid's boundaries."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    tooltip="Natural noise levels of the whole run, falling to 0, from 'Pyramidal "
+                    "Schedule' or any scheduler. If they start below 1, the latent must be an encoded video.",
+                ),
                 io.Latent.Input(
                     "latent",
-                    tooltip="The video's size, an encoded video where the SIGMAS start below 1, or the output of a run that "
-                    "ended with an earlier stage.",
+                    tooltip="An empty latent of the video's size, an encoded video if the SIGMAS start below 1, or the "
+                    "output of a run that ended with an earlier stage.",
                 ),
                 io.String.Input(
                     "cfg",
                     default="",
-                    tooltip="Leave empty for the guider's own, or one number for each stage. " + CFG_TOOLTIP,
+                    tooltip="Leave empty for the cfg of the guider. " + CFG_TOOLTIP,
                 ),
                 *_stage_range_widgets(),
                 *_optional_sockets(
-                    "The pyramid; without it the one of the model's stage LoRAs, or the training-free one. The pyramid output "
-                    "of 'Pyramidal Schedule' belongs here when its grid is distilled or its steps begin with 0."
+                    "Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free. Connect the pyramid "
+                    "output of 'Pyramidal Schedule' if its grid is distilled or its steps start with 0."
                 ),
             ],
             outputs=_outputs(),
@@ -136,14 +146,16 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, cfg):
+        """Return True, or what is wrong with a widget before anything runs."""
         return (cfg_problem(cfg) if cfg.strip() else None) or True
 
     @classmethod
     def check_lazy_status(cls, sampler, sigmas, cfg, start_stage, end_stage, pyramid=None, **inputs):
+        """Check the widgets, then name the inputs that are not evaluated yet."""
         if pyramid is not None:
             options = StageOptions(cfg, start_stage=start_stage, end_stage=end_stage)
             check_parts(pyramid, options, sampler=sampler, sigmas=sigmas)
-        return _waiting(inputs)
+        return _not_evaluated(inputs)
 
     @classmethod
     def execute(
@@ -160,13 +172,14 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         model_mid=None,
         model_low=None,
     ) -> io.NodeOutput:
+        """Return the final latent, the last clean prediction and the drafts."""
         options = StageOptions(cfg, model_mid, model_low, start_stage, end_stage)
         result = sample_with_guider(noise, guider, sampler, sigmas, latent, pyramid, options)
         return io.NodeOutput(result.output, result.denoised, result.drafts)
 
 
-def _waiting(inputs: dict[str, Any]) -> list[str]:
-    """Connected inputs that are not there yet: the host makes lazy ones only when they are asked for."""
+def _not_evaluated(inputs: dict[str, Any]) -> list[str]:
+    """Return the connected inputs without a value yet; ComfyUI evaluates lazy ones only on request."""
     return [name for name, value in inputs.items() if value is None]
 
 
@@ -178,15 +191,15 @@ def _stage_range_widgets() -> list[io.Input]:
                 "start_stage",
                 **choices,
                 tooltip="The first stage to run: low, mid, high, or a number from 0. auto: the lowest, or the one after the "
-                "stage whose output the latent is. Stages that steps leave out with 0 do not count.",
+                "stage whose output the latent is. Stages skipped with 0 do not count.",
             )
         ),
         advanced(
             io.Combo.Input(
                 "end_stage",
                 **choices,
-                tooltip="The last stage to run. auto: the highest. End with 'low' to look at a draft, then give its latent to "
-                "a second sampler with the same settings to finish it: the result is that of an uninterrupted run.",
+                tooltip="The last stage to run. auto: the highest. low: stop after a draft; a second sampler with the same "
+                "settings finishes it from the latent output, with the result of an uninterrupted run.",
             )
         ),
     ]
@@ -199,25 +212,30 @@ def _optional_sockets(pyramid: str) -> list[io.Input]:
             "model_mid",
             optional=True,
             lazy=True,
-            tooltip="Another model for the stages between the lowest and the highest one that run, if wanted.",
+            tooltip="Optional: another model for the stages between the lowest and the highest one that run.",
         ),
         io.Model.Input(
             "model_low",
             optional=True,
             lazy=True,
-            tooltip="Another model for the lowest stage that runs, if wanted, such as a larger one.",
+            tooltip="Optional: another model for the lowest stage that runs, such as a larger one.",
         ),
     ]
 
 
 def _outputs() -> list[io.Output]:
     return [
-        io.Latent.Output("samples", display_name="latent", tooltip="The video; or what the last stage that ran ended with."),
+        io.Latent.Output(
+            "samples",
+            display_name="latent",
+            tooltip="The video, or after an early end_stage the state that a second sampler continues from.",
+        ),
         io.Latent.Output("denoised", display_name="denoised", tooltip="The last step's prediction of the clean video."),
         io.Latent.Output(
             "drafts",
             display_name="drafts",
             is_output_list=True,
-            tooltip="The clean prediction of every stage that ran, low to high resolution, as a list: decode it to look.",
+            tooltip="A list with the clean prediction of each stage that ran, from low to high resolution. Decode it to "
+            "look at them.",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Steps per stage as a curve of noise levels."""
+"""The schedule node, and the widgets of every node that makes a schedule."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from ..samplers.schedule import GRID_CHOICES, levels_for, steps_problem, to_sigm
 from .schema import Pyramid, advanced, schema
 
 STEPS_TOOLTIP = (
-    "Steps of each stage, from low to high resolution, joined by '-': 20-20-10 is 20 steps at the lowest, 20 at the middle "
-    "and 10 at full resolution. As many numbers as the pyramid has stages. A leading 0 leaves out the lowest stage; the next "
-    "one is then called low."
+    "Steps per stage, from low to high resolution: 20-20-10 is 20 at the lowest, 20 at the middle and 10 at full resolution. "
+    "One number per stage of the pyramid. A leading 0 skips the lowest stage; the next one is then called low."
 )
 
 
 def grid_widgets() -> list[io.Input]:
-    """How steps are spaced; shared by all nodes that make a schedule."""
+    """Return the widgets that choose how steps are spaced."""
     return [
         advanced(
             io.Combo.Input(
                 "grid",
                 options=list(GRID_CHOICES),
                 default="auto",
-                tooltip="How the steps of a stage are spaced. uniform: evenly in the noise. shift: by a flow shift, as stock "
-                "Wan. auto: uniform for a pyramidal model, shift for stock weights. distilled: for step-distilled LoRAs of "
-                "plain Wan; the model is told exactly the levels it was trained on, and the boundaries move to them.",
+                tooltip="How the steps of a stage are spaced. auto: uniform for pyramidal models, shift for stock weights. "
+                "uniform: evenly in the noise. shift: by a flow shift, as stock Wan. distilled: exactly the levels of a "
+                "step-distilled LoRA for plain Wan; the boundaries move to them.",
             )
         ),
         advanced(
@@ -35,21 +34,23 @@ def grid_widgets() -> list[io.Input]:
                 max=100.0,
                 step=0.1,
                 round=0.01,
-                tooltip="The flow shift of the grids 'shift' and 'distilled'. Larger spends more steps on high noise. Wan uses "
-                "3 to 8.",
+                tooltip="The flow shift of the grids shift and distilled. Larger: more steps at high noise. Wan uses 3 to 8.",
             )
         ),
     ]
 
 
 class PyramidalWanSchedule(io.ComfyNode):
+    """Steps per stage as SIGMAS."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanSchedule",
             display_name="Pyramidal Schedule",
-            description="Steps per stage, low to high resolution, as SIGMAS: natural noise levels from 1 to 0 through the "
-            "whole pyramid, with every boundary among them. Any other scheduler's SIGMAS work, too.",
+            description="Turns steps per stage into SIGMAS: natural noise levels that fall from 1 to 0 and include every "
+            "boundary. Use it with 'Pyramidal Sampler (Advanced)' and in graphs wired by hand.",
             search_aliases=["scheduler", "sigmas", "steps per stage", "20-20-10", "2-2-1"],
             inputs=[
                 Pyramid.Input("pyramid", tooltip="The pyramid the steps are for."),
@@ -61,17 +62,19 @@ class PyramidalWanSchedule(io.ComfyNode):
                 Pyramid.Output(
                     "pyramid_out",
                     display_name="pyramid",
-                    tooltip="The pyramid of these SIGMAS, for the nodes that get them: the one that came in, without the "
-                    "stages that leading zeros leave out, and with the boundaries that the grid distilled moves.",
+                    tooltip="The pyramid of these SIGMAS; connect this one from here on. It lacks stages skipped with 0 and "
+                    "has the boundaries that the grid distilled moves.",
                 ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, steps):
+        """Return True, or what is wrong with a widget before anything runs."""
         return steps_problem(steps) or True
 
     @classmethod
     def execute(cls, pyramid, steps, grid, shift) -> io.NodeOutput:
+        """Return the SIGMAS and the pyramid they are for."""
         spec, levels = levels_for(pyramid, steps, grid, shift)
         return io.NodeOutput(to_sigmas(levels), spec)

@@ -1,4 +1,4 @@
-"""A pyramidal run wired by hand around the host's own sampler nodes."""
+"""Nodes for a pyramidal run wired by hand around ComfyUI's own sampler nodes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..pyramid.stage_names import STAGE_CHOICES
 from ..samplers.few_step import few_step_sampler
 from ..samplers.hand_wired import stage_model, stage_renoise, stage_sigmas, stage_start, stage_transition
-from .schema import Pyramid, schema
+from .schema import BY_HAND, Pyramid, schema
 
 SEARCH = ["pyramid", "stage", "exploded", "custom sampling"]
 
@@ -17,18 +17,21 @@ def _stage_widget(what: str, default: str = "low") -> io.Input:
         "stage",
         options=list(STAGE_CHOICES),
         default=default,
-        tooltip=f"{what}: low, mid, high, or its number in running order; low and 0 are the lowest one that runs.",
+        tooltip=f"{what}: low, mid, high, or its number from 0 in running order; low is the lowest one that runs.",
     )
 
 
 class PyramidalWanFewStepSampler(io.ComfyNode):
+    """The sampler for distilled pyramidal models, as SAMPLER."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanFewStepSampler",
             display_name="Pyramidal Few-Step Sampler",
-            description="A SAMPLER for distilled models: each step predicts the clean video and noises it again along the "
-            "stage's path. The host's own 'lcm' does not know that path.",
+            description="A SAMPLER for distilled pyramidal models: each step predicts the clean video and adds new noise "
+            "along the stage's path. ComfyUI's 'lcm' does not follow that path.",
             search_aliases=[*SEARCH, "lcm", "2-2-1", "distilled"],
             inputs=[],
             outputs=[io.Sampler.Output("sampler", display_name="sampler", tooltip="For the advanced sampler or any stage.")],
@@ -36,19 +39,25 @@ class PyramidalWanFewStepSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
+        """Return the SAMPLER."""
         return io.NodeOutput(few_step_sampler())
 
 
 class PyramidalWanStageStart(io.ComfyNode):
+    """Latent and noise of the first stage, for a run wired by hand."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanStageStart",
             display_name="Pyramidal Stage Start",
-            description="The lowest stage's empty latent and noise, for a run wired by hand with SamplerCustomAdvanced.",
+            category=BY_HAND,
+            description="Starts a run wired by hand: makes the empty latent and the noise of the lowest stage for "
+            "SamplerCustomAdvanced.",
             search_aliases=SEARCH,
             inputs=[
-                io.Noise.Input("noise", tooltip="The run's noise; give the same to every 'Pyramidal Stage Transition'."),
+                io.Noise.Input("noise", tooltip="The run's noise; connect the same to every 'Pyramidal Stage Transition'."),
                 io.Latent.Input("latent", tooltip="An empty latent of the full size."),
                 Pyramid.Input("pyramid", tooltip="The pyramid."),
             ],
@@ -60,20 +69,25 @@ class PyramidalWanStageStart(io.ComfyNode):
 
     @classmethod
     def execute(cls, noise, latent, pyramid) -> io.NodeOutput:
+        """Return the first stage's latent and noise."""
         return io.NodeOutput(*stage_start(noise, latent, pyramid))
 
 
 class PyramidalWanStageModel(io.ComfyNode):
+    """A model bound to one stage, for a run wired by hand."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanStageModel",
             display_name="Pyramidal Stage Model",
-            description="Binds a model to one stage of a pyramid, for the host's own guiders and samplers. It resizes the "
-            "conditioning itself and carries the LoRAs of that stage.",
+            category=BY_HAND,
+            description="Binds a model to one stage of a pyramid, for ComfyUI's guiders and samplers. It resizes the "
+            "conditioning and applies the LoRAs of that stage.",
             search_aliases=SEARCH,
             inputs=[
-                io.Model.Input("model", tooltip="A Wan model, not bound to a stage yet."),
+                io.Model.Input("model", tooltip="A Wan model that is not yet bound to a stage."),
                 Pyramid.Input("pyramid", tooltip="The pyramid."),
                 _stage_widget("The stage the model is for"),
             ],
@@ -82,16 +96,22 @@ class PyramidalWanStageModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, pyramid, stage) -> io.NodeOutput:
+        """Return the model bound to the stage."""
         return io.NodeOutput(stage_model(model, pyramid, stage))
 
 
 class PyramidalWanStageSigmas(io.ComfyNode):
+    """Sigmas of one stage, for a run wired by hand."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanStageSigmas",
             display_name="Pyramidal Stage Sigmas",
-            description="Cuts one stage out of a schedule of natural noise levels, as the sigmas of that stage.",
+            category=BY_HAND,
+            description="Takes one stage out of a schedule of natural noise levels and converts it to the sigmas of that "
+            "stage.",
             search_aliases=SEARCH,
             inputs=[
                 io.Sigmas.Input("sigmas", tooltip="Natural noise levels of the whole run, from 'Pyramidal Schedule'."),
@@ -103,23 +123,28 @@ class PyramidalWanStageSigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, sigmas, pyramid, stage) -> io.NodeOutput:
+        """Return the sigmas of the stage."""
         return io.NodeOutput(stage_sigmas(sigmas, pyramid, stage))
 
 
 class PyramidalWanStageTransition(io.ComfyNode):
+    """The step between two stages, for a run wired by hand."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanStageTransition",
             display_name="Pyramidal Stage Transition",
-            description="From the end of one stage to the start of the next: doubles the latent and draws the noise that the "
-            "smaller one could not hold. Takes the 'output' of the stage's sampler, not the denoised one.",
+            category=BY_HAND,
+            description="Connects two stages: doubles the latent and prepares the noise that the smaller one could not "
+            "hold. Connect the sampler's 'output', not 'denoised_output'.",
             search_aliases=[*SEARCH, "upscale latent", "renoise"],
             inputs=[
-                io.Latent.Input("latent", tooltip="The output of the stage's sampler."),
+                io.Latent.Input("latent", tooltip="The output of the sampler of the stage before."),
                 io.Noise.Input("noise", tooltip="The run's noise, the same as at 'Pyramidal Stage Start'."),
                 Pyramid.Input("pyramid", tooltip="The pyramid."),
-                _stage_widget("The stage that has put the latent out"),
+                _stage_widget("The stage that the latent comes from"),
             ],
             outputs=[
                 io.Latent.Output("latent_out", display_name="latent", tooltip="For the next stage's sampler."),
@@ -129,21 +154,26 @@ class PyramidalWanStageTransition(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent, noise, pyramid, stage) -> io.NodeOutput:
+        """Return the next stage's latent and noise."""
         return io.NodeOutput(*stage_transition(latent, noise, pyramid, stage))
 
 
 class PyramidalWanRenoise(io.ComfyNode):
+    """A stage's clean prediction on the way back to a noise level."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanRenoise",
             display_name="Pyramidal Renoise",
-            description="Prepares a stage's denoised latent to be noised again to a level of that stage, along the stage's "
-            "path: few-step sampling by hand, or another go at a stage.",
+            category=BY_HAND,
+            description="Prepares a stage's clean prediction to be noised again to a level of that stage. Use it for "
+            "few-step sampling by hand, or to repeat part of a stage.",
             search_aliases=[*SEARCH, "add noise", "resample"],
             inputs=[
-                io.Latent.Input("latent", tooltip="A stage's denoised latent."),
-                io.Noise.Input("noise", tooltip="The run's noise; a draw of its own is derived from its seed."),
+                io.Latent.Input("latent", tooltip="A clean prediction: the denoised output of the stage's sampler."),
+                io.Noise.Input("noise", tooltip="The run's noise; the noise to add is derived from its seed."),
                 Pyramid.Input("pyramid", tooltip="The pyramid."),
                 _stage_widget("The stage of the latent", default="high"),
                 io.Float.Input(
@@ -153,7 +183,7 @@ class PyramidalWanRenoise(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     round=0.0001,
-                    tooltip="The natural noise level to go back to; it must lie in the stage. SIGMAS for the stage must start "
+                    tooltip="Natural noise level to return to; it must lie in the stage. The SIGMAS of the stage must start "
                     "there.",
                 ),
             ],
@@ -165,4 +195,5 @@ class PyramidalWanRenoise(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent, noise, pyramid, stage, level) -> io.NodeOutput:
+        """Return the latent and the noise for the stage's sampler."""
         return io.NodeOutput(*stage_renoise(latent, noise, pyramid, stage, level))

@@ -30,7 +30,7 @@ FOLDERS = {
     "VAELoader": "vae",
     "CLIPVisionLoader": "clip_vision",
     "PyramidalWanStageLoRA": "loras",
-    "PyramidalWanSpecFromFile": "",
+    "PyramidalWanFromFile": "",
     "PyramidalWanLoadConditioning": "../input/conditioning",
     "LoadImage": "../input",
     "LoadVideo": "../input",

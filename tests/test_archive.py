@@ -153,7 +153,7 @@ by_id = {{node.GET_SCHEMA().node_id: node for node in nodes}}
 
 def sizes(resize):
     custom = ("0.6", "HW", resize, "natural", "sigma", "shared", "native")
-    pyramid = by_id["PyramidalWanSpec"].execute("custom", *custom).args[0]
+    pyramid = by_id["PyramidalWanCustom"].execute(*custom).args[0]
     return pyramid.stages(pyramid.smallest_shape())[1].from_coarser
 
 def halve(resize):

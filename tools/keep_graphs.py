@@ -31,10 +31,11 @@ def every_node() -> Graph:
     prompt = graph.add("PyramidalWanLoadConditioning", filename="my_prompt.safetensors")
     graph.add("PyramidalWanSaveConditioning", conditioning=prompt, filename="again")
     spec = graph.add(
-        "PyramidalWanSpec", preset="custom", boundaries="0.9, 0.6", downsample_axes="HW, THW", resize="dct", field="natural",
-        told="sigma", first_frame="shared", rope="scaled",
+        "PyramidalWanCustom", boundaries="0.9, 0.6", downsample_axes="HW, THW", resize="dct", field="pyramidal",
+        timestep_source="natural", first_frame="per-frame", rope="scaled",
     )  # fmt: skip
-    trained = graph.add("PyramidalWanSpecFromFile", file="loras/my_lora.safetensors")
+    graph.add("PyramidalWanPreset", preset="tpdiff")
+    trained = graph.add("PyramidalWanFromFile", file="loras/my_lora.safetensors")
     graph.group("Size, schedule", new_column=True)
     latent = graph.add("PyramidalWanEmptyLatent", width=640, height=384, frames=49, batch_size=2, snap="smaller", pyramid=spec)
     sigmas = graph.add("PyramidalWanSchedule", pyramid=spec, steps="4-3-2", grid="uniform", shift=3.0)

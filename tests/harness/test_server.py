@@ -82,14 +82,14 @@ def test_a_graph_runs_and_mistakes_are_named(tmp_path):
     prompt = write_prompt(workspace, PROMPT)
     graph = sampling_graph(sampling, prompt, VideoSize(width=64, height=64, frames=17), seeds=2)
     missing = graph | {"pyramid": {"class_type": "NoSuchNode", "inputs": {}}}
-    wrong = graph | {"pyramid": {"class_type": "PyramidalWanSpec", "inputs": {"preset": "no-such"}}}
+    wrong = graph | {"pyramid": {"class_type": "PyramidalWanPreset", "inputs": {"preset": "no-such"}}}
     seen = []
 
     async def scenario():
         async with ComfyUIServer(workspace) as server:
             with pytest.raises(GraphError, match="NoSuchNode'? (does not exist|not found)"):
                 await server.run(missing)
-            with pytest.raises(GraphError, match="no preset 'no-such'|Value not in list"):
+            with pytest.raises(GraphError, match="unknown preset 'no-such'|Value not in list"):
                 await server.run(wrong)
             outputs = await server.run(graph, seen.append)
         return server, outputs

@@ -1,4 +1,4 @@
-"""What an artist does wrong most often gets one sentence: what was got, what is wanted, and before anything is sampled."""
+"""Frequent mistakes raise a one-line ValueError with the given and the allowed values before anything is sampled."""
 
 import folder_paths
 import pytest
@@ -7,13 +7,13 @@ from comfyui_graph import empty, prompt
 from safetensors.torch import save_file
 
 from pyramidalwan.nodes.analysis import PyramidalWanCalibrate, PyramidalWanCost
-from pyramidalwan.nodes.files import PyramidalWanSpecFromFile, PyramidalWanStageLoRA
+from pyramidalwan.nodes.files import PyramidalWanFromFile, PyramidalWanStageLoRA
+from pyramidalwan.nodes.pyramid import PyramidalWanCustom
 from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
-from pyramidalwan.nodes.spec import PyramidalWanSpec
 from pyramidalwan.nodes.stages import PyramidalWanStageModel, PyramidalWanStageStart
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
-from pyramidalwan.samplers.options import SeedNoise
+from pyramidalwan.samplers.noise import SeedNoise
 
 WAN, FREE = PRESETS["pyramidal-wan"], PRESETS["training-free"]
 OTHER = PyramidSpec((0.9, 0.5))
@@ -23,7 +23,7 @@ WIDE = empty(frames=21, height=60, width=104)
 
 @pytest.fixture
 def loras(tmp_path, monkeypatch):
-    """Files as they lie in models/loras."""
+    """Write LoRA files and let ComfyUI find them in models/loras."""
 
     def low_rank(module, size):
         return {f"{module}.lora_up.weight": torch.ones(size, 2), f"{module}.lora_down.weight": torch.ones(2, size)}
@@ -67,23 +67,23 @@ MISTAKES = {
     ),
     "pyramid against the LoRA's, sampler": (
         lambda m: sample(with_lora(m, "trained"), WAN, "2-2-1"),
-        "the LoRA 'trained.safetensors' was trained for another pyramid than the one given: boundaries .*leave the pyramid "
-        "input open",
+        "the LoRA 'trained.safetensors' was trained for a different pyramid than the one given: boundaries .*"
+        "disconnect the pyramid input",
     ),
     "pyramid against the LoRA's, advanced": (
         lambda m: advanced(with_lora(m, "trained"), FREE, empty()),
-        "the LoRA 'trained.safetensors' was trained for another pyramid than the one given",
+        "the LoRA 'trained.safetensors' was trained for a different pyramid than the one given",
     ),
     "pyramid against the LoRA's, by hand": (
         lambda m: PyramidalWanStageModel.execute(with_lora(m, "trained"), WAN, "low"),
-        "the LoRA 'trained.safetensors' was trained for another pyramid than the one given",
+        "the LoRA 'trained.safetensors' was trained for a different pyramid than the one given",
     ),
     "steps that do not fit the LoRA's pyramid": (
         lambda m: sample(with_lora(m, "trained"), None, "20-10"),
         "steps '20-10' has 2 numbers, but the pyramid has 3 stages .*for example",
     ),
     "an ordinary file asked for its pyramid": (
-        lambda m: PyramidalWanSpecFromFile.execute("loras/plain.safetensors"),
+        lambda m: PyramidalWanFromFile.execute("loras/plain.safetensors"),
         "'loras/plain.safetensors': the file's metadata has no 'pyramid_spec', so its pyramid is unknown",
     ),
     "two steps for three stages, sampler": (lambda m: sample(m, WAN, "2-2"), "2 numbers, but the pyramid has 3 stages"),
@@ -106,16 +106,16 @@ MISTAKES = {
         "144 with 17 frames does not fit a pyramid of 2 stages.*multiples of 32",
     ),
     "boundaries out of order": (
-        lambda m: PyramidalWanSpec.execute("custom", "0.5, 0.9", "HW, HW", "haar", "pyramidal", "natural", "shared", "native"),
+        lambda m: PyramidalWanCustom.execute("0.5, 0.9", "HW, HW", "haar", "pyramidal", "natural", "shared", "native"),
         "boundaries must fall from stage to stage, got 0.5, 0.9; in running order that is 0.9, 0.5",
     ),
 }
 
 
 @pytest.mark.parametrize(("do", "words"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_is_one_sentence(t2v_model, loras, do, words, monkeypatch):
+def test_a_mistake_raises_one_line_before_sampling(t2v_model, loras, do, words, monkeypatch):
     monkeypatch.setattr(type(t2v_model.model), "apply_model", lambda *_, **__: pytest.fail("sampled first"))
-    with pytest.raises(ValueError, match=words) as said:
+    with pytest.raises(ValueError, match=words) as caught:
         do(t2v_model)
-    text = str(said.value)
+    text = str(caught.value)
     assert "\n" not in text and len(text) < 400 and not text.endswith(".")

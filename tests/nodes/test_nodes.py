@@ -1,5 +1,6 @@
-"""What each node hands out, and the sentence for each mistake, without a server."""
+"""The outputs of each node, and the message for each invalid value, without a server."""
 
+import dataclasses
 import json
 
 import folder_paths
@@ -8,15 +9,16 @@ import torch
 from comfyui_graph import empty, prompt
 from safetensors.torch import save_file
 
+from pyramidalwan.nodes import pyramid as pyramid_nodes
 from pyramidalwan.nodes.conditioning import PyramidalWanLoadConditioning, PyramidalWanSaveConditioning
 from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
+from pyramidalwan.nodes.pyramid import PyramidalWanCustom, PyramidalWanPreset
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
-from pyramidalwan.nodes.spec import PyramidalWanSpec
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui import prompt_files as conditioning_file
 
-CUSTOM = {"preset": "custom", "boundaries": "0.9, 0.5", "downsample_axes": "THW,hw", "resize": "db2", "field": "pyramidal",
+CUSTOM = {"boundaries": "0.9, 0.5", "downsample_axes": "THW,hw", "resize": "db2", "field": "pyramidal",
           "timestep_source": "sigma", "first_frame": "shared", "rope": "scaled"}  # fmt: skip
 
 
@@ -25,12 +27,35 @@ def values(output):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_spec_presets(name):
-    assert values(PyramidalWanSpec.execute(**{**CUSTOM, "preset": name})) == (PRESETS[name],)
+def test_a_preset_is_the_one_of_that_name(name):
+    assert values(PyramidalWanPreset.execute(name)) == (PRESETS[name],)
 
 
-def test_spec_custom():
-    (spec,) = values(PyramidalWanSpec.execute(**CUSTOM))
+def test_every_preset_can_be_chosen():
+    (preset,) = PyramidalWanPreset.define_schema().inputs
+    assert set(preset.options) == set(PRESETS) and preset.default == "training-free"
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "plain"])
+def test_the_values_shown_on_a_preset_make_the_same_custom_pyramid(name, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pyramid_nodes, "tell", lambda node, text: shown.append((node, text)))
+    PyramidalWanPreset.execute(name)
+    ((node, text),) = shown
+    first, *lines = text.splitlines()
+    (spec,) = values(PyramidalWanCustom.execute(**dict(line.split(": ") for line in lines)))
+    assert node is PyramidalWanPreset and first == f"{len(spec.boundaries) + 1} stages"
+    assert spec.boundaries == pytest.approx(PRESETS[name].boundaries, rel=1e-5)
+    assert dataclasses.replace(spec, boundaries=PRESETS[name].boundaries) == PRESETS[name]
+
+
+def test_a_custom_pyramid_starts_with_the_values_of_training_free():
+    defaults = {given.id: given.default for given in PyramidalWanCustom.define_schema().inputs}
+    assert values(PyramidalWanCustom.execute(**defaults)) == (PRESETS["training-free"],)
+
+
+def test_a_custom_pyramid_has_the_values_of_its_widgets():
+    (spec,) = values(PyramidalWanCustom.execute(**CUSTOM))
     assert spec == PyramidSpec((0.9, 0.5), ("THW", "HW"), "db2", "pyramidal", "sigma", "shared", "scaled")
 
 
@@ -38,21 +63,25 @@ def test_spec_custom():
     ("change", "words"),
     [
         ({"boundaries": "0.5, 0.9"}, "must fall"),
-        ({"boundaries": "a"}, "separated by commas"),
+        ({"boundaries": "a"}, "must be numbers separated by commas"),
         ({"downsample_axes": "THW"}, "2 boundaries and 1 downsample_axes"),
         ({"downsample_axes": "THW, W"}, "expected THW, HW, T"),
         ({"field": "natural", "first_frame": "per-frame"}, "must be 'shared'"),
-        ({"preset": "pyramid"}, "there is no preset 'pyramid'"),
         ({"resize": "dmey"}, "unknown resize 'dmey'"),
     ],
 )
-def test_spec_mistakes_are_said_in_one_sentence(change, words):
+def test_an_invalid_custom_pyramid_is_rejected(change, words):
     with pytest.raises(ValueError, match=words):
-        PyramidalWanSpec.execute(**{**CUSTOM, **change})
+        PyramidalWanCustom.execute(**{**CUSTOM, **change})
+
+
+def test_an_unknown_preset_is_rejected_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown preset 'pyramid'; expected training-free, pyramidal-wan"):
+        PyramidalWanPreset.execute("pyramid")
 
 
 @pytest.mark.parametrize(("snap", "size"), [("nearest", (832, 448)), ("smaller", (832, 448)), ("larger", (832, 512))])
-def test_empty_latent_snaps_and_tells(snap, size):
+def test_empty_latent_snaps_and_lists_the_stages(snap, size):
     latent, text = values(PyramidalWanEmptyLatent.execute(832, 480, 81, 2, snap))
     assert latent["samples"].shape == (2, 16, 21, size[1] // 8, 104)
     first, *stages = text.splitlines()
@@ -61,14 +90,14 @@ def test_empty_latent_snaps_and_tells(snap, size):
     assert len(stages) == 3 and stages[2].startswith(f"stage 2: 832x{size[1]} with 81 frames")
 
 
-def test_empty_latent_follows_the_pyramid_it_is_given():
+def test_empty_latent_fits_the_connected_pyramid():
     latent, text = values(PyramidalWanEmptyLatent.execute(832, 480, 77, 1, "nearest", PRESETS["training-free"]))
     assert latent["samples"].shape == (1, 16, 20, 60, 104)
     assert text.splitlines()[0] == "832x480 with 77 frames"
     assert values(PyramidalWanEmptyLatent.execute(20, 16, 2, 1, "smaller"))[0]["samples"].shape == (1, 16, 1, 8, 8)
 
 
-def test_schedule_has_the_boundaries_and_the_steps():
+def test_a_schedule_includes_the_boundaries_and_all_steps():
     sigmas, spec = values(PyramidalWanSchedule.execute(PRESETS["pyramidal-wan"], "20-20-10", "auto", 5.0))
     assert len(sigmas) == 51 and sigmas[0] == 1 and sigmas[-1] == 0 and bool((sigmas.diff() < 0).all())
     assert sigmas[20] == pytest.approx(0.896) and sigmas[40] == pytest.approx(0.602) and spec == PRESETS["pyramidal-wan"]
@@ -124,7 +153,7 @@ def test_conditioning_round_trip(folders):
     assert not list(folders.rglob("*.part"))
 
 
-def test_a_changed_file_is_read_again(folders):
+def test_the_fingerprint_changes_with_the_file(folders):
     PyramidalWanSaveConditioning.execute(prompt(1), "x")
     before = PyramidalWanLoadConditioning.fingerprint_inputs("x.safetensors [output]")
     assert PyramidalWanLoadConditioning.fingerprint_inputs("x.safetensors [output]") == before
@@ -132,14 +161,14 @@ def test_a_changed_file_is_read_again(folders):
     assert PyramidalWanLoadConditioning.fingerprint_inputs("x.safetensors [output]") != before
 
 
-def test_everything_a_text_encoder_adds_is_kept(folders):
+def test_options_of_a_text_encoder_survive_the_round_trip(folders):
     mask = torch.ones(1, 7, dtype=torch.int64)
     PyramidalWanSaveConditioning.execute(prompt(1, attention_mask=mask, pooled_output=None, strength=0.5), "x")
     (read,) = values(PyramidalWanLoadConditioning.execute("x.safetensors [output]"))
     assert torch.equal(read[0][1]["attention_mask"], mask) and read[0][1]["strength"] == 0.5
 
 
-def test_a_write_that_fails_leaves_the_old_file(folders, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(folders, monkeypatch):
     path = conditioning_file.save_conditioning(prompt(1), "x")
     before = path.read_bytes()
 
@@ -160,14 +189,14 @@ def test_a_plain_embedding_file_is_read(folders):
 
 
 @pytest.mark.parametrize("name", ["../../evil", "a/../../../evil", "/etc/evil", "", "a\x00b", "b|c"])
-def test_names_stay_in_comfyuis_folders(folders, name):
+def test_a_file_name_cannot_leave_the_output_folder(folders, name):
     with pytest.raises(ValueError, match="not a usable file name|outside the folder"):
         conditioning_file.save_conditioning(prompt(1), name)
     assert PyramidalWanSaveConditioning.validate_inputs(name) is not True
     assert not [p for p in folders.parent.rglob("evil*")]
 
 
-def test_reading_stays_in_comfyuis_folders(folders):
+def test_reading_cannot_leave_comfyuis_folders(folders):
     save_file({"cross_attn": torch.ones(1, 4, 8)}, folders / "secret.safetensors")
     assert "outside the folder" in PyramidalWanLoadConditioning.validate_inputs("../../secret.safetensors [output]")
     assert "no conditioning file 'y.safetensors'" in PyramidalWanLoadConditioning.validate_inputs("y.safetensors")
@@ -186,7 +215,7 @@ def test_reading_stays_in_comfyuis_folders(folders):
         (({"0.cross_attn": torch.ones(1, 1, 1)}, {"format": "9", "conds": [{}]}), "conditioning format '9'"),
     ],
 )
-def test_a_broken_file_is_one_sentence(folders, content, words):
+def test_a_broken_file_is_rejected_in_one_line(folders, content, words):
     path = folders / "input" / "conditioning" / "x.safetensors"
     path.parent.mkdir()
     if isinstance(content, bytes):
@@ -199,6 +228,6 @@ def test_a_broken_file_is_one_sentence(folders, content, words):
     assert "\n" not in str(caught.value)
 
 
-def test_only_prompts_are_saved(folders):
+def test_conditioning_with_images_is_not_saved(folders):
     with pytest.raises(ValueError, match="also carries concat_latent_image"):
         conditioning_file.save_conditioning(prompt(1, concat_latent_image=torch.ones(1)), "x")

@@ -54,7 +54,7 @@ def prompts(graph, vae=None, image=False):
 
 def three_forms(graph, model, positive, negative, latent):
     """One node, advanced node and stock graph, each saved."""
-    spec = graph.add("PyramidalWanSpec", preset="pyramidal-wan")
+    spec = graph.add("PyramidalWanPreset", preset="pyramidal-wan")
     schedule = graph.add("PyramidalWanSchedule", pyramid=spec, steps="2-2-1")
     few = graph.add("PyramidalWanFewStepSampler")
     noise = graph.add("RandomNoise", noise_seed=5)
@@ -81,7 +81,7 @@ def three_forms(graph, model, positive, negative, latent):
 
 
 def everything_else(graph, model, positive, negative, latent, spec, one, vae):
-    trained = graph.add("PyramidalWanSpecFromFile", file="loras/tiny.safetensors")
+    trained = graph.add("PyramidalWanFromFile", file="loras/tiny.safetensors")
     lora = graph.add("PyramidalWanStageLoRA", model=model, lora_name="tiny.safetensors", strength=0.5, stages="low,high")
     with_lora = graph.add(
         "PyramidalWanSampler",
@@ -101,7 +101,7 @@ def everything_else(graph, model, positive, negative, latent, spec, one, vae):
     graph.save(again, "renoised")
     cost = graph.add("PyramidalWanCost", latent=latent, steps="20-20-10", cfg="5", pyramid=spec, model=model)
     graph.add("SaveImage", images=out(cost, 1), filename_prefix="cost")
-    two = graph.add("PyramidalWanSpec", preset="training-free")
+    two = graph.add("PyramidalWanCustom")  # the defaults: those of training-free
     calibrated = graph.add("PyramidalWanCalibrate", latent=one, threshold=0.1, pyramid=two)
     graph.add("SaveImage", images=out(calibrated, 1), filename_prefix="bands")
     graph.add("PyramidalWanSaveConditioning", conditioning=positive, filename="again")
@@ -143,7 +143,7 @@ def small_graph():
     graph = Wiring()
     model = graph.add("UNETLoader", unet_name="tiny_random_wan_t2v.safetensors", weight_dtype="default")
     positive, negative, latent = prompts(graph)
-    spec = graph.add("PyramidalWanSpec", preset="pyramidal-wan")
+    spec = graph.add("PyramidalWanPreset", preset="pyramidal-wan")
     one = graph.add(
         "PyramidalWanSampler", model=model, positive=positive, negative=negative, latent=latent, pyramid=spec, steps="2-2-1"
     )

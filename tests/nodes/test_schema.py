@@ -1,6 +1,6 @@
-"""Saved workflows keep loading: ids, inputs and outputs of every node are compared with a snapshot.
+"""Saved workflows keep loading: ids, inputs and outputs of every node match a snapshot.
 
-After a deliberate addition: UPDATE_SCHEMA=1 make test, and read the difference before committing it.
+After a deliberate addition run UPDATE_SCHEMA=1 make test and review the difference before committing it.
 """
 
 import inspect
@@ -23,6 +23,19 @@ def describe(node):
     }
 
 
+CATEGORIES = {
+    **dict.fromkeys(
+        ("PyramidalWanStageStart", "PyramidalWanStageModel", "PyramidalWanStageSigmas", "PyramidalWanStageTransition"),
+        "PyramidalWan/wired by hand",
+    ),
+    "PyramidalWanRenoise": "PyramidalWan/wired by hand",
+    "PyramidalWanCost": "PyramidalWan/analysis",
+    "PyramidalWanCalibrate": "PyramidalWan/analysis",
+    "PyramidalWanSaveConditioning": "PyramidalWan/conditioning",
+    "PyramidalWanLoadConditioning": "PyramidalWan/conditioning",
+}
+"""Nodes outside the main category."""
+
 CURRENT = {node.GET_SCHEMA().node_id: describe(node) for node in NODES}
 
 
@@ -33,18 +46,19 @@ def test_the_snapshot_is_up_to_date():
 
 
 @pytest.mark.parametrize("node_id", json.loads(SNAPSHOT.read_text(encoding="utf-8")) if SNAPSHOT.exists() else [])
-def test_nothing_a_saved_workflow_names_has_moved(node_id):
-    """Inputs and outputs of the snapshot are still there, in their order, before anything newer."""
+def test_inputs_and_outputs_of_the_snapshot_keep_their_positions(node_id):
+    """New inputs and outputs are only allowed after those of the snapshot."""
     before = json.loads(SNAPSHOT.read_text(encoding="utf-8"))[node_id]
     for part in ("inputs", "outputs"):
         assert CURRENT[node_id][part][: len(before[part])] == before[part]
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
-def test_a_node_explains_itself(node):
+def test_a_node_has_a_title_a_description_tooltips_and_limits(node):
     schema = node.GET_SCHEMA()
     assert schema.node_id == node.__name__ and schema.node_id.startswith("PyramidalWan")
-    assert schema.category == "PyramidalWan" and schema.display_name and len(schema.description) > 40
+    assert schema.category == CATEGORIES.get(node.__name__, "PyramidalWan")
+    assert schema.display_name and 40 < len(schema.description) < 260
     for given in schema.inputs:
         assert given.tooltip, given.id
         if given.io_type in ("INT", "FLOAT"):
@@ -59,14 +73,14 @@ def test_a_node_explains_itself(node):
     assert f'node_id="{node.__name__}"' in inspect.getsource(node), "found by static scanners"
 
 
-def test_texts_are_shown_on_the_node_and_nothing_breaks_without_a_server(monkeypatch):
+def test_a_text_is_sent_to_the_front_end_and_dropped_without_a_server(monkeypatch):
     import sys
     import types
 
     from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
     from pyramidalwan.nodes.schema import tell
 
-    tell(PyramidalWanEmptyLatent, "nobody listens")
+    tell(PyramidalWanEmptyLatent, "dropped")
     shown = []
     server = types.SimpleNamespace(send_progress_text=lambda text, node_id: shown.append((node_id, text)))
     prompt_server = types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=server))
@@ -76,9 +90,20 @@ def test_texts_are_shown_on_the_node_and_nothing_breaks_without_a_server(monkeyp
     assert shown[0][0] == "7" and shown[0][1].startswith("832x448")
 
 
-def test_newer_comfyui_get_their_search_words_and_older_ones_do_not_break(monkeypatch):
+SMALLEST = {"node_id": "x", "display_name": "x", "description": "z", "inputs": [], "outputs": [], "search_aliases": ["y"]}
+
+
+def test_search_aliases_are_left_out_where_comfyui_does_not_know_them(monkeypatch):
     from pyramidalwan.nodes import schema as probes
 
-    monkeypatch.setattr(probes, "_KNOWN", {"node_id", "display_name", "category", "inputs", "outputs", "description"})
-    made = probes.schema(node_id="x", display_name="x", search_aliases=["y"], description="z", inputs=[], outputs=[])
+    monkeypatch.setattr(probes, "_SUPPORTED", set())
+    made = probes.schema(**SMALLEST)
     assert made.node_id == "x" and not getattr(made, "search_aliases", None)
+
+
+def test_a_misspelt_schema_field_raises():
+    from pyramidalwan.nodes.schema import schema
+
+    assert schema(**SMALLEST).description == "z"
+    with pytest.raises(TypeError, match="descripton"):
+        schema(**SMALLEST, descripton="lost")

@@ -12,7 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from comfyui_graph import empty, guider, prompt
 from safetensors.torch import save_file
 
-from pyramidalwan.nodes.files import PyramidalWanSpecFromFile, PyramidalWanStageLoRA
+from pyramidalwan.nodes.files import PyramidalWanFromFile, PyramidalWanStageLoRA
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.stages import PyramidalWanStageModel
 from pyramidalwan.pyramid.latent_shape import LatentShape
@@ -323,9 +323,9 @@ def test_the_pyramid_comes_with_the_lora(t2v_model, write):
     lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host"), metadata=spec.to_metadata()), 1.0, "all"))
     torch.testing.assert_close(sample(lora, pyramid=None), sample(lora, pyramid=spec), atol=0, rtol=0)
     assert torch.isfinite(sample(lora, pyramid=spec, steps="0-2-1")).all()
-    with pytest.raises(ValueError, match="'x.safetensors' was trained for another pyramid.*boundaries"):
+    with pytest.raises(ValueError, match="'x.safetensors' was trained for a different pyramid.*boundaries"):
         sample(lora, pyramid=WAN)
-    with pytest.raises(ValueError, match="'x.safetensors' was trained for another pyramid"):
+    with pytest.raises(ValueError, match="'x.safetensors' was trained for a different pyramid"):
         PyramidalWanStageModel.execute(lora, WAN, "low")
     other = write(file_tensors("host", 1), "y.safetensors", PyramidSpec().to_metadata())
     with pytest.raises(ValueError, match="'x.safetensors' and 'y.safetensors' were trained for different pyramids: boundaries"):
@@ -354,7 +354,7 @@ def test_a_distilled_model_runs_at_the_levels_it_was_trained_on(t2v_model, write
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", wrapper)
     sample(model, pyramid=None, steps="2-2-1", cfg="1", sampler_name="pyramid_few_step")
     assert timestep_source == pytest.approx([1.0, 0.97, 0.9, 0.6, 0.5], abs=1e-4)
-    with pytest.raises(ValueError, match="was distilled to the steps 2-2-1 and knows no others, got 4-4-4; set the steps"):
+    with pytest.raises(ValueError, match="was distilled for steps 2-2-1, got 4-4-4; set steps"):
         sample(model, pyramid=None, steps="4-4-4")
     assert torch.isfinite(sample(model, pyramid=None, steps="1-1-1", grid="uniform")).all()
 
@@ -366,11 +366,11 @@ def test_the_pyramid_of_a_file(tmp_path, monkeypatch):
     save_file(file_tensors("host"), tmp_path / "without.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"no")
     monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda folder, name: str(tmp_path / name))
-    assert PyramidalWanSpecFromFile.execute("loras/with.safetensors").args == (WAN,)
+    assert PyramidalWanFromFile.execute("loras/with.safetensors").args == (WAN,)
     with pytest.raises(ValueError, match="'loras/without.safetensors': the file's metadata has no 'pyramid_spec'"):
-        PyramidalWanSpecFromFile.execute("loras/without.safetensors")
+        PyramidalWanFromFile.execute("loras/without.safetensors")
     with pytest.raises(ValueError, match="'loras/broken.safetensors' is not a readable"):
-        PyramidalWanSpecFromFile.execute("loras/broken.safetensors")
+        PyramidalWanFromFile.execute("loras/broken.safetensors")
 
 
 def test_stage_texts():
@@ -423,8 +423,8 @@ def test_the_pyramid_of_a_checkpoint_where_comfyui_remembers_the_file(t2v_model,
     model.cached_patcher_init = (None, (str(tmp_path / "wan.safetensors"), {}))
     stock.cached_patcher_init = (None, (str(tmp_path / "stock.safetensors"), {}))
     torch.testing.assert_close(sample(model, pyramid=None), sample(t2v_model, pyramid=spec), atol=0, rtol=0)
-    with pytest.raises(ValueError, match="the checkpoint was trained for another pyramid than the one given: boundaries"):
+    with pytest.raises(ValueError, match="the checkpoint was trained for a different pyramid than the one given: boundaries"):
         sample(model, pyramid=WAN)
-    with pytest.raises(ValueError, match="the checkpoint was trained for another pyramid"):
+    with pytest.raises(ValueError, match="the checkpoint was trained for a different pyramid"):
         PyramidalWanStageModel.execute(model, WAN, "low")
     assert torch.isfinite(sample(stock, pyramid=WAN)).all()

@@ -208,7 +208,7 @@ def test_the_trained_student_stands_for_model_and_lora():
     sampler = kinds["PyramidalWanSampler"]
     assert [twin[sampler[given][0]]["class_type"] for given in ("model", "pyramid")] == [
         "UNETLoader",
-        "PyramidalWanSpecFromFile",
+        "PyramidalWanFromFile",
     ]
     assert kinds["UNETLoader"]["unet_name"] == "tiny_wan_t2v_2-2-1.safetensors"
 

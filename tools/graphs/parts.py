@@ -80,7 +80,7 @@ def text_to_video(graph: Graph, model_name: str = T2V, prompt: str = PROMPT) -> 
 
 
 def pyramid(graph: Graph, preset: str) -> Node:
-    return graph.add("PyramidalWanSpec", preset=preset)
+    return graph.add("PyramidalWanPreset", preset=preset)
 
 
 def size(graph: Graph, spec: Value | None = None, *, height: int = HEIGHT) -> Node:

@@ -83,7 +83,7 @@ def _use_student(graph: Graph) -> None:
     for lora in [node for node in graph.nodes if node.values.get("lora_name") == FEW_STEP]:
         model = lora.links["model"]
         model.node.values["unet_name"] = STUDENT
-        lora.kind, lora.links = "PyramidalWanSpecFromFile", {}
+        lora.kind, lora.links = "PyramidalWanFromFile", {}
         lora.values = {"file": f"diffusion_models/{STUDENT}"}
         for node in [node for node in graph.nodes if any(source.node is lora for source in node.links.values())]:
             node.links |= {"model": model, "pyramid": Output(lora, 0)}

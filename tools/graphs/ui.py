@@ -37,6 +37,7 @@ WIDTHS = {
 
 PREVIEW = 220
 SHOWN = {
+    "PyramidalWanPreset": 140,
     "PyramidalWanEmptyLatent": 90,
     "PyramidalWanStageLoRA": 50,
     "PyramidalWanCost": 100,
