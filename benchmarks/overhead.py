@@ -55,7 +55,7 @@ def contenders(width: int, height: int, frames: int) -> tuple[Callable[[], None]
     from pyramidalwan.pyramid.schedules import stage_levels
     from pyramidalwan.pyramid.sizes import VideoSize
     from pyramidalwan.pyramid.stages import PRESETS
-    from pyramidalwan.samplers.options import SeedNoise
+    from pyramidalwan.samplers.noise import SeedNoise
     from pyramidalwan.samplers.run import PyramidRun
 
     comfy.utils.PROGRESS_BAR_ENABLED = False

@@ -1,21 +1,20 @@
-"""A pyramidal run taken apart, for graphs wired by hand around the host's own sampler.
+"""The parts of a pyramidal run, for graphs wired by hand around ComfyUI's own sampler.
 
-Each stage is bound to a model, gets its sigmas and is run by the host's own sampler; transitions lie between them. The
-video is that of the sampler node.
+For each stage a model is bound to it and ComfyUI's sampler runs it at the stage's sigmas; transitions connect the stages. The
+result equals that of the sampler node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import comfy.sample
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..pyramid.latent_shape import LatentShape
-from ..pyramid.noise_pyramid import derive_seed, noise_pyramid, stage_seed, top_up_seed
+from ..pyramid.noise_pyramid import derive_seed, noise_pyramid, stage_seed
 from ..pyramid.sampling import into_stage
 from ..pyramid.stage_names import stage_index, stage_name
 from ..pyramid.stages import PyramidSpec, Stage
@@ -24,75 +23,95 @@ from .comfyui.checkpoint_metadata import check_spec
 from .comfyui.conditioning import check_conds, stage_conds
 from .comfyui.latent_tag import CLEAN, START, StageTag, check_same_pyramid, tag_of, tagged
 from .comfyui.latents import check_latent
-from .comfyui.stage_model import KEY, bind_stage, check_model, check_no_context_windows, sized
+from .comfyui.stage_model import WRAPPER_KEY, bind_stage, check_model, check_no_context_windows, sized
+from .noise import DerivedNoise, Noise, full_noise, seeded_noise, top_up_noise
 from .schedule import from_sigmas
-from .start import full_noise
 from .supported_samplers import check_sampler
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
 TOLERANCE = 1e-4
+"""Allowed difference between SIGMAS and the ends of a stage."""
 
 
-class DerivedNoise:
-    """NOISE of one stage out of the run's NOISE: its own seed, and a draw that is made when the host asks for it."""
+def stage_start(noise: Noise, latent: dict, spec: PyramidSpec) -> tuple[dict, DerivedNoise]:
+    """Return the first stage's empty LATENT and its NOISE.
 
-    def __init__(self, seed: int, draw: Callable[[dict], Tensor]):
-        self.seed, self._draw = seed, draw
+    Args:
+        noise: NOISE of the run.
+        latent: An empty LATENT at full resolution.
+        spec: The pyramid.
 
-    def generate_noise(self, latent: dict) -> Tensor:
-        return self._draw(latent)
-
-
-def stage_start(noise: Any, latent: dict, spec: PyramidSpec) -> tuple[dict, DerivedNoise]:
-    """The first stage's empty LATENT and NOISE for an empty LATENT at full resolution."""
+    Raises:
+        ValueError: The LATENT does not fit the pyramid, or belongs to a stage.
+    """
     samples = latent["samples"]
     if tag_of(latent) is not None:
-        raise ValueError("this LATENT is already one of a stage; a run starts from a full-resolution one")
+        raise ValueError("this LATENT already belongs to a stage; a run starts from a full-resolution LATENT")
     check_latent(samples, latent, spec)
     full = LatentShape(*samples.shape[2:])
     stages = spec.stages(full)
     coarse = torch.zeros(*samples.shape[:2], *stages[0].shape, device=samples.device)
 
-    def draw(asked: dict) -> Tensor:
-        return noise_pyramid(full_noise(noise, asked, (*samples.shape[:2], *full)), stages)[0]
+    def draw(stage_latent: dict) -> Tensor:
+        return noise_pyramid(full_noise(noise, stage_latent, (*samples.shape[:2], *full)), stages)[0]
 
     start = tagged({**latent, "samples": coarse}, StageTag(spec, 0, full, START))
     return start, DerivedNoise(stage_seed(noise.seed, 0), draw)
 
 
-def stage_transition(latent: dict, noise: Any, spec: PyramidSpec, stage: str) -> tuple[dict, DerivedNoise]:
-    """The next stage's LATENT and NOISE from the LATENT that ``stage`` has put out; ``noise`` is the run's own."""
+def stage_transition(latent: dict, noise: Noise, spec: PyramidSpec, stage: str) -> tuple[dict, DerivedNoise]:
+    """Return the next stage's LATENT and NOISE.
+
+    Args:
+        latent: Output of ``stage``.
+        noise: NOISE of the run.
+        spec: The pyramid.
+        stage: Name of the stage that ends.
+
+    Raises:
+        ValueError: The LATENT is not the output of this stage, or the stage is the last one.
+    """
     index = stage_index(stage, spec.number_of_stages)
     tag = _checked_tag(latent, spec, index, "Pyramidal Stage Transition")
     stages = spec.stages(tag.size)
     if index + 1 == len(stages):
-        raise ValueError(f"stage '{stage}' is the last one; nothing comes after it: decode its output")
+        raise ValueError(f"stage '{stage}' is the last one and has no transition; decode its output")
     coarse, fine = stages[index], stages[index + 1]
+    assert fine.from_coarser is not None  # only the first stage of a pyramid has none
     samples = _sized_samples(latent, coarse, spec)
-    seed = stage_seed(noise.seed, fine.index)
 
     def top_up(_stage: Stage) -> Tensor:
-        empty = torch.zeros(*samples.shape[:2], *fine.shape)
-        return comfy.sample.prepare_noise(empty, top_up_seed(seed), latent.get("batch_index"))
+        return top_up_noise(noise.seed, fine, samples, latent.get("batch_index"))
 
-    def draw(asked: dict) -> Tensor:
-        full = full_noise(noise, asked, (*samples.shape[:2], *tag.size))
-        own = noise_pyramid(full, stages)[fine.index]
-        return into_stage(torch.zeros_like(samples, device=own.device), coarse, fine, own, top_up=top_up)[1]
+    def draw(stage_latent: dict) -> Tensor:
+        full = full_noise(noise, stage_latent, (*samples.shape[:2], *tag.size))
+        band = noise_pyramid(full, stages)[fine.index]
+        return into_stage(torch.zeros_like(samples, device=band.device), coarse, fine, band, top_up=top_up)[1]
 
-    signal = fine.from_coarser.up(samples.float())
-    return tagged({**latent, "samples": signal}, StageTag(spec, fine.index, tag.size, START)), DerivedNoise(seed, draw)
+    start = tagged({**latent, "samples": fine.from_coarser.up(samples)}, StageTag(spec, fine.index, tag.size, START))
+    return start, DerivedNoise(stage_seed(noise.seed, fine.index), draw)
 
 
-def stage_renoise(latent: dict, noise: Any, spec: PyramidSpec, stage: str, level: float) -> tuple[dict, DerivedNoise]:
-    """A stage's clean prediction, ready to be noised to a natural level of that stage."""
+def stage_renoise(latent: dict, noise: Noise, spec: PyramidSpec, stage: str, level: float) -> tuple[dict, DerivedNoise]:
+    """Return the LATENT and NOISE that take a stage's clean prediction back to a natural level of that stage.
+
+    Args:
+        latent: Clean prediction of ``stage``.
+        noise: NOISE of the run.
+        spec: The pyramid.
+        stage: Name of the stage.
+        level: Natural level to noise to.
+
+    Raises:
+        ValueError: The LATENT is not of this stage, or the level lies outside it.
+    """
     index = stage_index(stage, spec.number_of_stages)
     tag = tag_of(latent)
     if tag is not None:
         check_same_pyramid(tag, spec)
-        if tag.stage != index:
-            raise ValueError(
-                f"this LATENT is of stage '{stage_name(tag.stage, spec.number_of_stages)}', but the node is set to '{stage}'"
-            )
+        _check_stage(tag, index, spec)
     samples = latent["samples"].float()
     size = tag.size if tag is not None else spec.full_shape(LatentShape(*samples.shape[2:]), index)
     running = spec.stages(size)[index]
@@ -105,15 +124,23 @@ def stage_renoise(latent: dict, noise: Any, spec: PyramidSpec, stage: str, level
     signal, _ = renoise(samples, running, level, torch.zeros_like(samples))
     seed = derive_seed(stage_seed(noise.seed, index), "renoise", f"{level:.6f}")
 
-    def draw(asked: dict) -> Tensor:
-        empty = torch.zeros(samples.shape, dtype=torch.float32)
-        return comfy.sample.prepare_noise(empty, seed, asked.get("batch_index"))
+    def draw(stage_latent: dict) -> Tensor:
+        return seeded_noise(samples.shape, seed, stage_latent.get("batch_index"))
 
     return tagged({**latent, "samples": signal}, StageTag(spec, index, size, START)), DerivedNoise(seed, draw)
 
 
 def stage_sigmas(sigmas: Tensor, spec: PyramidSpec, stage: str) -> Tensor:
-    """One stage's SIGMAS, as the host's samplers see them, out of a curve of natural levels."""
+    """Return one stage's SIGMAS for ComfyUI's samplers.
+
+    Args:
+        sigmas: Natural levels of the whole run.
+        spec: The pyramid.
+        stage: Name of the stage.
+
+    Raises:
+        ValueError: The schedule does not fit the pyramid, or has no step in this stage.
+    """
     index = stage_index(stage, spec.number_of_stages)
     levels = from_sigmas(sigmas, spec)[index]
     if not levels:
@@ -122,8 +149,12 @@ def stage_sigmas(sigmas: Tensor, spec: PyramidSpec, stage: str) -> Tensor:
     return torch.tensor([running.reference_sigma(level) for level in levels])
 
 
-def stage_model(model: Any, spec: PyramidSpec, stage: str) -> Any:
-    """A MODEL that samples one stage in the host's own sampler nodes and resizes its conditioning itself."""
+def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str) -> ModelPatcher:
+    """Return a MODEL that samples one stage in ComfyUI's own sampler nodes and resizes its conditioning.
+
+    Raises:
+        ValueError: The model cannot be sampled with this pyramid.
+    """
     index = stage_index(stage, spec.number_of_stages)
     check_model(model)
     check_spec(model, spec)
@@ -140,15 +171,15 @@ def stage_model(model: Any, spec: PyramidSpec, stage: str) -> Any:
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        own, guider = sized(stages[index], noise), executor.class_obj
+        running, guider = sized(stages[index], noise), executor.class_obj
         check_sampler(sampler, spec, [len(sigmas) - 1])
-        _check_stage_sigmas(sigmas, own, stage)
-        full = spec.full_shape(own.shape, index)
+        _check_stage_sigmas(sigmas, running, stage)
+        full = spec.full_shape(running.shape, index)
         check_conds(guider.conds, full, spec.stages(full))
-        guider.conds = stage_conds(guider.conds, own.shape.frames, spec.downsample_axes[index:])
+        guider.conds = stage_conds(guider.conds, running.shape.frames, spec.downsample_axes[index:])
         return executor(noise, latent, sampler, sigmas, *args, **kwargs)
 
-    bound.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
+    bound.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, outer_sample)
     return bound
 
 
@@ -163,21 +194,25 @@ def _check_stage_sigmas(sigmas: Tensor, stage: Stage, name: str) -> None:
 
 
 def _checked_tag(latent: dict, spec: PyramidSpec, index: int, node: str) -> StageTag:
+    """Return the tag of a LATENT that is the output of stage ``index``."""
     tag = tag_of(latent)
     if tag is None:
-        raise ValueError(f"this LATENT is not the output of a stage; '{node}' comes after a stage's sampler")
+        raise ValueError(f"this LATENT is not the output of a stage; connect '{node}' to the sampler of a stage")
     check_same_pyramid(tag, spec)
     if tag.state == CLEAN:
-        raise ValueError("this LATENT is a clean prediction; the next stage starts from the 'output' of the one before it")
-    if tag.stage != index:
-        count = spec.number_of_stages
-        raise ValueError(
-            f"this LATENT is of stage '{stage_name(tag.stage, count)}', but the node is set to '{stage_name(index, count)}'"
-        )
+        raise ValueError("this LATENT is a clean prediction; the next stage starts from the 'output' of the previous sampler")
+    _check_stage(tag, index, spec)
     return tag
 
 
+def _check_stage(tag: StageTag, index: int, spec: PyramidSpec) -> None:
+    if tag.stage != index:
+        got, expected = (stage_name(stage, spec.number_of_stages) for stage in (tag.stage, index))
+        raise ValueError(f"this LATENT is of stage '{got}', but the node is set to '{expected}'")
+
+
 def _sized_samples(latent: dict, stage: Stage, spec: PyramidSpec) -> Tensor:
+    """Return the LATENT's tensor in float32, if it has the size of the stage."""
     samples = latent["samples"]
     if tuple(samples.shape[2:]) != tuple(stage.shape):
         name = stage_name(stage.index, spec.number_of_stages)

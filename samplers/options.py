@@ -1,12 +1,11 @@
-"""What the widgets and sockets of the sampler nodes mean."""
+"""Turn the widgets and sockets of the sampler nodes into runs."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import comfy.sample
 import comfy.samplers
 from torch import Tensor
 
@@ -14,38 +13,36 @@ from ..pyramid.schedules import keep_last
 from ..pyramid.stage_names import AUTO, stage_index
 from ..pyramid.stages import PRESETS, PyramidSpec
 from .comfyui.checkpoint_metadata import distilled_for, spec_trained_for
+from .noise import Noise, SeedNoise
 from .run import PyramidRun, Result
 from .schedule import Levels, from_sigmas, levels_for, levels_of_student
 from .supported_samplers import check_sampler, check_sampler_name, make_sampler
 
-
-class SeedNoise:
-    """NOISE from a seed, as the host's RandomNoise makes it."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def generate_noise(self, latent: dict) -> Any:
-        return comfy.sample.prepare_noise(latent["samples"], self.seed, latent.get("batch_index"))
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 
 @dataclass(frozen=True)
 class StageOptions:
-    """What both sampler nodes offer per stage, as their widgets and sockets say it.
+    """The per-stage options of both sampler nodes.
 
-    cfg: "6" or "5-6-4" in running order, empty for the guider's own. model_mid, model_low: MODELs for the stages below
-    the highest. start_stage, end_stage: "auto", or a stage's name.
+    Attributes:
+        cfg: "6" or "5-6-4" in running order; empty for the guider's cfg.
+        model_mid: MODEL of the stages between the lowest and the highest; None for the main one.
+        model_low: MODEL of the lowest stage; None for the main one.
+        start_stage: "auto", or the name of the first stage to run.
+        end_stage: "auto", or the name of the last stage to run.
     """
 
     cfg: str = ""
-    model_mid: Any = None
-    model_low: Any = None
+    model_mid: ModelPatcher | None = None
+    model_low: ModelPatcher | None = None
     start_stage: str = AUTO
     end_stage: str = AUTO
 
 
 def sample_with_conds(
-    model: Any,
+    model: ModelPatcher,
     positive: Any,
     negative: Any,
     latent: dict,
@@ -59,7 +56,25 @@ def sample_with_conds(
     grid: str,
     shift: float,
 ) -> Result:
-    """Samples with a CFG guider; ``denoise`` below 1 runs only that share of the steps, the last ones."""
+    """Sample with a CFG guider.
+
+    Args:
+        model: MODEL of the run.
+        positive: Positive CONDITIONING.
+        negative: Negative CONDITIONING.
+        latent: LATENT at full resolution, or the output of an earlier run.
+        pyramid: The pyramid; None for the one that the models were trained for.
+        options: Options per stage.
+        seed: Seed of the noise.
+        steps: Steps of each stage, such as "20-20-10".
+        denoise: Share of the steps to run, counted from the end.
+        sampler_name: Name of a sampler.
+        grid: One of ``GRID_CHOICES``.
+        shift: Flow shift of the grid.
+
+    Raises:
+        ValueError: The inputs do not fit together.
+    """
     whole = find_spec(pyramid, model, options)
     spec, levels = levels_for(whole, steps, grid, shift)
     if grid == AUTO and (student := distilled_for(model)) is not None:
@@ -73,7 +88,7 @@ def sample_with_conds(
 
 
 def sample_with_guider(
-    noise: Any,
+    noise: Noise,
     guider: Any,
     sampler: Any,
     sigmas: Tensor,
@@ -81,7 +96,20 @@ def sample_with_guider(
     pyramid: PyramidSpec | None,
     options: StageOptions,
 ) -> Result:
-    """Samples with the host's own parts; ``sigmas`` are natural levels and may start below 1."""
+    """Sample with ComfyUI's NOISE, GUIDER and SAMPLER.
+
+    Args:
+        noise: NOISE of the run.
+        guider: GUIDER with an unbound model.
+        sampler: SAMPLER of every stage.
+        sigmas: Natural levels of the whole run, falling to 0; below 1 at the start for video to video.
+        latent: LATENT at full resolution, or the output of an earlier run.
+        pyramid: The pyramid; None for the one that the models were trained for.
+        options: Options per stage.
+
+    Raises:
+        ValueError: The inputs do not fit together.
+    """
     spec = find_spec(pyramid, guider.model_patcher, options)
     cfgs = parse_cfg(options.cfg, spec.number_of_stages) if options.cfg.strip() else []
     return _run(guider, noise, sampler, from_sigmas(sigmas, spec), spec, latent, cfgs, options)
@@ -90,9 +118,12 @@ def sample_with_guider(
 def check_widgets(
     spec: PyramidSpec | None, options: StageOptions, *, steps: str, sampler_name: str, grid: str, shift: float
 ) -> None:
-    """What can be wrong with the widgets of the sampler node, before a model is loaded.
+    """Check the widgets of the sampler node before a model is loaded.
 
-    Without a pyramid the model's LoRAs may bring one, so only what no pyramid takes is refused.
+    Without a pyramid, the pyramid of a LoRA may apply, so only values that no pyramid accepts are rejected.
+
+    Raises:
+        ValueError: A widget has a wrong value.
     """
     check_sampler_name(sampler_name, spec or PRESETS["training-free"])
     if spec is None:
@@ -106,22 +137,26 @@ def check_widgets(
 
 
 def check_parts(spec: PyramidSpec, options: StageOptions, *, sigmas: Tensor, sampler: Any) -> None:
-    """The same for the advanced node."""
+    """Check the inputs of the advanced sampler node before a model is loaded.
+
+    Raises:
+        ValueError: The SIGMAS, the SAMPLER or the cfg do not fit the pyramid.
+    """
     levels = from_sigmas(sigmas, spec)
     check_sampler(sampler, spec, [len(level) - 1 for level in levels])
     if options.cfg.strip():
         parse_cfg(options.cfg, spec.number_of_stages)
 
 
-def find_spec(pyramid: PyramidSpec | None, model: Any, options: StageOptions) -> PyramidSpec:
-    """The pyramid given, or the one the models were trained for, or the training-free one."""
+def find_spec(pyramid: PyramidSpec | None, model: ModelPatcher, options: StageOptions) -> PyramidSpec:
+    """Return the given pyramid, else the one the models were trained for, else the training-free one."""
     models = [candidate for candidate in (model, options.model_mid, options.model_low) if candidate is not None]
     trained = [spec for spec in map(spec_trained_for, models) if spec is not None]
     return pyramid or (trained[0] if trained else PRESETS["training-free"])
 
 
 def _run(
-    guider: Any, noise: Any, sampler: Any, levels: Levels, spec: PyramidSpec, latent: dict, cfgs: list[float],
+    guider: Any, noise: Noise, sampler: Any, levels: Levels, spec: PyramidSpec, latent: dict, cfgs: list[float],
     options: StageOptions,
 ) -> Result:  # fmt: skip
     run = PyramidRun(
@@ -139,12 +174,12 @@ def _run(
     return run.sample(latent, first=first, last=last)
 
 
-def _stage_models(options: StageOptions, number_of_stages: int) -> dict[int, Any]:
-    """MODELs by stage index, where they are not the main one."""
+def _stage_models(options: StageOptions, number_of_stages: int) -> dict[int, ModelPatcher]:
+    """Return the MODEL of each stage that does not use the main one."""
     if options.model_low is not None and number_of_stages < 2:
-        raise ValueError("model_low is connected, but a pyramid of 1 stage has no lower one; disconnect it")
+        raise ValueError("model_low is connected, but a pyramid of 1 stage has no low stage; disconnect it")
     if options.model_mid is not None and number_of_stages < 3:
-        raise ValueError(f"model_mid is connected, but a pyramid of {number_of_stages} stages has no middle one; disconnect it")
+        raise ValueError(f"model_mid is connected, but a pyramid of {number_of_stages} stages has no mid stage; disconnect it")
     models = {}
     if options.model_mid is not None:
         models.update(dict.fromkeys(range(1, number_of_stages - 1), options.model_mid))
@@ -154,21 +189,25 @@ def _stage_models(options: StageOptions, number_of_stages: int) -> dict[int, Any
 
 
 def parse_cfg(text: str, number_of_stages: int) -> list[float]:
-    """``"6"`` or ``"5-6-4"``, in running order, to one number per stage; ValueError in plain words."""
+    """Return one cfg per stage from a text such as "6" or "5-6-4" (running order).
+
+    Raises:
+        ValueError: The text is not such a list, or has the wrong number of values.
+    """
     parts = [part.strip() for part in text.split("-")]
     if not all(re.fullmatch(r"\d+(\.\d*)?|\.\d+", part) for part in parts):
-        raise ValueError(f"cfg is one number, or one for each stage joined by '-', such as 5-6-4; got '{text}'")
+        raise ValueError(f"cfg must be one number, or one per stage joined by '-', such as 5-6-4; got '{text}'")
     values = [float(part) for part in parts]
     if len(values) not in (1, number_of_stages):
         raise ValueError(
             f"cfg '{text}' has {len(values)} numbers, but the pyramid has {number_of_stages} stages (low to high "
-            "resolution); give one for all, or one for each"
+            "resolution); give one for all stages, or one per stage"
         )
     return values * number_of_stages if len(values) == 1 else values
 
 
 def cfg_problem(text: str) -> str | None:
-    """What is wrong with a text of cfg numbers, whatever the pyramid; None if nothing is."""
+    """Return the error in a text of cfg numbers that no pyramid accepts, or None."""
     try:
         parse_cfg(text, len(text.split("-")))
     except ValueError as error:

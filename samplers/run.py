@@ -1,36 +1,45 @@
-"""One pyramidal run in the host: the loop is the core's, each stage is one ``guider.sample``."""
+"""One pyramidal run in ComfyUI: ``pyramid.sampling`` loops over the stages, and each stage is one ``guider.sample``."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.patcher_extension
-import comfy.sample
 import comfy.utils
-import latent_preview
 import torch
 from torch import Tensor
 
-from ..pyramid.noise_pyramid import stage_seed, top_up_seed
+from ..pyramid.noise_pyramid import stage_seed
 from ..pyramid.sampling import sample_pyramid
+from ..pyramid.stage_names import stage_name
 from ..pyramid.stages import PyramidSpec, Stage
 from .comfyui.checkpoint_metadata import check_spec
 from .comfyui.conditioning import check_conds, stage_conds
-from .comfyui.latent_tag import CLEAN, END, KEY, StageTag, tagged
+from .comfyui.latent_tag import CLEAN, END, TAG_KEY, StageTag, tagged
 from .comfyui.stage_model import bind_stage, check_model, check_no_context_windows
-from .few_step import BATCH_INDEX
+from .noise import BATCH_INDEX_KEY, Noise, top_up_noise
+from .progress import Progress
 from .schedule import Levels
 from .start import Start, find_start
 from .supported_samplers import check_sampler
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
 
 @dataclass(frozen=True)
 class Result:
-    """LATENTs: the video, the last step's prediction of it, and the last prediction of each stage that ran."""
+    """The LATENTs that a run ends with.
+
+    Attributes:
+        output: The video, or the output of the last stage that ran.
+        denoised: The last step's prediction of the clean video.
+        drafts: The last clean prediction of each stage that ran.
+    """
 
     output: dict
     denoised: dict
@@ -39,44 +48,60 @@ class Result:
 
 @dataclass(frozen=True)
 class PyramidRun:
-    """What a run is made of: the host's parts as they come over the wires, with an unbound model in the guider.
+    """A run and the ComfyUI objects it is made of.
 
-    levels: natural levels of each stage in running order, empty for those left out. cfgs, models: per stage index, where
-    they differ from the guider's own.
+    Attributes:
+        guider: GUIDER of any pack; its model must not be bound to a stage.
+        noise: NOISE of the run.
+        sampler: SAMPLER of every stage.
+        levels: Natural levels of each stage in running order; empty for the stages that are left out.
+        spec: The pyramid.
+        cfgs: cfg by stage index, where it differs from the guider's.
+        models: MODEL by stage index, where it differs from the guider's.
     """
 
     guider: Any
-    noise: Any
+    noise: Noise
     sampler: Any
     levels: Levels
     spec: PyramidSpec
     cfgs: Mapping[int, float] = field(default_factory=dict)
-    models: Mapping[int, Any] = field(default_factory=dict)
+    models: Mapping[int, ModelPatcher] = field(default_factory=dict)
 
     def sample(self, latent: dict, *, first: int | None = None, last: int | None = None) -> Result:
-        """Runs the stages ``first`` to ``last`` (indices in running order); ``latent`` is a LATENT at full resolution, or
-        what an earlier run ended with."""
+        """Run the stages ``first`` to ``last``.
+
+        Args:
+            latent: A LATENT at full resolution, or the output of an earlier run.
+            first: Index of the first stage in running order; None for the one that fits the LATENT.
+            last: Index of the last stage; None for the finest.
+
+        Raises:
+            ValueError: The parts of the run do not fit together.
+        """
         self._check()
         start = find_start(self.guider.model_patcher, self.noise, latent, self.spec, self.levels, first)
         last = len(start.stages) - 1 if last is None else last
         if last < start.first:
-            raise ValueError(f"the run would end with stage {last} before it starts with stage {start.first}")
+            ends, starts = (stage_name(index, self.spec.number_of_stages) for index in (last, start.first))
+            raise ValueError(f"the run would end with stage '{ends}' before it starts with '{starts}'; set a later end_stage")
         self._check_conds(start)
         running = start.stages[start.first : last + 1]
         steps = [max(0, len(self.levels[stage.index]) - 1) for stage in running]
         check_sampler(self.sampler, self.spec, steps)
-        progress = _Progress(self.guider.model_patcher, [stage.index for stage in running], steps)
+        progress = Progress(self.guider.model_patcher, [stage.index for stage in running], steps)
+        batch_index = latent.get("batch_index")
         end = sample_pyramid(
-            lambda signal, noise, stage: self._run_stage(signal, noise, stage, progress, latent.get("batch_index")),
+            lambda signal, noise, stage: self._run_stage(signal, noise, stage, progress, batch_index),
             start.noises[: len(running)],
             running,
             signal=start.signal,
             previous=start.previous,
-            top_up=lambda stage: self._top_up(stage, start.noises[0], latent.get("batch_index")),
+            top_up=lambda stage: top_up_noise(self.noise.seed, stage, start.noises[0], batch_index),
         )
         return self._result(latent, start, running, end, progress)
 
-    def _run_stage(self, signal: Tensor, noise: Tensor, stage: Stage, progress: _Progress, batch_index: Any) -> Tensor:
+    def _run_stage(self, signal: Tensor, noise: Tensor, stage: Stage, progress: Progress, batch_index: Any) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigmas = torch.tensor([stage.reference_sigma(natural) for natural in self.levels[stage.index]])
         guider = self._stage_guider(stage, batch_index)
@@ -93,30 +118,25 @@ class PyramidRun:
         return end.to(comfy.model_management.intermediate_device())
 
     def _stage_guider(self, stage: Stage, batch_index: Any) -> Any:
-        """A shallow copy of the GUIDER, of any pack, with its own clone of the stage's model and its own conds."""
-        base, own = self.guider, copy.copy(self.guider)
-        own.model_patcher = bind_stage(self.models.get(stage.index, base.model_patcher), stage, self.spec.number_of_stages)
-        if (negative := _model_of_the_negative(base)) is not None:
-            own.uncond_model_patcher = bind_stage(negative, stage, self.spec.number_of_stages)
-        options = own.model_patcher.model_options
-        if base.model_options is not base.model_patcher.model_options:  # somebody gave the guider options of its own
+        """Return a shallow copy of the GUIDER with the stage's model and conds."""
+        base, bound = self.guider, copy.copy(self.guider)
+        bound.model_patcher = bind_stage(self.models.get(stage.index, base.model_patcher), stage, self.spec.number_of_stages)
+        if (negative := _negative_model(base)) is not None:
+            bound.uncond_model_patcher = bind_stage(negative, stage, self.spec.number_of_stages)
+        options = bound.model_patcher.model_options
+        if base.model_options is not base.model_patcher.model_options:  # another node gave the guider separate options
             options = comfy.patcher_extension.merge_nested_dicts(options, base.model_options)
         if batch_index is not None:
-            transformer = {**options.get("transformer_options", {}), BATCH_INDEX: batch_index}
+            transformer = {**options.get("transformer_options", {}), BATCH_INDEX_KEY: batch_index}
             options = {**options, "transformer_options": transformer}
-        own.model_options = own.model_patcher.model_options = options
-        own.original_conds = stage_conds(base.original_conds, stage.shape.frames, self.spec.downsample_axes[stage.index :])
+        bound.model_options = bound.model_patcher.model_options = options
+        bound.original_conds = stage_conds(base.original_conds, stage.shape.frames, self.spec.downsample_axes[stage.index :])
         if stage.index in self.cfgs:
-            own.set_cfg(self.cfgs[stage.index])
-        return own
-
-    def _top_up(self, stage: Stage, like: Tensor, batch_index: Any) -> Tensor:
-        empty = torch.zeros(*like.shape[:2], *stage.shape)
-        seed = top_up_seed(stage_seed(self.noise.seed, stage.index))
-        return comfy.sample.prepare_noise(empty, seed, batch_index)
+            bound.set_cfg(self.cfgs[stage.index])
+        return bound
 
     def _check(self) -> None:
-        negative = _model_of_the_negative(self.guider)
+        negative = _negative_model(self.guider)
         for model in (self.guider.model_patcher, *self.models.values(), *([] if negative is None else [negative])):
             check_model(model)
             check_spec(model, self.spec)
@@ -128,7 +148,7 @@ class PyramidRun:
         for model_options in (self.guider.model_options, *(model.model_options for model in self.models.values())):
             check_no_context_windows(model_options, start.stages)
 
-    def _result(self, latent: dict, start: Start, running: Sequence[Stage], end: Tensor, progress: _Progress) -> Result:
+    def _result(self, latent: dict, start: Start, running: Sequence[Stage], end: Tensor, progress: Progress) -> Result:
         def pack(samples: Tensor, stage: Stage, state: str) -> dict:
             packed = {**_without_size_notes(latent), "samples": samples}
             if stage.level == 0:
@@ -141,39 +161,12 @@ class PyramidRun:
         return Result(output, denoised, drafts)
 
 
-def _model_of_the_negative(guider: Any) -> Any:
-    """The second model of the guider that newer hosts have for two; None for every other guider."""
+def _negative_model(guider: Any) -> ModelPatcher | None:
+    """Return the second model of the guiders of newer ComfyUI versions that use two; None for every other guider."""
     return getattr(guider, "uncond_model_patcher", None)
 
 
-class _Progress:
-    """One progress bar over all stages, previews, and the last clean prediction of each stage.
-
-    The host's callback is made once, because a preview model may be loaded with it.
-    """
-
-    def __init__(self, model: Any, indices: Sequence[int], steps: Sequence[int]):
-        self.clean: dict[int, Tensor] = {}
-        self._latest: dict[str, Tensor] = {}
-        self._steps = dict(zip(indices, steps, strict=True))
-        self._comfyui = latent_preview.prepare_callback(model, sum(steps), self._latest)
-
-    def callback(self, stage: Stage) -> Callable[[int, Tensor, Tensor, int], None]:
-        offset = sum(count for index, count in self._steps.items() if index < stage.index)
-        own, total = self._steps[stage.index], sum(self._steps.values())
-
-        def step_done(step: int, denoised: Tensor, x: Tensor, _total: int) -> None:
-            self._comfyui(offset + min(step, own - 1), denoised, x, total)
-
-        return step_done
-
-    def stage_done(self, stage: Stage, model: Any) -> None:
-        """Keeps the stage's last clean prediction, as the VAE wants it."""
-        if "x0" in self._latest:
-            self.clean[stage.index] = model.model.process_latent_out(self._latest.pop("x0").cpu())
-
-
 def _without_size_notes(latent: dict) -> dict:
-    """Keys of a LATENT that still hold for another one; newer hosts note on empty latents how to resize them."""
-    dropped = (KEY, "downscale_ratio_spacial", "downscale_ratio_temporal")
+    """Return the keys of a LATENT that hold at any size; newer ComfyUI notes on empty latents how to resize them."""
+    dropped = (TAG_KEY, "downscale_ratio_spacial", "downscale_ratio_temporal")
     return {key: value for key, value in latent.items() if key not in dropped}

@@ -1,4 +1,4 @@
-"""Schedules as nodes speak of them: a text of steps, a grid that may be "auto", SIGMAS on the wire."""
+"""Schedules as the nodes use them: steps as text, a grid that may be "auto", and SIGMAS."""
 
 from __future__ import annotations
 
@@ -18,9 +18,16 @@ Levels = list[tuple[float, ...]]
 
 
 def levels_for(spec: PyramidSpec, steps: str, grid: str, shift: float) -> tuple[PyramidSpec, Levels]:
-    """The stages that run and their levels; ValueError in plain words for steps that do not fit.
+    """Return the pyramid of the stages that run and their levels.
 
-    The grid "distilled" moves the boundaries of the pyramid to the levels a step-distilled model was trained on.
+    Args:
+        spec: The whole pyramid.
+        steps: Steps of each stage in running order, such as "20-20-10"; leading zeros leave stages out.
+        grid: One of ``GRID_CHOICES``. "distilled" moves the boundaries to the levels of a step-distilled model.
+        shift: Flow shift of the grids "shift" and "distilled".
+
+    Raises:
+        ValueError: The steps or the grid do not fit the pyramid.
     """
     spec, counts = without_skipped(spec, parse_steps(steps, spec.number_of_stages))
     if grid == DISTILLED:
@@ -30,30 +37,33 @@ def levels_for(spec: PyramidSpec, steps: str, grid: str, shift: float) -> tuple[
     return spec, stage_levels(spec, counts, grid=grid, shift=shift)
 
 
-def levels_of_student(name: str, own: Levels, wanted: Levels) -> Levels:
-    """The levels that a distilled model was trained on; ValueError in plain words for other numbers of steps."""
-    counts, asked = (tuple(len(stage) - 1 for stage in levels) for levels in (own, wanted))
-    if counts != asked:
-        steps, other = ("-".join(map(str, numbers)) for numbers in (counts, asked))
+def levels_of_student(name: str, trained: Levels, requested: Levels) -> Levels:
+    """Return the levels that a distilled model was trained on, if the requested ones have as many steps.
+
+    Raises:
+        ValueError: The numbers of steps differ; ``name`` names the model in the message.
+    """
+    if [len(stage) for stage in trained] != [len(stage) for stage in requested]:
+        steps, got = ("-".join(str(len(stage) - 1) for stage in levels) for levels in (trained, requested))
         raise ValueError(
-            f"{name} was distilled to the steps {steps} and knows no others, got {other}; set the steps to {steps}, or grid to "
-            "'uniform' to try it all the same"
+            f"{name} was distilled for steps {steps}, got {got}; set steps to {steps}, or grid to 'uniform' to use other steps "
+            "anyway"
         )
-    return own
+    return trained
 
 
 def to_sigmas(levels: Sequence[Sequence[float]]) -> Tensor:
-    """SIGMAS: the whole curve, float32."""
+    """Return the levels of all stages as SIGMAS in float32; each boundary occurs once."""
     return torch.tensor(join(levels), dtype=torch.float32)
 
 
 def from_sigmas(sigmas: Tensor, spec: PyramidSpec) -> Levels:
-    """Cuts SIGMAS of natural levels, from our schedule or any other, at the boundaries of the pyramid."""
+    """Return SIGMAS of natural levels, from any scheduler, cut at the boundaries of the pyramid."""
     return cut(sigmas.tolist(), spec.boundaries)
 
 
 def steps_problem(steps: str) -> str | None:
-    """What is wrong with a text of steps, whatever the pyramid; None if nothing is."""
+    """Return the error in a text of steps that no pyramid accepts, or None."""
     try:
         parse_steps(steps, len(steps.split("-")))
     except ValueError as error:

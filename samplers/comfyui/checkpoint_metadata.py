@@ -38,8 +38,8 @@ def check_spec(model: Any, spec: PyramidSpec) -> None:
     for name, own in trained_for(model):
         if spec not in [own.starting_at(index) for index in range(own.number_of_stages)]:
             raise ValueError(
-                f"{name} was trained for another pyramid than the one given: {differences(own, spec)}; "
-                "leave the pyramid input open to use its own"
+                f"{name} was trained for a different pyramid than the one given: {differences(own, spec)}; "
+                "disconnect the pyramid input to use its own"
             )
 
 

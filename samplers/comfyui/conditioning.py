@@ -1,7 +1,7 @@
-"""Conditioning that follows the stage.
+"""Fit conditioning to the size of a stage.
 
-The host fits image conditioning to the latent in height and width, but not in time. Everything that carries frames has
-to be resampled here, or be refused in words: a wrong number of frames is a tensor error deep in the model otherwise.
+ComfyUI fits image conditioning to the latent in height and width, but not in time. Whatever carries frames is resampled here
+or rejected with a clear error; a wrong number of frames would end in a tensor error deep inside the model.
 """
 
 from __future__ import annotations
@@ -29,34 +29,48 @@ UNSUPPORTED = {
     "control": "a ControlNet",
     "gligen": "GLIGEN boxes",
 }
-"""Keys of a cond that belong to the full length or size, and what an artist calls them."""
+"""Keys of a cond that are tied to the full length or size, with the names that error messages use."""
 
 RESAMPLED = ("concat_latent_image", "concat_mask")
 SIZE_FREE = ("cross_attn", "pooled_output", "clip_vision_output", "reference_latents", "context_latents", "mask")
-"""Text and image tokens and reference latents run at any size; the host scales masks itself."""
-
+"""Text and image tokens and reference latents run at any size; ComfyUI scales masks itself."""
 
 Conds = dict[str, list[dict]]
-"""What a guider keeps: by name ("positive", "negative") a list of conds, each a dict of tensors and options."""
+"""The conds of a guider by name ("positive", "negative"), each a dict of tensors and options."""
 
 
 def stage_conds(conds: Conds, frames: int, downsample_axes: Sequence[str]) -> Conds:
-    """A guider's conds for one stage: new lists and dicts, tensors shared or replaced, never written into.
+    """Return a guider's conds for one stage; the originals stay unchanged.
 
-    frames: latent frames of the stage. halves: the axes that the transitions after this stage double.
+    Args:
+        conds: The guider's conds at full size.
+        frames: Latent frames of the stage.
+        downsample_axes: Axes of the transitions after this stage, in running order.
+
+    Raises:
+        ValueError: Image conditioning has another number of frames than the latent.
     """
     return {name: [_stage_cond(cond, frames, downsample_axes) for cond in group] for name, group in conds.items()}
 
 
 def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> None:
-    """ValueError in plain words for conditioning that cannot follow the stages."""
+    """Check that the conditioning can be fitted to every stage.
+
+    Args:
+        conds: The guider's conds at full size.
+        full: Size at full resolution.
+        stages: All stages of the pyramid.
+
+    Raises:
+        ValueError: A cond is tied to the full length or size.
+    """
     if len(stages) == 1:
         return
     time_changes = stages[0].shape.frames != full.frames
     for cond in (cond for group in conds.values() for cond in group):
-        for key, what in UNSUPPORTED.items():
+        for key, name in UNSUPPORTED.items():
             if cond.get(key) is not None:
-                raise ValueError(f"the conditioning carries {what}, which a pyramid cannot resize yet; sample without it")
+                raise ValueError(f"the conditioning carries {name}, which a pyramid cannot resize yet; sample without it")
         area = cond.get("area")
         if area is not None and area[0] != "percentage":
             raise ValueError(
@@ -67,8 +81,8 @@ def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> N
             known = key in RESAMPLED or key in SIZE_FREE
             if time_changes and not known and isinstance(value, Tensor) and value.ndim == 5 and value.shape[2] == full.frames:
                 raise ValueError(
-                    f"the conditioning carries '{key}' with {full.frames} frames, and a pyramid does not know how to "
-                    "resize it in time; use a pyramid that halves height and width only"
+                    f"the conditioning carries '{key}' with {full.frames} frames, which a pyramid cannot resize in time; use a "
+                    "pyramid that halves height and width only"
                 )
 
 
@@ -87,11 +101,11 @@ def _stage_cond(cond: dict, frames: int, downsample_axes: Sequence[str]) -> dict
 
 
 def halve_latent(latent: Tensor, axes: str) -> Tensor:
-    """Image conditioning ``(B, C, T, H, W)`` for a coarser stage.
+    """Return image conditioning ``(B, C, T, H, W)`` halved over ``axes``.
 
-    In time the first frame stays and of each pair after it the later one: the coarse latent stands for the frames of
-    both at half the rate, ends with the last of them, and a still stays what it was. In space blocks are averaged
-    (odd sides are left to the host).
+    In time, the first frame and the later one of each following pair are kept. A coarse latent frame covers the video frames
+    of its pair at half the rate and ends with the last of them; a still image is unchanged. In space, blocks of 2x2 are
+    averaged; odd sides are left to ComfyUI.
     """
     if "T" in axes:
         latent = torch.cat([latent[:, :, :1], latent[:, :, 2::2]], dim=2)
@@ -101,10 +115,11 @@ def halve_latent(latent: Tensor, axes: str) -> Tensor:
 
 
 def halve_mask(mask: Tensor, axes: str) -> Tensor:
-    """A mask of given pixel frames, ``(B, 1 or 4, T, H, W)``; its four channels are the pixel frames of a latent frame.
+    """Return a mask of given video frames, ``(B, 1 or 4, T, H, W)``, halved over ``axes``.
 
-    At half the frame rate every second pixel frame is kept, so of the eight of a pair of latent frames the second,
-    fourth, sixth and eighth make the coarse one. Height and width are the host's.
+    The four channels are the video frames of a latent frame. At half the frame rate every second video frame is kept: the
+    second, fourth, sixth and eighth of a pair of latent frames become the channels of the coarse one. ComfyUI fits height and
+    width itself.
     """
     if "T" not in axes:
         return mask
@@ -116,9 +131,10 @@ def halve_mask(mask: Tensor, axes: str) -> Tensor:
 
 
 def _check_frames(key: str, value: Tensor, frames: int) -> Tensor:
+    """Return ``value`` if it has the stage's number of latent frames."""
     got = value.shape[2]
     if key == "concat_mask" and got < frames:
-        return value  # the host fills the rest
+        return value  # ComfyUI pads the rest
     if got != frames:
         raise ValueError(
             f"the image conditioning ('{key}') was made for another length than the latent: a stage of {frames} latent "

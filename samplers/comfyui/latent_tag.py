@@ -1,7 +1,7 @@
-"""What a LATENT between stages says about itself.
+"""The tag that a LATENT between two stages carries.
 
-A latent that a stage hands out is ``x / (1 - sigma)``: amplified noise when decoded, and wrong at any other place. The tag
-travels in the LATENT, which the host copies from node to node, so the wrong place can be named.
+The output of a stage is ``x / (1 - sigma)``: decoded, it shows amplified noise, and it is wrong in any other place of a graph.
+The tag travels in the LATENT, which ComfyUI copies from node to node, so a wrong connection can be reported by name.
 """
 
 from __future__ import annotations
@@ -11,16 +11,24 @@ from dataclasses import dataclass
 from ...pyramid.latent_shape import LatentShape
 from ...pyramid.stages import PyramidSpec
 
-KEY = "pyramid"
+TAG_KEY = "pyramid"
+"""Key of the tag in a LATENT."""
 
 START, END, CLEAN = "start", "end", "clean"
-"""Where in its stage: at the noisy end, at the clean end, or the clean prediction. The host's own sampler copies the
-tag of what it was given, so behind it a latent still says START."""
+"""States of a stage's LATENT: at the noisy end, at the clean end, or the clean prediction. ComfyUI's own sampler copies the
+tag of its input, so its output still has the state START."""
 
 
 @dataclass(frozen=True)
 class StageTag:
-    """spec: the pyramid. stage: index in running order. size: of the full-resolution latent. state: see above."""
+    """The place of a LATENT in a run.
+
+    Attributes:
+        spec: The pyramid.
+        stage: Index of the stage in running order.
+        size: Size of the full-resolution latent.
+        state: ``START``, ``END`` or ``CLEAN``.
+    """
 
     spec: PyramidSpec
     stage: int
@@ -29,14 +37,21 @@ class StageTag:
 
 
 def tagged(latent: dict, tag: StageTag) -> dict:
-    return {**latent, KEY: tag}
+    """Return a copy of the LATENT with the tag."""
+    return {**latent, TAG_KEY: tag}
 
 
 def tag_of(latent: dict) -> StageTag | None:
-    tag = latent.get(KEY)
+    """Return the tag of a LATENT, or None."""
+    tag = latent.get(TAG_KEY)
     return tag if isinstance(tag, StageTag) else None
 
 
 def check_same_pyramid(tag: StageTag, spec: PyramidSpec) -> None:
+    """Check that a tagged LATENT comes from this pyramid.
+
+    Raises:
+        ValueError: It comes from a different one.
+    """
     if tag.spec != spec:
-        raise ValueError("this LATENT comes from another pyramid than the one given here; wire the same 'Pyramid' to all nodes")
+        raise ValueError("this LATENT comes from a different pyramid; connect the same 'Pyramid' to all nodes of the run")

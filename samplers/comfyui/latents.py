@@ -1,8 +1,8 @@
-"""What a LATENT must be to go through a pyramid, and sizes that fit."""
+"""Check that a LATENT can go through a pyramid, and make empty ones."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.model_management
 import comfy.sample
@@ -13,15 +13,22 @@ from ...pyramid.latent_shape import CHANNELS, LatentShape
 from ...pyramid.sizes import check_shape
 from ...pyramid.stages import PyramidSpec
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
 
 def empty_latent(shape: LatentShape, batch_size: int) -> dict:
-    """A LATENT of zeros."""
+    """Return a LATENT of zeros on ComfyUI's intermediate device."""
     size = (batch_size, CHANNELS, shape.frames, shape.height, shape.width)
     return {"samples": torch.zeros(size, device=comfy.model_management.intermediate_device())}
 
 
-def fit_channels(model: Any, latent: dict) -> Tensor:
-    """The LATENT's tensor in float32, empty ones brought to the model's number of channels as the host does."""
+def fit_channels(model: ModelPatcher, latent: dict) -> Tensor:
+    """Return the LATENT's tensor in float32; an empty one gets the model's number of channels, as in ComfyUI.
+
+    Raises:
+        ValueError: The LATENT holds several tensors.
+    """
     samples = latent["samples"]
     if getattr(samples, "is_nested", False):
         raise ValueError("the LATENT holds several tensors (sound and video); the pyramid samples one video latent")
@@ -29,7 +36,17 @@ def fit_channels(model: Any, latent: dict) -> Tensor:
 
 
 def check_latent(samples: Tensor, latent: dict, spec: PyramidSpec, *, channels: int = CHANNELS) -> None:
-    """ValueError in plain words for a LATENT that cannot go through the pyramid; ``channels`` are the model's."""
+    """Check that a LATENT can go through the pyramid.
+
+    Args:
+        samples: The LATENT's tensor, with its channels fitted to the model.
+        latent: The LATENT.
+        spec: The pyramid.
+        channels: Latent channels of the model.
+
+    Raises:
+        ValueError: It has the wrong number of dimensions, channels, frames or pixels, or a noise mask.
+    """
     if samples.ndim != 5:
         raise ValueError(
             f"the LATENT has {samples.ndim} dimensions, a video latent has 5; use 'Pyramidal Empty Latent' "
@@ -41,5 +58,5 @@ def check_latent(samples: Tensor, latent: dict, spec: PyramidSpec, *, channels: 
             "it was made for another model"
         )
     if latent.get("noise_mask") is not None:
-        raise ValueError("the LATENT has a noise mask, which a pyramid cannot follow yet; remove it ('Set Latent Noise Mask')")
+        raise ValueError("the LATENT has a noise mask, which a pyramid does not support yet; remove 'Set Latent Noise Mask'")
     check_shape(LatentShape(*samples.shape[2:]), spec)

@@ -24,7 +24,7 @@ from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.comfyui.stage_model import bind_stage, stage_of, stage_sampling
-from pyramidalwan.samplers.options import SeedNoise
+from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
 from pyramidalwan.samplers.schedule import levels_for
 

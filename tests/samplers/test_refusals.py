@@ -12,7 +12,8 @@ from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui.stage_model import bind_stage
-from pyramidalwan.samplers.options import SeedNoise, parse_cfg
+from pyramidalwan.samplers.noise import SeedNoise
+from pyramidalwan.samplers.options import parse_cfg
 from pyramidalwan.samplers.run import PyramidRun
 from pyramidalwan.samplers.supported_samplers import check_sampler, make_sampler
 
@@ -68,7 +69,7 @@ def test_models_of_another_vae(t2v_model):
     other = t2v_model.clone()
     other.add_object_patch("latent_format", comfy.latent_formats.Wan22())
     with pytest.raises(
-        ValueError, match="Wan 2.2 14B, with latents of 16 channels; this MODEL .WAN21. has 48, such as Wan 2.2 5B"
+        ValueError, match="Wan 2.2 14B, with latents of 16 channels; this MODEL .WAN21. has 48, as Wan 2.2 5B does"
     ):
         sample(other)
 

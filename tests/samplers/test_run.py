@@ -10,7 +10,7 @@ from comfyui_graph import GivenNoise, empty, guider, progress, prompt
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
-from pyramidalwan.samplers.options import SeedNoise
+from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
 from pyramidalwan.samplers.supported_samplers import FEW_STEP, make_sampler
 

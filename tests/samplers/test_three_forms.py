@@ -131,7 +131,7 @@ def test_renoise_goes_back_to_a_level_of_the_stage(t2v_model):
     drawn = own.generate_noise(latent)
     lower = call(NODE["Renoise"], drafts[1], noise, WAN, "mid", 0.7)[1].generate_noise(latent)
     assert (drawn - lower).abs().max() > 0.1  # another level, another draw
-    with pytest.raises(ValueError, match="comes from another pyramid"):
+    with pytest.raises(ValueError, match="comes from a different pyramid"):
         call(NODE["Renoise"], drafts[1], noise, PyramidSpec((0.9, 0.5)), "mid", 0.7)
     assert torch.equal(drawn, own.generate_noise(latent)) and abs(float(drawn.std()) - 1) < 0.05
     with pytest.raises(ValueError, match="level 0.3 is not in stage 'mid', which runs from 0.896 to 0.602"):
@@ -169,7 +169,7 @@ class TestWrongWiring:
 
     def test_another_pyramid(self):
         other = PyramidSpec((0.9, 0.5))
-        with pytest.raises(ValueError, match="comes from another pyramid"):
+        with pytest.raises(ValueError, match="comes from a different pyramid"):
             call(NODE["StageTransition"], self.start(), call(RandomNoise, 5)[0], other, "low")
 
     def test_a_resized_latent(self):
@@ -194,12 +194,12 @@ class TestWrongWiring:
 
     def test_a_transition_after_something_else_than_a_stage(self):
         with pytest.raises(
-            ValueError, match="not the output of a stage; 'Pyramidal Stage Transition' comes after a stage's sampler"
+            ValueError, match="not the output of a stage; connect 'Pyramidal Stage Transition' to the sampler"
         ):
             call(NODE["StageTransition"], empty(), call(RandomNoise, 5)[0], WAN, "low")
 
     def test_a_start_from_a_stages_latent(self):
-        with pytest.raises(ValueError, match="already one of a stage"):
+        with pytest.raises(ValueError, match="already belongs to a stage"):
             call(NODE["StageStart"], call(RandomNoise, 5)[0], self.start(), WAN)
 
     def test_a_start_of_the_wrong_size(self):

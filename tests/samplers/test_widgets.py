@@ -82,7 +82,7 @@ def test_video_to_video_noises_along_the_stages_path(t2v_model):
     """The first input of the network is the path's point at that level, in the stage that holds it."""
     from pyramid.noise_pyramid import noise_pyramid
     from pyramid.paths import stage_path
-    from pyramidalwan.samplers.options import SeedNoise
+    from pyramidalwan.samplers.noise import SeedNoise
 
     first = []
     model = t2v_model.clone()
@@ -143,7 +143,7 @@ def test_cfg_for_each_stage(t2v_model):
     torch.testing.assert_close(one, sampler(t2v_model, cfg="3-3-3")[0]["samples"])
     with pytest.raises(ValueError, match="cfg '3-1' has 2 numbers, but the pyramid has 3 stages"):
         sampler(t2v_model, cfg="3-1")
-    assert "cfg is one number" in PyramidalWanSamplerAdvanced.validate_inputs("much")
+    assert "cfg must be one number" in PyramidalWanSamplerAdvanced.validate_inputs("much")
     assert PyramidalWanSamplerAdvanced.validate_inputs("") is True
 
 
@@ -182,13 +182,13 @@ def test_drafts_in_the_wrong_place_are_refused(t2v_model):
     draft = sampler(t2v_model, end_stage="low")
     with pytest.raises(ValueError, match="is the clean prediction of stage 'low'.*'latent' output"):
         sampler(t2v_model, draft[1])
-    with pytest.raises(ValueError, match="is the output of stage 'low', so the run goes on with 'mid', not with 'high'"):
+    with pytest.raises(ValueError, match="is the output of stage 'low', so the run resumes with 'mid', not with 'high'"):
         sampler(t2v_model, draft[0], start_stage="high")
     with pytest.raises(ValueError, match="should start at stage 'mid', but the LATENT is not the output"):
         sampler(t2v_model, start_stage="mid")
-    with pytest.raises(ValueError, match="comes from another pyramid"):
+    with pytest.raises(ValueError, match="comes from a different pyramid"):
         sampler(t2v_model, draft[0], pyramid=PyramidSpec((0.9, 0.5)))
-    with pytest.raises(ValueError, match="needs its whole schedule: set denoise to 1"):
+    with pytest.raises(ValueError, match="requires the whole schedule; set denoise to 1"):
         sampler(t2v_model, draft[0], denoise=0.5)
     with pytest.raises(ValueError, match="it was resized"):
         sampler(t2v_model, {**draft[0], "samples": torch.zeros(1, 16, 2, 8, 8)})
@@ -224,7 +224,10 @@ def test_what_does_not_fit_is_said_before_a_model_is_loaded(changes, words):
     with pytest.raises(ValueError, match=words):
         PyramidalWanSampler.check_lazy_status(**{**widgets, **changes}, **links)
     without = {**links, "pyramid": None}
-    for change, said in (({"cfg": "much"}, "cfg is one number"), ({"sampler_name": "dpm_adaptive"}, "its own number of steps")):
+    for change, said in (
+        ({"cfg": "much"}, "cfg must be one number"),
+        ({"sampler_name": "dpm_adaptive"}, "its own number of steps"),
+    ):
         with pytest.raises(ValueError, match=said):
             PyramidalWanSampler.check_lazy_status(**{**widgets, **change}, **without)
 

@@ -1,0 +1,95 @@
+"""The noise of a run: all draws are made on the CPU and derive from the run's NOISE and its seed.
+
+Drawing on the CPU gives the same video on every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import comfy.sample
+import torch
+from torch import Tensor
+
+from ..pyramid.noise_pyramid import stage_seed, step_seed, top_up_seed
+from ..pyramid.stages import Stage
+
+BATCH_INDEX_KEY = "pyramidal_wan_batch_index"
+"""Transformer option that carries the LATENT's ``batch_index`` to the few-step sampler, so that every batch member draws its
+own noise."""
+
+
+class Noise(Protocol):
+    """ComfyUI's NOISE type."""
+
+    seed: int
+
+    def generate_noise(self, latent: dict) -> Tensor:
+        """Return noise of the shape of ``latent["samples"]``."""
+        ...
+
+
+class SeedNoise:
+    """NOISE from a seed, equal to that of ComfyUI's 'RandomNoise'."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def generate_noise(self, latent: dict) -> Tensor:
+        """Return noise of the shape of ``latent["samples"]``."""
+        return comfy.sample.prepare_noise(latent["samples"], self.seed, latent.get("batch_index"))
+
+
+class DerivedNoise:
+    """NOISE of one stage, derived from the NOISE of the run: a seed of its own, and a draw that is made on request."""
+
+    def __init__(self, seed: int, draw: Callable[[dict], Tensor]):
+        self.seed, self._draw = seed, draw
+
+    def generate_noise(self, latent: dict) -> Tensor:
+        """Return the stage's noise; only the ``batch_index`` of ``latent`` matters."""
+        return self._draw(latent)
+
+
+def full_noise(noise: Noise, latent: dict, size: Sequence[int]) -> Tensor:
+    """Return the one full-resolution draw of a run, ``(B, C, T, H, W)`` in float32.
+
+    Args:
+        noise: The run's NOISE.
+        latent: LATENT whose batch indices apply; its samples are ignored.
+        size: Shape of the draw.
+    """
+    empty = {**latent, "samples": torch.zeros(*size, dtype=torch.float32)}
+    return noise.generate_noise(empty).float()
+
+
+def seeded_noise(size: Sequence[int], seed: int, batch_index: Any) -> Tensor:
+    """Return white noise of shape ``size`` in float32; ``batch_index`` is that of a LATENT, or None."""
+    return comfy.sample.prepare_noise(torch.zeros(*size, dtype=torch.float32), seed, batch_index)
+
+
+def top_up_noise(run_seed: int, stage: Stage, samples: Tensor, batch_index: Any) -> Tensor:
+    """Return the white noise that tops up frame 0 at the start of a stage, at the stage's size.
+
+    Args:
+        run_seed: Seed of the run's NOISE.
+        stage: The stage that starts.
+        samples: Any latent of the run; gives the batch size and the number of channels.
+        batch_index: The ``batch_index`` of the LATENT, or None.
+    """
+    seed = top_up_seed(stage_seed(run_seed, stage.index))
+    return seeded_noise((*samples.shape[:2], *stage.shape), seed, batch_index)
+
+
+def step_noise(x: Tensor, extra_args: dict, step: int) -> Tensor:
+    """Return the white noise that few-step sampling adds after a step, of the shape, device and dtype of ``x``.
+
+    Args:
+        x: The latent of a stage.
+        extra_args: Arguments that ComfyUI passes to every sampler function; gives the stage's seed and the batch indices.
+        step: Number of the step within the stage.
+    """
+    options = extra_args.get("model_options", {}).get("transformer_options", {})
+    seed = step_seed(extra_args.get("seed") or 0, step)
+    return seeded_noise(x.shape, seed, options.get(BATCH_INDEX_KEY)).to(x)
