@@ -1,4 +1,4 @@
-"""Training wants gradients, which the tests of the nodes switch off."""
+"""Enable gradients, which the tests of the nodes disable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From video files to a cache: what is in it, what is skipped, and that no interruption loses or doubles anything."""
+"""The cache: clips, encoders, lists of sources, skipped videos, and resuming without lost or duplicated items."""
 
 import io
 import json
@@ -34,55 +34,55 @@ def vae(tmp_path_factory):
 
 def make(tables) -> tuple[Cache, list[str]]:
     config = check_config(CacheConfig, tables, "test")
-    said = []
-    cache.make_cache(config, parallel.start(config.system), said.append)
-    return Cache(config.out), said
+    progress = []
+    cache.make_cache(config, parallel.start(config.system), progress.append)
+    return Cache(config.out), progress
 
 
-def clip(number=0, **options):
-    (found,) = clips_of(io.BytesIO(video_bytes(phase=number, **options)), ClipSize(64, 64, 17))
-    return found
+def read_clip(number=0, **options):
+    (clip,) = clips_of(io.BytesIO(video_bytes(phase=number, **options)), ClipSize(64, 64, 17))
+    return clip
 
 
-def test_a_clip_is_the_middle_of_the_frames():
-    found = (clip() + 1) * 127.5
+def test_a_clip_is_the_centre_of_the_frames():
+    clip = (read_clip() + 1) * 127.5
     expected = torch.from_numpy(picture(5, 72, 64)).permute(2, 0, 1)[:, :, 4:68].float()
-    assert found.shape == (3, 17, 64, 64)
-    assert (found[:, 5] - expected).abs().max() < 1e-3
+    assert clip.shape == (3, 17, 64, 64)
+    assert (clip[:, 5] - expected).abs().max() < 1e-3
 
 
 def test_larger_videos_are_scaled_down_first():
-    found = clip(width=160, height=128)
-    assert found.shape == (3, 17, 64, 64)
-    assert ((found[0, 3] + 1) * 127.5 - 30).abs().max() < 2
+    clip = read_clip(width=160, height=128)
+    assert clip.shape == (3, 17, 64, 64)
+    assert ((clip[0, 3] + 1) * 127.5 - 30).abs().max() < 2
 
 
-def test_frames_are_taken_at_the_wanted_rate():
+def test_frames_are_taken_at_the_requested_rate():
     file = io.BytesIO(video_bytes(frames=25, rate=32))
-    (found,) = clips_of(file, ClipSize(64, 64, 9, fps=16))
-    assert torch.equal(((found[0, :, 0, 0] + 1) * 12.75).round(), 2.0 * torch.arange(9))
+    (clip,) = clips_of(file, ClipSize(64, 64, 9, fps=16))
+    assert torch.equal(((clip[0, :, 0, 0] + 1) * 12.75).round(), 2.0 * torch.arange(9))
 
 
-def test_several_clips_of_one_video_follow_each_other():
-    found = clips_of(io.BytesIO(video_bytes(frames=20)), ClipSize(64, 64, 9), most=5)
-    assert len(found) == 2
-    assert ((found[1][0, 0, 0, 0] + 1) * 12.75).round() == 9
+def test_clips_of_one_video_are_consecutive():
+    clips = clips_of(io.BytesIO(video_bytes(frames=20)), ClipSize(64, 64, 9), max_clips=5)
+    assert len(clips) == 2
+    assert ((clips[1][0, 0, 0, 0] + 1) * 12.75).round() == 9
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
-        ({"frames": 16}, "too short: 16 frames at 16 a second, 17 wanted"),
-        ({"width": 48}, "too small: 48x64, at least 64x64 wanted"),
-        ({"rate": 8}, "too slow: 8 frames a second, 16 wanted"),
+        ({"frames": 16}, "too short: 16 frames at 16 per second; at least 17 are required"),
+        ({"width": 48}, "too small: 48x64; at least 64x64 is required"),
+        ({"rate": 8}, "too slow: 8 frames per second; at least 16 are required"),
     ],
 )
-def test_what_gives_no_clip_says_why(options, said):
-    with pytest.raises(UnusableError, match=said):
-        clip(**options)
+def test_an_unusable_video_is_reported_with_the_reason(options, message):
+    with pytest.raises(UnusableError, match=message):
+        read_clip(**options)
 
 
-def test_what_is_no_video_says_so():
+def test_a_file_that_is_not_a_video_is_reported():
     with pytest.raises(UnusableError, match="cannot be decoded"):
         clips_of(io.BytesIO(b"not a video" * 100), ClipSize(64, 64, 17))
 
@@ -97,22 +97,22 @@ def test_stage_videos_drop_frames_and_average_pixels():
 
 
 def test_a_saved_video_reads_back(tmp_path):
-    video = clip()
+    video = read_clip()
     save_video(tmp_path / "x.mp4", video)
     with (tmp_path / "x.mp4").open("rb") as file:
-        (found,) = clips_of(file, ClipSize(64, 64, 17))
-    assert (found - video).abs().mean() < 0.1 and not list(tmp_path.glob("*partial*"))
+        (read_back,) = clips_of(file, ClipSize(64, 64, 17))
+    assert (read_back - video).abs().mean() < 0.1 and [path.name for path in tmp_path.iterdir()] == ["x.mp4"]
 
 
 @torch.no_grad()
-def test_the_vae_is_comfyuis(vae, tmp_path):
-    """Latents as the host's sampler sees them, and pictures as the host decodes them."""
+def test_the_vae_agrees_with_comfyui(vae, tmp_path):
+    """Normalised latents agree with those that ComfyUI samples, and decoded videos with those that ComfyUI decodes."""
     import comfy.latent_formats
     import comfy.sd
     import comfy.utils
 
     comfyui = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(vae_file(tmp_path))))
-    video = clip()[None]
+    video = read_clip()[None]
     encoded = comfy.latent_formats.Wan21().process_in(comfyui.encode((video[0].permute(1, 2, 3, 0) + 1) / 2))
     ours = vae.encode(video)
     assert (ours - encoded).abs().max() < 2e-3 * encoded.abs().max()
@@ -121,7 +121,7 @@ def test_the_vae_is_comfyuis(vae, tmp_path):
 
 
 @torch.no_grad()
-def test_a_prompts_embedding_is_not_padded_and_does_not_depend_on_its_neighbours(tmp_path):
+def test_an_embedding_is_unpadded_and_independent_of_the_other_prompts(tmp_path):
     encoder = Umt5(text_folder(tmp_path), length=8)
     alone = encoder(["a red ring"])[0]
     together = encoder(["a red ring", "a red ring moving left right a", ""])
@@ -129,56 +129,55 @@ def test_a_prompts_embedding_is_not_padded_and_does_not_depend_on_its_neighbours
     assert torch.allclose(alone, together[0], atol=1e-5)
 
 
-def test_definition_two_encodes_the_smaller_videos_and_one_averages_latents(vae):
-    video = clip()
-    two, one = encode_stages(video, SPEC, vae, "pixels"), encode_stages(video, SPEC, vae, "latents")
-    assert [tuple(latent.shape) for latent in two] == [(16, 2, 2, 2), (16, 3, 4, 4), (16, 5, 8, 8)]
-    assert torch.equal(two[2], one[2])
-    assert torch.equal(two[0], vae.encode(stage_videos(video, SPEC)[0][None])[0])
+def test_definition_2_encodes_downsampled_videos_and_definition_1_downsamples_latents(vae):
+    video = read_clip()
+    pixels, latents = encode_stages(video, SPEC, vae, "pixels"), encode_stages(video, SPEC, vae, "latents")
+    assert [tuple(latent.shape) for latent in pixels] == [(16, 2, 2, 2), (16, 3, 4, 4), (16, 5, 8, 8)]
+    assert torch.equal(pixels[2], latents[2])
+    assert torch.equal(pixels[0], vae.encode(stage_videos(video, SPEC)[0][None])[0])
     stages = SPEC.stages(LatentShape(5, 8, 8))
-    assert torch.equal(one[1], stages[2].from_coarser.down(one[2][None])[0])
-    assert (one[1] - two[1]).abs().max() > 1e-2
+    assert torch.equal(latents[1], stages[2].from_coarser.down(latents[2][None])[0])
+    assert (latents[1] - pixels[1]).abs().max() > 1e-2
+
+
+def item_names(cache):
+    return [Path(cache.name(item)).name for item in range(len(cache))]
 
 
 def test_a_cache_holds_every_video_once_and_in_order(tmp_path, vae):
     videos = write_folder(tmp_path / "videos", 5)
-    found, said = make(cache_settings(tmp_path, videos))
-    assert [Path(found.name(item)).name for item in range(len(found))] == [f"clip{number:02}.mkv#0" for number in range(5)]
-    assert found.caption(3) == "a red ring moving left"
-    video = clip(3)
+    made, progress = make(cache_settings(tmp_path, videos))
+    assert item_names(made) == [f"clip{number:02}.mkv#0" for number in range(5)]
+    assert made.caption(3) == "a red ring moving left"
+    video = read_clip(3)
     for stage, latent in enumerate(encode_stages(video, SPEC, vae, "pixels")):
-        assert torch.allclose(found.latent(3, stage), latent, atol=1e-5)
-    assert found.text(3).shape == (8, 4096) and found.text(3)[6:].abs().max() == 0 and found.empty[1:].abs().max() == 0
-    assert any("shard 3 of 3" in line and "videos a second" in line and "to go" in line for line in said)
-    assert said[-1] == f"5 of 5 videos are in {tmp_path / 'cache'}"
+        assert torch.allclose(made.latent(3, stage), latent, atol=1e-5)
+    assert made.text(3).shape == (8, 4096) and made.text(3)[6:].abs().max() == 0 and made.empty[1:].abs().max() == 0
+    assert any("shard 3 of 3" in line and "videos per second" in line and "left" in line for line in progress)
+    assert progress[-1] == f"cached 5 of 5 videos in {tmp_path / 'cache'}"
 
 
-def test_several_clips_of_a_video_share_its_caption(tmp_path):
+def test_clips_of_one_video_share_its_caption(tmp_path):
     videos = write_folder(tmp_path / "videos", 2, frames=20)
-    found, _ = make(cache_settings(tmp_path, videos, clips__per_video=3, video__frames=9, pyramid__preset="training-free"))
-    assert [Path(found.name(item)).name for item in range(4)] == [
-        "clip00.mkv#0",
-        "clip00.mkv#1",
-        "clip01.mkv#0",
-        "clip01.mkv#1",
-    ]
-    assert torch.equal(found.text(0), found.text(1)) and not torch.equal(found.text(1), found.text(2))
-    assert not torch.equal(found.latent(0, 1), found.latent(1, 1))
+    made, _ = make(cache_settings(tmp_path, videos, clips__per_video=3, video__frames=9, pyramid__preset="training-free"))
+    assert item_names(made) == ["clip00.mkv#0", "clip00.mkv#1", "clip01.mkv#0", "clip01.mkv#1"]
+    assert torch.equal(made.text(0), made.text(1)) and not torch.equal(made.text(1), made.text(2))
+    assert not torch.equal(made.latent(0, 1), made.latent(1, 1))
 
 
-def test_bad_videos_are_skipped_and_listed(tmp_path):
+def test_unusable_videos_are_skipped_and_listed(tmp_path):
     videos = write_folder(tmp_path / "videos", 4)
     (videos / "clip01.mkv").write_bytes(b"broken")
     (videos / "clip02.mkv").write_bytes(video_bytes(frames=9))
     (videos / "clip03.txt").unlink()
-    found, said = make(cache_settings(tmp_path, videos))
-    assert len(found) == 1 and "1 of 4 videos" in said[-2]
+    made, progress = make(cache_settings(tmp_path, videos))
+    assert len(made) == 1 and "cached 1 of 4 videos" in progress[-2]
     listed = (tmp_path / "cache" / "skipped.txt").read_text()
     assert "clip01.mkv: cannot be decoded" in listed and "clip02.mkv: too short: 9 frames" in listed
-    assert "clip03.mkv: has no caption" in listed and "3 skipped" in said[-1]
+    assert "clip03.mkv: has no caption" in listed and "skipped 3" in progress[-1]
 
 
-def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path):
+def test_no_item_is_lost_or_duplicated_after_sigkill(tmp_path):
     videos = write_folder(tmp_path / "videos", 8)
     tables = cache_settings(tmp_path, videos, shards__items=1)
     process = start("cache", toml(tables, tmp_path / "cache.toml"))
@@ -189,27 +188,27 @@ def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path):
     process.communicate()
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*.safetensors")}
     assert 0 < len(before) < 8
-    with pytest.raises(ValueError, match=f"{8 - len(before)} of 8 shards are missing. Give the same cache command again"):
+    with pytest.raises(ValueError, match=f"{8 - len(before)} of 8 shards are missing. Run the same cache command again"):
         Cache(folder)
-    found, _ = make(tables)
-    assert [Path(found.name(item)).name for item in range(len(found))] == [f"clip{number:02}.mkv#0" for number in range(8)]
+    made, _ = make(tables)
+    assert item_names(made) == [f"clip{number:02}.mkv#0" for number in range(8)]
     assert all((folder / name).stat().st_mtime_ns == stamp for name, stamp in before.items())
 
 
-def test_a_damaged_shard_is_made_again(tmp_path):
+def test_a_damaged_shard_is_written_again(tmp_path):
     tables = cache_settings(tmp_path, write_folder(tmp_path / "videos", 4))
-    found, _ = make(tables)
-    expected = found.latent(2, 2).clone()
+    made, _ = make(tables)
+    expected = made.latent(2, 2).clone()
     path = tmp_path / "cache" / "shard-00001.safetensors"
-    half = path.read_bytes()[:200]
-    path.unlink()  # what is open keeps the old file
-    path.write_bytes(half)
-    assert missing_shards(tmp_path / "cache", found.info) == [1]
-    second_draw, _ = make(tables)
-    assert torch.equal(second_draw.latent(2, 2), expected)
+    beginning = path.read_bytes()[:200]
+    path.unlink()  # the open cache keeps the old file
+    path.write_bytes(beginning)
+    assert missing_shards(tmp_path / "cache", made.info) == [1]
+    repaired, _ = make(tables)
+    assert torch.equal(repaired.latent(2, 2), expected)
 
 
-def test_two_processes_share_the_shards(tmp_path):
+def test_two_processes_write_the_same_cache_as_one(tmp_path):
     videos = write_folder(tmp_path / "videos", 6)
     tables = cache_settings(tmp_path, videos)
     alone, _ = make(tables)
@@ -222,7 +221,7 @@ def test_two_processes_share_the_shards(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "tar", "tars"])
-def test_every_kind_of_list_gives_the_same_cache(tmp_path, kind):
+def test_every_layout_of_sources_gives_the_same_cache(tmp_path, kind):
     folder = write_folder(tmp_path / "videos", 3)
     files = sorted(folder.glob("*.mkv"))
     captions = [file.with_suffix(".txt").read_text() for file in files]
@@ -243,10 +242,10 @@ def test_every_kind_of_list_gives_the_same_cache(tmp_path, kind):
             videos.mkdir()
             write_tar(videos / "0.tar", samples[:2])
             write_tar(videos / "1.tar", samples[2:])
-    found, _ = make(cache_settings(tmp_path, videos))
+    made, _ = make(cache_settings(tmp_path, videos))
     reference, _ = make(cache_settings(tmp_path, folder) | {"out": str(tmp_path / "reference")})
-    assert [found.caption(item) for item in range(3)] == captions
-    assert all(torch.equal(found.latent(item, 2), reference.latent(item, 2)) for item in range(3))
+    assert [made.caption(item) for item in range(3)] == captions
+    assert all(torch.equal(made.latent(item, 2), reference.latent(item, 2)) for item in range(3))
 
 
 @pytest.mark.parametrize(
@@ -257,64 +256,71 @@ def test_every_kind_of_list_gives_the_same_cache(tmp_path, kind):
         ("prompts.jsonl", '{"caption": "a red ball"}\n{"caption": ""}\n{"caption": "a blue box"}\n'),
     ],
 )
-def test_prompts_are_cached_without_videos_and_vae(tmp_path, name, text):
+def test_prompts_are_cached_without_videos_or_a_vae(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     tables = cache_settings(tmp_path, tmp_path / name, encoders__definition="prompts", encoders__vae="")
-    found, said = make(tables)
-    assert [found.caption(item) for item in range(len(found))] == ["a red ball", "a blue box"]
-    assert not found.has_videos and found.size(0) == (16, 2, 2, 2)
+    made, progress = make(tables)
+    assert [made.caption(item) for item in range(len(made))] == ["a red ball", "a blue box"]
+    assert not made.has_videos and made.size(0) == (16, 2, 2, 2)
     encoder = Umt5(tables["encoders"]["text"], length=tables["encoders"]["text_length"])
-    own = encoder(["a blue box"])[0]
-    assert torch.allclose(found.text(1)[: len(own)], own, atol=1e-5) and not found.text(1)[len(own) :].any()
-    assert said[-1].startswith("2 of 2 prompts are in")
+    expected = encoder(["a blue box"])[0]
+    count = len(expected)
+    assert torch.allclose(made.text(1)[:count], expected, atol=1e-5) and not made.text(1)[count:].any()
+    assert progress[-1].startswith("cached 2 of 2 prompts in")
 
 
-def test_lists_of_prompts_that_are_none_are_refused(tmp_path):
+def test_a_list_without_prompts_is_rejected(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
-    for path, said in ((tmp_path, "is no list of prompts"), (tmp_path / "empty.txt", "there is no prompt in")):
-        with pytest.raises(ValueError, match=said):
+    for path, message in ((tmp_path, "is not a list of prompts"), (tmp_path / "empty.txt", "there are no prompts in")):
+        with pytest.raises(ValueError, match=message):
             make(cache_settings(tmp_path, path, encoders__definition="prompts"))
 
 
-def test_another_list_or_other_settings_in_the_same_folder_are_refused(tmp_path):
+def test_different_sources_or_settings_in_the_same_folder_are_rejected(tmp_path):
     videos = write_folder(tmp_path / "videos", 3)
     tables = cache_settings(tmp_path, videos)
     make(tables)
-    with pytest.raises(ValueError, match="holds another cache: definition was 'pixels', is 'latents'"):
+    with pytest.raises(ValueError, match="holds a different cache: definition was 'pixels', is now 'latents'"):
         make({**tables, "encoders": {**tables["encoders"], "definition": "latents"}})
     write_folder(tmp_path / "videos", 4)
-    with pytest.raises(ValueError, match="count was 3, is 4"):
+    with pytest.raises(ValueError, match="count was 3, is now 4"):
         make(tables)
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, message",
     [
-        ({"clips__videos": "/nowhere"}, "there is nothing at /nowhere; videos are a folder of videos"),
+        ({"clips__videos": "/nowhere"}, "/nowhere does not exist; expected a folder of videos"),
         (
             {"encoders__vae": "/nowhere.safetensors"},
-            "there is no VAE at /nowhere.safetensors; supported: a folder of diffusers",
+            "there is no VAE at /nowhere.safetensors; expected a diffusers folder",
         ),
-        ({"encoders__text": "/nowhere"}, "there is no text encoder at /nowhere; supported: a folder of transformers"),
-        ({"encoders__definition": "both"}, "definition 'both' is none of pixels, latents, prompts"),
-        ({"encoders__vae": ""}, "encoders.vae is not set"),
+        ({"encoders__text": "/nowhere"}, "there is no text encoder at /nowhere; expected a transformers folder"),
+        ({"encoders__definition": "both"}, "unknown encoders.definition 'both'; expected pixels, latents, prompts"),
+        ({"encoders__vae": ""}, "encoders.vae is required unless encoders.definition is 'prompts'"),
+        ({"shards__precision": "fp8"}, "unknown shards.precision 'fp8'; expected bf16, fp32"),
         ({"video__height": 72}, "cannot be halved"),
     ],
 )
-def test_what_is_not_there_is_said(tmp_path, changes, said):
+def test_a_wrong_setting_is_rejected_with_a_clear_error(tmp_path, changes, message):
     videos = write_folder(tmp_path / "videos", 1)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         make(cache_settings(tmp_path, videos, **changes))
 
 
-def test_a_folder_without_videos_says_what_is_looked_for(tmp_path):
-    with pytest.raises(ValueError, match="there is no video in .*; supported are a folder of videos"):
+def test_a_folder_without_videos_is_rejected_with_the_supported_layouts(tmp_path):
+    with pytest.raises(ValueError, match="there are no videos in .*; expected a folder of videos"):
         list_sources(tmp_path)
 
 
-def test_vaes_open_from_every_layout(tmp_path, vae):
+def test_a_folder_that_is_not_a_cache_is_rejected(tmp_path):
+    with pytest.raises(ValueError, match="is not a cache: it has no cache.json. Create a cache with"):
+        Cache(tmp_path)
+
+
+def test_every_layout_of_the_vae_opens_as_the_same_network(tmp_path, vae):
     vae.network.save_pretrained(tmp_path / "pipeline" / "vae")
     torch.save(load_file(vae_file(tmp_path)), tmp_path / "Wan2.1_VAE.pth")
-    video = clip()[None]
+    video = read_clip()[None]
     for path in (tmp_path / "pipeline", tmp_path / "pipeline" / "vae", tmp_path / "Wan2.1_VAE.pth"):
         assert torch.allclose(open_vae(path).encode(video), vae.encode(video), atol=1e-5)

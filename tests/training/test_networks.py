@@ -1,4 +1,4 @@
-"""diffusers' network and the host's are one: names, velocities at every stage size, positions; and what is refused."""
+"""diffusers' network agrees with ComfyUI's: names, velocities at every stage size, positions; other files are rejected."""
 
 import pytest
 import torch
@@ -32,27 +32,27 @@ def comfyui_velocity(model, x, conditioning, context, rope=None):
     return model.model.diffusion_model(x, 1000 * conditioning, context, transformer_options=options)
 
 
-def test_every_weight_has_one_name_in_each_layout(weights):
+def test_key_names_map_one_to_one_between_diffusers_and_wan(weights):
     ours = {diffusers_name(name) for name in weights}
     network = WanTransformer3DModel(num_attention_heads=1, ffn_dim=256, num_layers=2)
     assert ours == set(network.state_dict())
     assert {wan_name(name) for name in ours} == set(weights)
 
 
-def test_lora_files_use_the_same_names():
+def test_lora_files_use_the_same_key_names():
     for name in ("blocks.3.attn1.to_out.0", "blocks.0.ffn.net.2", "blocks.1.attn2.norm_q", "condition_embedder.time_proj"):
         assert comfyui_key(f"transformer.{name}.lora_A.weight").startswith(f"diffusion_model.{wan_name(name)}.lora")
 
 
 @pytest.mark.parametrize("name", ["blocks.0.attn3.to_q.weight", "img_emb.proj.0.weight", "blocks.0.norm1.weight", ""])
-def test_a_weight_that_is_none_has_no_name(name):
+def test_an_unknown_key_name_is_rejected(name):
     with pytest.raises(ValueError, match="is no weight of a Wan text-to-video transformer"):
         wan_name(name)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @torch.no_grad()
-def test_the_velocity_is_comfyuis_at_every_stage(file, t2v_model, shape):
+def test_the_velocity_agrees_with_comfyui_at_every_stage(file, t2v_model, shape):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 16, shape.frames, shape.height, shape.width, generator=generator)
     context, conditioning = torch.randn(2, 7, 4096, generator=generator), torch.tensor([0.31, 0.97])
@@ -62,7 +62,7 @@ def test_the_velocity_is_comfyuis_at_every_stage(file, t2v_model, shape):
 
 @pytest.mark.parametrize("scale", [(2.0, 1.0, 1.0), (4.0, 4.0, 4.0)])
 @torch.no_grad()
-def test_scaled_positions_are_comfyuis(file, t2v_model, scale):
+def test_scaled_positions_agree_with_comfyui(file, t2v_model, scale):
     generator = torch.Generator().manual_seed(1)
     x, context = torch.randn(1, 16, 3, 8, 12, generator=generator), torch.randn(1, 7, 4096, generator=generator)
     network, conditioning = WanVelocity(open_transformer(file)), torch.tensor([0.5])
@@ -72,13 +72,12 @@ def test_scaled_positions_are_comfyuis(file, t2v_model, scale):
 
 
 @torch.no_grad()
-def test_positions_without_a_scale_are_diffusers_own(file):
+def test_unscaled_positions_are_bit_identical_to_those_of_diffusers(file):
     network = open_transformer(file)
-    theirs = network.rope
     x = torch.randn(1, 16, 5, 8, 12)
-    expected = theirs(x)
-    found = WanVelocity(network).transformer.rope(x)
-    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+    expected = network.rope(x)
+    ours = WanVelocity(network).transformer.rope(x)
+    assert all(torch.equal(one, other) for one, other in zip(expected, ours, strict=True))
 
 
 @pytest.mark.parametrize("layout", ["prefixed", "half", "diffusers", "pipeline"])
@@ -102,14 +101,14 @@ def test_every_layout_opens_as_the_same_network(tmp_path, file, weights, layout)
     assert (dimensions.dim, dimensions.ffn_dim, dimensions.layers, dimensions.text_dim) == (128, 256, 2, 4096)
 
 
-def test_image_to_video_is_refused_in_words(tmp_path):
+def test_an_image_to_video_transformer_is_rejected(tmp_path):
     save_file(i2v_state_dict(), tmp_path / "i2v.safetensors")
-    with pytest.raises(ValueError, match="image to video and control models cannot be trained yet"):
+    with pytest.raises(ValueError, match="image-to-video, control and Wan 2.2 5B models cannot be trained yet"):
         open_transformer(tmp_path / "i2v.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["scaled", "fp8"])
-def test_quantised_weights_are_refused_in_words(tmp_path, weights, kind):
+def test_quantised_weights_are_rejected(tmp_path, weights, kind):
     changed = dict(weights)
     if kind == "scaled":
         changed["scaled_fp8"] = torch.zeros(2).to(torch.float8_e4m3fn)
@@ -120,9 +119,9 @@ def test_quantised_weights_are_refused_in_words(tmp_path, weights, kind):
         open_transformer(tmp_path / "q.safetensors")
 
 
-def test_anything_else_is_refused_with_what_is_supported(tmp_path):
+def test_other_files_are_rejected_with_the_supported_layouts(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     for path in (tmp_path / "x.safetensors", tmp_path / "x.gguf", tmp_path, tmp_path / "missing"):
-        with pytest.raises(ValueError, match="supported: a folder of diffusers"):
+        with pytest.raises(ValueError, match="expected a diffusers folder"):
             open_transformer(path)

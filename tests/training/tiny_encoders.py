@@ -20,13 +20,14 @@ WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "ring", "moving", "left", "right"
 
 
 def vae_file(folder: Path) -> Path:
+    """Write a tiny random VAE, and return its path."""
     path = folder / "tiny_vae.safetensors"
     save_file(vae_state_dict(), path)
     return path
 
 
 def text_folder(folder: Path, *, width: int = 4096) -> Path:
-    """A UMT5 of one thin layer, in transformers' layout."""
+    """Write a UMT5 with one narrow layer in transformers' layout, and return its folder."""
     path = folder / "text"
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -41,7 +42,7 @@ def text_folder(folder: Path, *, width: int = 4096) -> Path:
 
 
 def video_bytes(*, width=72, height=64, frames=20, rate=16, phase=0, lossless=True) -> bytes:
-    """Stripes that move by two pixels a frame."""
+    """Return a Matroska file of stripes that move by two pixels per frame."""
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
         codec, options = ("ffv1", {}) if lossless else ("libx264", {"crf": "18"})
@@ -55,13 +56,14 @@ def video_bytes(*, width=72, height=64, frames=20, rate=16, phase=0, lossless=Tr
 
 
 def picture(number: int, width: int, height: int) -> np.ndarray:
-    """``(height, width, 3)``, 0..255; the red channel says which frame it is."""
+    """Return a frame ``(height, width, 3)`` in 0..255, whose red channel encodes its number."""
     columns = (np.arange(width)[None, :] + 2 * number) % 16 * 8 + np.arange(height)[:, None] // 2
     red = np.full_like(columns, 10 * number)
     return np.stack([red, columns, 255 - columns], axis=-1).astype(np.uint8)
 
 
 def write_folder(folder: Path, count: int, **options) -> Path:
+    """Write videos, each with a caption, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         (folder / f"clip{number:02}.mkv").write_bytes(video_bytes(phase=number, **options))
@@ -70,6 +72,7 @@ def write_folder(folder: Path, count: int, **options) -> Path:
 
 
 def write_tar(path: Path, samples: list[dict[str, bytes]]) -> Path:
+    """Write a webdataset shard from the contents of each sample by extension, and return its path."""
     with tarfile.open(path, "w") as archive:
         for number, sample in enumerate(samples):
             for extension, contents in sample.items():
@@ -80,6 +83,7 @@ def write_tar(path: Path, samples: list[dict[str, bytes]]) -> Path:
 
 
 def cache_settings(folder: Path, videos: Path, **changes) -> dict:
+    """Return the configuration of a tiny cache as nested tables; ``changes`` are given as ``table__key=value``."""
     values = {
         "out": str(folder / "cache"),
         "clips": {"videos": str(videos)},

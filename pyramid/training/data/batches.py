@@ -1,4 +1,4 @@
-"""What a training step is fed with: samples of every stage, read from the cache and drawn from the run's seed."""
+"""Batches for a training step: samples of every stage, read from the cache and drawn from the run's seed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ from .cache_files import Cache
 class StageBatch:
     """Samples of one stage.
 
-    stage: its place in running order. clean ``(B, C, T, H, W)``, without elements where the cache holds prompts alone.
-    coarse: the same videos at the coarser stage's size, None at the coarsest. noise: white, at the stage's size. rho ``(B,)``:
-    local time. context ``(B, L, text width)``. empty: the empty prompt, ``(L, text width)``. again: a second draw of
-    everything random, for noising a student's own predictions; only where the plan asks for it. pick ``(B,)``: in [0, 1),
-    which of a student's steps. seeds: of each sample, for the noise that a student's own run adds on its way.
+    Attributes:
+        stage: Index of the stage in running order.
+        clean: Clean latents, ``(B, C, T, H, W)``; no elements if the cache holds prompts only.
+        coarse: The same videos at the size of the next coarser stage; None at the coarsest stage.
+        noise: White noise at the stage's size.
+        rho: Local time in the stage, ``(B,)``.
+        context: Text embeddings, ``(B, L, text width)``.
+        empty: Embedding of the empty prompt, ``(L, text width)``.
+        second_draw: A second pair of noise and rho, to noise a student's predictions; None unless ``Plan.draw_twice``.
+        level_pick: Uniform numbers in [0, 1) that select one of a student's steps, ``(B,)``; None unless ``Plan.draw_twice``.
+        seeds: One seed per sample, for the noise that is added between a student's steps; empty unless ``Plan.draw_twice``.
     """
 
     stage: int
@@ -38,6 +44,7 @@ class StageBatch:
     seeds: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> StageBatch:
+        """Return the batch with all tensors on ``device``."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved = {name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)}
         noise_and_rho = None if self.second_draw is None else (self.second_draw[0].to(device), self.second_draw[1].to(device))
@@ -46,10 +53,18 @@ class StageBatch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which samples a process reads in a step.
+    """The samples that one process reads in each step.
 
-    per_stage: samples of each stage in one forward pass. accumulation: forward passes per optimiser step. first, last:
-    range of the cache's items. drop: share of samples with the empty prompt. twice: whether samples get a second draw.
+    Attributes:
+        seed: Seed of every random choice.
+        per_stage: Samples of each stage in one forward pass of one process.
+        accumulation: Forward passes per optimiser step.
+        first: First item of the cache to use.
+        last: End of the range of items, exclusive.
+        drop: Share of samples whose prompt is replaced by the empty one.
+        process: Rank of this process.
+        processes: Number of processes.
+        draw_twice: Whether to draw what only distillation needs (the last three fields of ``StageBatch``).
     """
 
     seed: int
@@ -64,31 +79,40 @@ class Plan:
 
     @property
     def step_samples(self) -> int:
-        """Samples of one stage in an optimiser step, over all processes."""
+        """Return the number of samples of one stage in an optimiser step, over all processes."""
         return self.per_stage * self.accumulation * self.processes
 
-    def numbers(self, step: int, part: int) -> range:
-        """Numbers of the samples of this process in part ``part`` of a step, the same for every stage."""
+    def sample_numbers(self, step: int, part: int) -> range:
+        """Return the numbers of this process's samples in forward pass ``part`` of a step; they are the same for every stage.
+
+        Samples are numbered through the whole run and over all processes.
+        """
         start = ((step * self.accumulation + part) * self.processes + self.process) * self.per_stage
         return range(start, start + self.per_stage)
 
 
-class StepDataset(Dataset):
-    """Item ``step`` is that step's parts, each a list with one ``StageBatch`` per stage in running order."""
+class StepDataset(Dataset[list[list[StageBatch]]]):
+    """Steps by index: each is a list of forward passes, each of which is a list of one ``StageBatch`` per stage."""
 
     def __init__(self, cache: Cache, plan: Plan) -> None:
+        """Read the items of ``cache`` as ``plan`` says."""
         self.cache, self.plan = cache, plan
 
     def __getitem__(self, step: int) -> list[list[StageBatch]]:
+        """Return the batches of a step, stages in running order."""
         stages = range(self.cache.stages)
         return [
-            [draw_batch(self.cache, self.plan, stage, self.plan.numbers(step, part)) for stage in stages]
+            [draw_batch(self.cache, self.plan, stage, self.plan.sample_numbers(step, part)) for stage in stages]
             for part in range(self.plan.accumulation)
         ]
 
 
 def draw_batch(cache: Cache, plan: Plan, stage: int, numbers: range) -> StageBatch:
-    """The samples with these numbers at one stage: items in shuffled passes, everything else from the seed."""
+    """Draw the samples with these numbers at one stage.
+
+    Every pass over the items is a new permutation. All values are functions of the seed, the stage and the sample's number, so
+    neither the number of processes nor an interruption changes them.
+    """
     items = [plan.first + draws.shuffled(number, plan.last - plan.first, plan.seed, "item", stage) for number in numbers]
     clean = torch.stack([cache.latent(item, stage) for item in items]) if cache.has_videos else torch.empty(0)
     noise, rho = _noise_and_rho(cache.size(stage), plan, stage, numbers, "")
@@ -109,10 +133,10 @@ def draw_batch(cache: Cache, plan: Plan, stage: int, numbers: range) -> StageBat
 
 
 def _noise_and_rho(
-    size: tuple[int, int, int, int], plan: Plan, stage: int, numbers: range, which: str
+    size: tuple[int, int, int, int], plan: Plan, stage: int, numbers: range, prefix: str
 ) -> tuple[Tensor, Tensor]:
-    noise = [draws.white(size, plan.seed, f"{which}noise", stage, number) for number in numbers]
-    return torch.stack(noise), _stratified(plan, stage, numbers, f"{which}rho")
+    noise = [draws.white(size, plan.seed, f"{prefix}noise", stage, number) for number in numbers]
+    return torch.stack(noise), _stratified(plan, stage, numbers, f"{prefix}rho")
 
 
 def _stratified(plan: Plan, stage: int, numbers: range, name: str) -> Tensor:
@@ -120,6 +144,8 @@ def _stratified(plan: Plan, stage: int, numbers: range, name: str) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
-def steps_from(dataset: Dataset, start: int, stop: int, *, workers: int) -> Iterator[list[list[StageBatch]]]:
-    """The dataset's items ``start`` ... ``stop - 1``, read ahead by ``workers`` processes."""
+def steps_from(
+    dataset: Dataset[list[list[StageBatch]]], start: int, stop: int, *, workers: int
+) -> Iterator[list[list[StageBatch]]]:
+    """Iterate over the steps ``start`` ... ``stop - 1``, read ahead by ``workers`` processes (0: in this one)."""
     return iter(DataLoader(dataset, batch_size=None, sampler=range(start, stop), num_workers=workers))

@@ -1,4 +1,4 @@
-"""Videos and captions become a cache of latents and text embeddings; interrupted, it goes on where it stopped."""
+"""Encode videos and captions into a cache of latents and text embeddings; an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -21,43 +21,45 @@ from .clips import ClipSize, UnusableError, clips_of, stage_videos
 from .sources import Source, fingerprint, list_prompts, list_sources
 
 DEFINITIONS = ("pixels", "latents", "prompts")
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Clips(Section):
-    """Which videos, and how they are cut."""
+    """The videos, and how clips are cut from them."""
 
     videos: str = Field(
         description="folder of videos with .txt captions, a .csv or .jsonl (path, caption), or .tar shards; for definition "
-        "'prompts' a .txt with a prompt on each line, or a .csv or .jsonl (caption)"
+        "'prompts' a .txt with one prompt per line, or a .csv or .jsonl (caption)"
     )
-    fps: Weight = Field(default=16.0, description="frames per second of the clips; 0 keeps the files' own (Wan: 16)")
-    per_video: Positive = Field(default=1, description="clips taken from one file at most, one after the other")
+    fps: Weight = Field(default=16.0, description="frames per second of the clips; 0 keeps each file's frame rate (Wan: 16)")
+    per_video: Positive = Field(default=1, description="maximum number of consecutive clips taken from one file")
 
 
 class Encoders(Section):
-    """The networks that encode."""
+    """The VAE and the text encoder."""
 
     vae: str = Field(
-        default="", description="Wan 2.1 VAE: diffusers folder, or a .safetensors or .pth file; definition 'prompts' needs none"
+        default="",
+        description="Wan 2.1 VAE: diffusers folder, or a .safetensors or .pth file; not used by definition 'prompts'",
     )
-    text: str = Field(description="UMT5 encoder and tokenizer in transformers' layout")
+    text: str = Field(description="UMT5 encoder and tokenizer, in the layout of transformers or diffusers")
     text_length: Positive = Field(default=512, description="tokens (Wan)")
     definition: str = Field(
         default="pixels",
-        description="coarse stages: 'pixels' encodes smaller videos (PW), 'latents' averages; 'prompts' caches no videos at "
-        "all, for distillation with train.inputs 'simulated'",
+        description="coarse stages: 'pixels' encodes downsampled videos (PW), 'latents' averages latents; 'prompts' caches "
+        "no videos, for distillation with train.inputs 'simulated'",
     )
 
 
 class Shards(Section):
-    """How it is stored."""
+    """How the cache is stored."""
 
     items: Positive = Field(default=32, description="sources per shard; an interruption costs at most one shard of work")
     precision: str = Field(default="bf16", description="of latents and embeddings: bf16 or fp32")
 
 
 class CacheConfig(Section):
-    """One cache."""
+    """Configuration of one cache."""
 
     out: str = Field(description="folder of the cache")
     clips: Clips
@@ -68,32 +70,49 @@ class CacheConfig(Section):
     system: System = System()
 
     def model_post_init(self, _: object) -> None:
+        """Validate the settings together.
+
+        Raises:
+            ValueError: A setting has an unknown value, a VAE is missing, or the videos do not fit the pyramid.
+        """
         if self.encoders.definition not in DEFINITIONS:
-            raise ValueError(f"encoders.definition {self.encoders.definition!r} is none of {', '.join(DEFINITIONS)}")
+            raise ValueError(f"unknown encoders.definition '{self.encoders.definition}'; expected {', '.join(DEFINITIONS)}")
         if not self.encoders.vae and self.encoders.definition != "prompts":
-            raise ValueError("encoders.vae is not set; only encoders.definition 'prompts' does without a VAE")
-        if self.shards.precision not in ("bf16", "fp32"):
-            raise ValueError(f"shards.precision {self.shards.precision!r} is none of bf16, fp32")
+            raise ValueError("encoders.vae is required unless encoders.definition is 'prompts'")
+        if self.shards.precision not in DTYPES:
+            raise ValueError(f"unknown shards.precision '{self.shards.precision}'; expected {', '.join(DTYPES)}")
         self.pyramid.spec().shapes(self.video.latent)
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.shards.precision == "bf16" else torch.float32
+        """Return the precision of the stored tensors."""
+        return DTYPES[self.shards.precision]
 
 
 def make_cache(config: CacheConfig, accelerator: Accelerator, say: Callable[[str], None]) -> None:
-    """Writes every shard that is missing and lists what was skipped; several processes share the shards."""
-    prompts = config.encoders.definition == "prompts"
-    sources = (list_prompts if prompts else list_sources)(config.clips.videos)
+    """Write the shards that are missing, and list the sources that were skipped in ``skipped.txt``.
+
+    The missing shards are divided among the processes.
+
+    Args:
+        config: What to cache, and where.
+        accelerator: The group of processes.
+        say: Receives lines of progress, in the main process only.
+
+    Raises:
+        ValueError: There are no sources, a network cannot be opened, or the folder holds a different cache.
+    """
+    prompts_only = config.encoders.definition == "prompts"
+    sources = (list_prompts if prompts_only else list_sources)(config.clips.videos)
     folder, info = Path(config.out), _info(config, sources)
     text = Umt5(config.encoders.text, length=config.encoders.text_length).to(accelerator.device)
-    vae = None if prompts else open_vae(config.encoders.vae).to(accelerator.device)
+    vae = None if prompts_only else open_vae(config.encoders.vae).to(accelerator.device)
     if accelerator.is_main_process:
         write_info(folder, info, text([""])[0].to(config.dtype))
     accelerator.wait_for_everyone()
     missing = missing_shards(folder, info)
     mine = missing[accelerator.process_index :: accelerator.num_processes]
-    accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()  # no process may write before all have listed what is missing
     began = time.monotonic()
     for done, number in enumerate(mine, 1):
         part = sources[number * info.per_shard : (number + 1) * info.per_shard]
@@ -101,7 +120,7 @@ def make_cache(config: CacheConfig, accelerator: Accelerator, say: Callable[[str
         write_shard(folder, number, items, skipped)
         if accelerator.is_main_process:
             others, seconds = len(missing) - len(mine), time.monotonic() - began
-            say(_progress(done, len(mine), len(part), others, seconds, "prompts" if prompts else "videos"))
+            say(_progress(done, len(mine), len(part), others, seconds, _unit(info)))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _report_skipped(folder, info, say)
@@ -131,7 +150,10 @@ def _info(config: CacheConfig, sources: Sequence[Source]) -> CacheInfo:
 def encode_all(
     sources: Sequence[Source], config: CacheConfig, vae: WanVae | None, text: TextEncoder
 ) -> tuple[list[CachedItem], list[Skipped]]:
-    """Items of what can be used, in order, and the rest with reasons; without a VAE prompts alone."""
+    """Encode sources in order; return the items, and the unusable sources with reasons.
+
+    Without a VAE only the captions are encoded, and the items have no latents.
+    """
     items: list[CachedItem] = []
     skipped: list[Skipped] = []
     size = ClipSize(config.video.width, config.video.height, config.video.frames, config.clips.fps)
@@ -144,33 +166,41 @@ def encode_all(
                 items.append(CachedItem(source.name, source.caption, [], embedding))
                 continue
             with source.open() as file:
-                clips = clips_of(file, size, most=config.clips.per_video)
+                clips = clips_of(file, size, max_clips=config.clips.per_video)
         except (UnusableError, OSError) as error:
             skipped.append(Skipped(source.name, str(error)))
             continue
         embedding = text([source.caption])[0].to(config.dtype)
-        for place, clip in enumerate(clips):
+        for index, clip in enumerate(clips):
             latents = encode_stages(clip, config.pyramid.spec(), vae, config.encoders.definition)
-            stored = [one.to(config.dtype) for one in latents]
-            items.append(CachedItem(f"{source.name}#{place}", source.caption, stored, embedding))
+            stored = [latent.to(config.dtype) for latent in latents]
+            items.append(CachedItem(f"{source.name}#{index}", source.caption, stored, embedding))
     return items, skipped
 
 
 def encode_stages(clip: Tensor, spec: PyramidSpec, vae: WanVae, definition: str) -> list[Tensor]:
-    """Clean latents of every stage, each ``(C, T, H, W)``, in running order, by the paper's definition 2 or 1."""
+    """Return the clean latents of every stage in running order, each ``(C, T, H, W)``.
+
+    Args:
+        clip: ``(3, F, H, W)`` in -1..1, at full size.
+        spec: The pyramid.
+        vae: The VAE.
+        definition: "pixels" encodes the downsampled clip of every stage (PyramidalWan, arXiv 2601.04792, definition 2);
+            "latents" downsamples the latent of the full size (definition 1).
+    """
     if definition == "pixels":
         return [vae.encode(video[None])[0] for video in stage_videos(clip, spec)]
     latents = [vae.encode(clip[None])]
     for stage in reversed(spec.stages(LatentShape(*latents[0].shape[-3:]))[1:]):
         latents.append(stage.from_coarser.down(latents[-1]))  # pyright: ignore[reportOptionalMemberAccess]
-    return [one[0] for one in reversed(latents)]
+    return [latent[0] for latent in reversed(latents)]
 
 
-def _progress(done: int, mine: int, items: int, others: int, seconds: float, what: str) -> str:
+def _progress(done: int, mine: int, items: int, others: int, seconds: float, unit: str) -> str:
     rate = done * items / max(seconds, 1e-9)
     left = (mine - done) * seconds / done
     shared = f" (and {others} by other processes)" if others else ""
-    return f"shard {done} of {mine}{shared}, {rate:.2f} {what} a second, {_duration(left)} to go"
+    return f"shard {done} of {mine}{shared}, {rate:.2f} {unit} per second, {_duration(left)} left"
 
 
 def _duration(seconds: float) -> str:
@@ -181,8 +211,11 @@ def _duration(seconds: float) -> str:
 def _report_skipped(folder: Path, info: CacheInfo, say: Callable[[str], None]) -> None:
     skipped = skipped_sources(folder, info)
     (folder / "skipped.txt").write_text("".join(f"{one.name}: {one.reason}\n" for one in skipped), encoding="utf-8")
-    what = "prompts" if info.definition == "prompts" else "videos"
-    say(f"{info.count - len(skipped)} of {info.count} {what} are in {folder}")
+    say(f"cached {info.count - len(skipped)} of {info.count} {_unit(info)} in {folder}")
     if skipped:
         shown = "".join(f"\n  {one.name}: {one.reason}" for one in skipped[:5])
-        say(f"{len(skipped)} skipped, all of them listed in {folder / 'skipped.txt'}:{shown}")
+        say(f"skipped {len(skipped)}, listed in {folder / 'skipped.txt'}; the first are:{shown}")
+
+
+def _unit(info: CacheInfo) -> str:
+    return "prompts" if info.definition == "prompts" else "videos"

@@ -1,4 +1,4 @@
-"""Clips of the size and frame rate that training wants, out of video files; and a clip in the size of every stage."""
+"""Clips of the training size and frame rate from video files, and downsampled clips for the coarser stages."""
 
 from __future__ import annotations
 
@@ -14,15 +14,23 @@ from av.error import FFmpegError
 from torch import Tensor
 
 from ...stages import PyramidSpec
+from ..engine.atomic import atomic_file
 
 
 class UnusableError(ValueError):
-    """A video that gives no clip; the message is the reason."""
+    """A video from which no clip can be cut; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class ClipSize:
-    """width and height in pixels, frames, frames per second (0 keeps the file's own)."""
+    """Size of a clip.
+
+    Attributes:
+        width: In pixels.
+        height: In pixels.
+        frames: Number of frames.
+        fps: Frames per second; 0 keeps each file's frame rate.
+    """
 
     width: int
     height: int
@@ -30,10 +38,19 @@ class ClipSize:
     fps: float = 16.0
 
 
-def clips_of(file: BinaryIO, size: ClipSize, *, most: int = 1) -> list[Tensor]:
-    """The first clips of a video, one after the other: each ``(3, frames, height, width)`` in -1..1.
+def clips_of(file: BinaryIO, size: ClipSize, *, max_clips: int = 1) -> list[Tensor]:
+    """Cut the first consecutive clips from a video.
 
-    Raises ``Unusable`` for a file that cannot be decoded or is too small, too slow or too short for even one clip.
+    Args:
+        file: The video file.
+        size: Size of the clips.
+        max_clips: Maximum number of clips.
+
+    Returns:
+        Between 1 and ``max_clips`` clips, each ``(3, frames, height, width)`` in -1..1.
+
+    Raises:
+        UnusableError: The file cannot be decoded, or is too small, too slow or too short for one clip.
     """
     clips: list[Tensor] = []
     frames: list[Tensor] = []
@@ -43,45 +60,55 @@ def clips_of(file: BinaryIO, size: ClipSize, *, most: int = 1) -> list[Tensor]:
             if len(frames) == size.frames:
                 clips.append(torch.stack(frames, dim=1))
                 frames = []
-                if len(clips) == most:
+                if len(clips) == max_clips:
                     break
     except FFmpegError as error:
         raise UnusableError(f"cannot be decoded ({error})") from None
     if not clips:
-        raise UnusableError(f"too short: {len(frames)} frames at {size.fps:g} a second, {size.frames} wanted")
+        rate = f" at {size.fps:g} per second" if size.fps else ""
+        raise UnusableError(f"too short: {len(frames)} frames{rate}; at least {size.frames} are required")
     return clips
 
 
 def _frames(file: BinaryIO, size: ClipSize) -> Iterator[Tensor]:
-    """Frames at the wanted rate, the nearest in time, each ``(3, height, width)`` in -1..1."""
+    """Yield frames at the requested rate, each the nearest in time, ``(3, height, width)`` in -1..1."""
     with av.open(file) as container:
         if not container.streams.video:
-            raise UnusableError("has no pictures")
+            raise UnusableError("has no video stream")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         rate = float(stream.average_rate or 0)
         if size.fps and rate and rate < 0.95 * size.fps:
-            raise UnusableError(f"too slow: {rate:g} frames a second, {size.fps:g} wanted")
-        start, wanted, step = None, 0.0, 1 / size.fps if size.fps else 0.0
+            raise UnusableError(f"too slow: {rate:g} frames per second; at least {size.fps:g} are required")
+        start, next_time, interval = None, 0.0, 1 / size.fps if size.fps else 0.0
         for frame in container.decode(stream):
             time = float(frame.time or 0.0)
             start = time if start is None else start
-            if time - start >= wanted - 0.5 / (rate or 1e9):
+            if time - start >= next_time - 0.5 / (rate or 1e9):
                 yield fit(_picture(frame), width=size.width, height=size.height)
-                wanted += step
+                next_time += interval
 
 
 def _picture(frame: av.VideoFrame) -> Tensor:
-    """``(3, H, W)`` in 0..1, turned upright where the file says so."""
+    """Return the frame's pixels, ``(3, H, W)`` in 0..1, with the file's rotation applied."""
     picture = torch.from_numpy(frame.to_ndarray(format="rgb24"))
     return picture.rot90(frame.rotation // 90 % 4).permute(2, 0, 1).float() / 255
 
 
 def fit(picture: Tensor, *, width: int, height: int) -> Tensor:
-    """Scales ``(3, H, W)`` in 0..1 down to cover the size, cuts out the middle, and moves it to -1..1."""
+    """Scale a picture down until it just covers the size, crop the centre, and map 0..1 to -1..1.
+
+    Args:
+        picture: ``(3, H, W)`` in 0..1.
+        width: In pixels.
+        height: In pixels.
+
+    Raises:
+        UnusableError: The picture is smaller than the size.
+    """
     rows, columns = picture.shape[1:]
     if rows < height or columns < width:
-        raise UnusableError(f"too small: {columns}x{rows}, at least {width}x{height} wanted")
+        raise UnusableError(f"too small: {columns}x{rows}; at least {width}x{height} is required")
     scale = max(height / rows, width / columns)
     if scale < 1:
         scaled = (max(height, round(rows * scale)), max(width, round(columns * scale)))
@@ -91,10 +118,11 @@ def fit(picture: Tensor, *, width: int, height: int) -> Tensor:
 
 
 def stage_videos(video: Tensor, spec: PyramidSpec) -> list[Tensor]:
-    """A clip ``(3, F, H, W)`` at the size of every stage, in running order: every second frame, means of 2x2 pixels.
+    """Return a clip ``(3, F, H, W)`` at the size of every stage, in running order.
 
-    Dropping frames keeps moving things sharp; frame 2k of a stage is frame k of the coarser one, as the grids of latent
-    frames want it (1 + 4k pixel frames become 1 + 2k).
+    Each coarser stage has every second frame and the means of 2x2 pixels. Dropping frames, unlike averaging them, keeps
+    moving objects sharp. Frame 2k of a stage is frame k of the next coarser one, so ``1 + 4k`` frames become ``1 + 2k`` and
+    latent frames stay aligned.
     """
     videos = [video]
     for axes in reversed(spec.downsample_axes):
@@ -108,13 +136,11 @@ def stage_videos(video: Tensor, spec: PyramidSpec) -> list[Tensor]:
 
 
 def save_video(path: Path, video: Tensor, *, fps: int = 16) -> None:
-    """Writes ``(3, T, H, W)`` in -1..1 as an H.264 mp4; the file appears complete."""
+    """Write ``(3, T, H, W)`` in -1..1 as an H.264 mp4, atomically."""
     frames = video.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).contiguous().cpu().numpy()
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    with av.open(str(partial), "w") as container:
+    with atomic_file(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "12"})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    partial.replace(path)

@@ -1,4 +1,4 @@
-"""Where videos and captions come from: a folder, a table, or webdataset shards; always as one ordered list."""
+"""Lists of videos and captions, read from a folder, a table or webdataset shards."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from typing import BinaryIO
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 SUPPORTED = (
-    f"a folder of videos ({', '.join(VIDEO_SUFFIXES)}) with a .txt of the same name beside each, a .csv or .jsonl with the "
-    "columns 'path' and 'caption', or webdataset shards (a .tar, or a folder of them) with a .txt or .json for each video"
+    f"a folder of videos ({', '.join(VIDEO_SUFFIXES)}) each with a .txt of the same name, a .csv or .jsonl with the columns "
+    "'path' and 'caption', or webdataset shards (a .tar, or a folder of them) with a .txt or .json per video"
 )
-PROMPTS = "a .txt with a prompt on each line, or a .csv or .jsonl with the column 'caption'"
+PROMPTS = "a .txt with one prompt per line, or a .csv or .jsonl with the column 'caption'"
 
 
 @dataclass(frozen=True)
 class Source:
-    """One video file, or only its caption. member: its name inside the tar file ``path``. caption: None if there is none."""
+    """One video, or a prompt without a video.
+
+    Attributes:
+        path: The video file, or the file that contains the video or the prompt.
+        caption: The prompt; None if there is none.
+        member: Name of the video inside the tar file ``path``, or line number of the prompt in ``path``.
+    """
 
     path: Path
     caption: str | None
@@ -30,56 +36,76 @@ class Source:
 
     @property
     def name(self) -> str:
+        """Return a name that is unique in its list."""
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
     def open(self) -> BinaryIO:
+        """Open the video.
+
+        Raises:
+            OSError: It does not exist, or is not a file.
+        """
         if self.member is None:
             return self.path.open("rb")
         with tarfile.open(self.path) as archive:
             file = archive.extractfile(self.member)
             if file is None:
-                raise OSError(f"{self.name} is no file")
+                raise OSError(f"{self.name} is not a file")
             return io.BytesIO(file.read())
 
 
 def list_sources(videos: str | Path) -> list[Source]:
-    """Every video of what is given; ValueError in plain words for anything else."""
+    """Return every video with its caption, in a fixed order.
+
+    Args:
+        videos: Any of the layouts in ``SUPPORTED``.
+
+    Raises:
+        ValueError: The path does not exist, has an unknown layout, or contains no video.
+    """
     path = Path(videos)
     if not path.exists():
-        raise ValueError(f"there is nothing at {path}; videos are {SUPPORTED}")
+        raise ValueError(f"{path} does not exist; expected {SUPPORTED}")
     if path.suffix in (".csv", ".jsonl"):
-        found = list(_table(path))
+        sources = list(_table(path))
     elif path.suffix == ".tar":
-        found = list(_tar(path))
+        sources = list(_tar(path))
     elif path.is_dir() and (archives := sorted(path.glob("*.tar"))):
-        found = [source for archive in archives for source in _tar(archive)]
+        sources = [source for archive in archives for source in _tar(archive)]
     elif path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
-        found = [Source(file, _text(file.with_suffix(".txt"))) for file in files]
+        sources = [Source(file, _text(file.with_suffix(".txt"))) for file in files]
     else:
-        raise ValueError(f"{path} holds no videos that can be read; supported are {SUPPORTED}")
-    if not found:
-        raise ValueError(f"there is no video in {path}; supported are {SUPPORTED}")
-    return found
+        raise ValueError(f"unknown list of videos {path}; expected {SUPPORTED}")
+    if not sources:
+        raise ValueError(f"there are no videos in {path}; expected {SUPPORTED}")
+    return sources
 
 
 def list_prompts(prompts: str | Path) -> list[Source]:
-    """Every prompt of a list, without videos; ValueError in plain words for anything else."""
+    """Return the prompts of a list without videos, in order; empty lines are ignored.
+
+    Args:
+        prompts: Any of the layouts in ``PROMPTS``.
+
+    Raises:
+        ValueError: The path is not such a file, or contains no prompt.
+    """
     path = Path(prompts)
     if not path.is_file() or path.suffix not in (".txt", ".csv", ".jsonl"):
-        raise ValueError(f"{path} is no list of prompts; that is {PROMPTS}")
+        raise ValueError(f"{path} is not a list of prompts; expected {PROMPTS}")
     if path.suffix == ".txt":
         captions = path.read_text(encoding="utf-8").splitlines()
     else:
         captions = [row.get("caption") or "" for _, row in _rows(path)]
-    found = [Source(path, caption.strip(), f"{number}") for number, caption in enumerate(captions, 1) if caption.strip()]
-    if not found:
-        raise ValueError(f"there is no prompt in {path}; it should be {PROMPTS}")
-    return found
+    sources = [Source(path, caption.strip(), f"{number}") for number, caption in enumerate(captions, 1) if caption.strip()]
+    if not sources:
+        raise ValueError(f"there are no prompts in {path}; expected {PROMPTS}")
+    return sources
 
 
 def fingerprint(sources: Sequence[Source], root: Path) -> str:
-    """Changes when the list does. Relative to ``root``, so that a folder may move."""
+    """Return a hash of the names and captions. Names are relative to ``root``, so the folder may move."""
     digest = hashlib.sha256()
     for source in sources:
         name = source.name.removeprefix(str(root))
@@ -90,7 +116,7 @@ def fingerprint(sources: Sequence[Source], root: Path) -> str:
 def _table(path: Path) -> Iterator[Source]:
     for number, row in _rows(path):
         if "path" not in row:
-            raise ValueError(f"{path}, row {number}: there is no 'path'; it has {', '.join(map(str, row))}")
+            raise ValueError(f"{path}, row {number}: the column 'path' is missing; there are {', '.join(map(str, row))}")
         video = Path(row["path"])
         caption = (row.get("caption") or "").strip()
         yield Source(video if video.is_absolute() else path.parent / video, caption or None)
@@ -103,7 +129,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _tar(path: Path) -> Iterator[Source]:
-    """Members that share everything before the first dot of their base name are one sample, as in webdataset."""
+    """Yield one source per sample: the members that share everything before the first dot of the base name (webdataset)."""
     with tarfile.open(path) as archive:
         samples: dict[str, dict[str, tarfile.TarInfo]] = {}
         for member in archive.getmembers():

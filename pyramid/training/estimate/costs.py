@@ -1,7 +1,8 @@
-"""What training costs: TFLOPs and memory of an optimiser step, counted like those of sampling.
+"""TFLOPs and memory of a training step, counted like those of sampling.
 
-Conventions: a backward pass costs twice its forward pass for full finetuning, once for a LoRA (whose own weights are few);
-checkpointing adds one forward pass; a teacher costs one where it is asked. Optimiser and text encoder are left out.
+Conventions: a backward pass costs twice its forward pass for full finetuning, and once for a LoRA, whose weights are few;
+gradient checkpointing adds one forward pass; a teacher costs one forward pass where it is evaluated. Optimiser and text
+encoder are not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class StageStep:
-    """One stage's share of an optimiser step. tflops: of all its samples in all processes."""
+    """One stage's share of an optimiser step.
+
+    Attributes:
+        name: Name of the stage.
+        shape: Size of its latents.
+        tokens: Tokens of one sample.
+        samples: Samples in an optimiser step.
+        tflops: TFLOPs of all these samples.
+    """
 
     name: str
     shape: LatentShape
@@ -30,8 +39,14 @@ class StageStep:
 
 @dataclass(frozen=True)
 class Work:
-    """What a recipe does with one sample of a stage, in forward passes: of a network that trains (with its backward pass),
-    and of frozen ones without (by stage)."""
+    """Forward passes that a recipe computes per sample.
+
+    Attributes:
+        trained: Forward passes of networks that are trained; each implies a backward pass.
+        frozen: Forward passes without gradients of the weights, by stage in running order.
+        lora: Whether LoRA adapters are trained instead of all weights.
+        checkpointing: Whether activations are recomputed in the backward pass.
+    """
 
     trained: float
     frozen: Sequence[float]
@@ -40,17 +55,25 @@ class Work:
 
     @property
     def trained_passes(self) -> float:
-        """Forward passes that cost as much as what is done with the networks that train."""
+        """Return the cost of the trained networks, in forward passes."""
         backward = (1.0 if self.lora else 2.0) + (1.0 if self.checkpointing else 0.0)
         return self.trained * (1.0 + backward)
 
     def passes(self, stage: int) -> float:
-        """Forward passes that cost as much as all of it."""
+        """Return the cost of a sample of a stage, in forward passes."""
         return self.trained_passes + self.frozen[stage]
 
 
 def step_costs(spec: PyramidSpec, full: LatentShape, dimensions: WanDimensions, work: Work, *, samples: int) -> list[StageStep]:
-    """The cost of every stage in running order; samples: of each stage in a step, over all processes."""
+    """Return the cost of an optimiser step by stage, in running order.
+
+    Args:
+        spec: The pyramid.
+        full: Size of the latents at full size.
+        dimensions: Sizes of the transformer.
+        work: Forward passes per sample.
+        samples: Samples of each stage in an optimiser step.
+    """
     steps = []
     for index, shape in enumerate(spec.shapes(full)):
         count = tokens(shape)
@@ -60,7 +83,7 @@ def step_costs(spec: PyramidSpec, full: LatentShape, dimensions: WanDimensions, 
 
 
 def plain_tflops(steps: Sequence[StageStep], dimensions: WanDimensions, passes: float) -> float:
-    """The same number of samples, all at full size, with ``passes`` for each: what training a plain model would cost."""
+    """Return the TFLOPs of a step that trains a plain model: as many samples, all at full size, ``passes`` for each."""
     return sum(step.samples for step in steps) * passes * forward_tflops(steps[-1].tokens, dimensions)
 
 
@@ -68,26 +91,49 @@ def matching_work(
     tokens: Sequence[int], steps: Sequence[int], dimensions: WanDimensions, *, updates: int, simulated: bool, lora: bool,
     checkpointing: bool,
 ) -> Work:  # fmt: skip
-    """Of a mean iteration of distribution matching: the critic learns from the student's prediction; in every ``updates``-th
-    the student does too, from teacher (with and without the prompt) and critic. steps: of the student, by stage."""
+    """Return the average work of one DMD iteration.
+
+    Every iteration trains the critic on a prediction of the student (one frozen pass, one trained pass). Every ``updates``-th
+    also trains the student (one trained pass), which takes three frozen passes: the teacher with and without the prompt,
+    and the critic. With simulated inputs each prediction also costs the student's steps before it.
+
+    Args:
+        tokens: Tokens of one sample, by stage in running order.
+        steps: Steps of the student, by stage.
+        dimensions: Sizes of the transformer.
+        updates: Iterations per update of the student.
+        simulated: Whether the student predicts from its own run instead of from noised data.
+        lora: Whether LoRA adapters are trained instead of all weights.
+        checkpointing: Whether activations are recomputed in the backward pass.
+    """
     predictions = 1 + 1 / updates
     forward = [forward_tflops(count, dimensions) for count in tokens]
     frozen = []
-    for stage, own in enumerate(steps):
-        on_the_way = (own - 1) + sum(steps[k] * forward[k] for k in range(stage)) / forward[stage]
-        frozen.append(1 + 3 / updates + (predictions * on_the_way if simulated else 0.0))
+    for stage, stage_steps in enumerate(steps):
+        earlier = (stage_steps - 1) + sum(steps[k] * forward[k] for k in range(stage)) / forward[stage]
+        frozen.append(1 + 3 / updates + (predictions * earlier if simulated else 0.0))
     return Work(predictions, frozen, lora, checkpointing)
 
 
 def adversarial_work(stages: int, *, updates: int, lora: bool, checkpointing: bool) -> Work:
-    """Of a mean iteration of adversarial distillation, the small heads left out: features of data and of a prediction; in
-    every ``updates``-th iteration a prediction that trains, whose gradient comes back through the features."""
-    through = 3 if checkpointing else 2
-    return Work(1 / updates, [3 + through / updates] * stages, lora, checkpointing)
+    """Return the average work of one iteration of adversarial distillation, without the small heads.
+
+    Every iteration takes a prediction of the student and the frozen features of data and prediction. Every ``updates``-th also
+    trains the student, whose gradient passes through the frozen features: a forward and a backward pass, and one more forward
+    pass with checkpointing.
+
+    Args:
+        stages: Number of stages.
+        updates: Iterations per update of the student.
+        lora: Whether LoRA adapters are trained instead of all weights.
+        checkpointing: Whether activations are recomputed in the backward pass.
+    """
+    through_features = 3 if checkpointing else 2
+    return Work(1 / updates, [3 + through_features / updates] * stages, lora, checkpointing)
 
 
 def parameters(dimensions: WanDimensions) -> int:
-    """Weights of a Wan text-to-video transformer."""
+    """Return the number of parameters of a Wan text-to-video transformer."""
     d, patch = dimensions.dim, PATCH[0] * PATCH[1] * PATCH[2]
     attention = 2 * (4 * d * d + 4 * d + 2 * d)
     feed_forward = 2 * d * dimensions.ffn_dim + dimensions.ffn_dim + d
@@ -99,20 +145,35 @@ def parameters(dimensions: WanDimensions) -> int:
 
 
 def lora_parameters(dimensions: WanDimensions, rank: int, targets: Sequence[str]) -> int:
-    """Weights of a LoRA on these modules of every block (those named alike in both attentions count twice)."""
+    """Return the number of parameters of a LoRA.
+
+    Args:
+        dimensions: Sizes of the transformer.
+        rank: Rank of the LoRA.
+        targets: diffusers' names of the adapted layers; a name that occurs in self- and cross-attention counts twice.
+    """
     d, ffn = dimensions.dim, dimensions.ffn_dim
     sizes = {"to_q": 4 * d, "to_k": 4 * d, "to_v": 4 * d, "to_out.0": 4 * d, "ffn.net.0.proj": d + ffn, "ffn.net.2": d + ffn}
     return dimensions.layers * rank * sum(sizes.get(target, 2 * d) for target in targets)
 
 
 def state_gib(trained: int, frozen: int, *, ema: bool) -> float:
-    """Weights, gradients, AdamW's two moments and averages of what is trained, and frozen weights; all fp32."""
+    """Return the memory of all fp32 state in GiB.
+
+    Args:
+        trained: Number of trained parameters; each has a weight, a gradient, AdamW's two moments and perhaps an average.
+        frozen: Number of frozen parameters.
+        ema: Whether averaged weights are kept.
+    """
     return 4 * (trained * (4 + ema) + frozen) / GIB
 
 
 def activation_gib(tokens: int, dimensions: WanDimensions, samples: int, *, checkpointing: bool) -> float:
-    """About what one forward and backward pass keeps: a block's input for every layer, and everything inside of one block
-    (of all of them without checkpointing). An estimate: 16 tensors of the model's width, two of the feed-forward's."""
+    """Estimate the memory in GiB of the activations that one forward pass keeps for its backward pass.
+
+    With checkpointing these are the input of every block and the inside of one; without it, the inside of all. The inside is
+    estimated as 16 tensors of the model's width and two of the feed-forward's width.
+    """
     d = dimensions.dim
     inside = 2 * (16 * d + 2 * dimensions.ffn_dim) + 4 * 4 * d
     kept = dimensions.layers * 2 * d + inside if checkpointing else dimensions.layers * inside

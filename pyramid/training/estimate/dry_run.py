@@ -1,4 +1,4 @@
-"""What a run will cost, before it is started."""
+"""Estimate the cost of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ from . import costs
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """One optimiser step, or mean iteration of distillation, of one process.
+    """Cost of one optimiser step, or of one average iteration of distillation, in one process.
 
-    stages: in running order. plain_tflops: as many samples, all at full size. trained: number of weights. state_gib: weights,
-    gradients, optimisers, averages and frozen networks, all in one process. activation_gib: about what a pass keeps.
+    Attributes:
+        stages: Costs of the stages in running order.
+        plain_tflops: TFLOPs of as many samples, all at full size.
+        trained: Number of trained parameters.
+        state_gib: Memory of weights, gradients, optimisers, averages and frozen networks, if one process holds them all.
+        activation_gib: Estimated memory of activations.
     """
 
     stages: Sequence[costs.StageStep]
@@ -34,10 +38,11 @@ class StepEstimate:
 
     @property
     def tflops(self) -> float:
+        """Return the TFLOPs of all stages."""
         return sum(stage.tflops for stage in self.stages)
 
     def text(self, steps: int) -> str:
-        """A table of the stages, and a line each for operations and memory."""
+        """Return a table of the stages, then operations and memory, for a run of ``steps`` steps."""
         lines = ["stage   latent frames x height x width   tokens   samples   TFLOPs per step"]
         for stage in self.stages:
             size = f"{stage.shape.frames} x {stage.shape.height} x {stage.shape.width}"
@@ -47,26 +52,30 @@ class StepEstimate:
                 *lines,
                 f"one process, one optimiser step: {self.tflops:.4g} TFLOPs; "
                 f"{self.tflops * steps / 1e6:.3g} EFLOPs in {steps} steps",
-                f"as many samples at full size: {self.plain_tflops:.4g} TFLOPs; this run takes "
+                f"as many samples at full size: {self.plain_tflops:.4g} TFLOPs; this run needs "
                 f"{self.tflops / self.plain_tflops:.0%} of that",
-                f"memory of one process, estimated: {self.state_gib:.1f} GiB of weights and optimiser "
-                f"({self.trained / 1e6:.4g} million trained; parallel 'fsdp2' divides it among the processes) and "
-                f"{self.activation_gib:.1f} GiB of activations",
+                f"estimated memory of one process: {self.state_gib:.1f} GiB for weights and optimiser "
+                f"({self.trained / 1e6:.4g} million trained parameters; system.parallel 'fsdp2' divides it among the "
+                f"processes) and {self.activation_gib:.1f} GiB for activations",
             ]
         )
 
 
 def estimate_step(config: FinetuneConfig) -> StepEstimate:
-    """ValueError in plain words if neither the transformer's file nor its size is known."""
+    """Estimate one optimiser step of finetuning.
+
+    Raises:
+        ValueError: The transformer's file does not exist, and ``model.size`` is unknown.
+    """
     dimensions = _dimensions(config, config.model.transformer, config.model.size)
     spec, lora, checkpointing = config.pyramid.spec(), config.adapter.kind == "lora", config.model.gradient_checkpointing
     full = config.video.latent
     levels = [stage.level for stage in spec.stages(full)]
     teacher = [float(bool(config.losses.teacher) and level in config.losses.teacher_levels) for level in levels]
     work = costs.Work(1.0, teacher, lora, checkpointing)
-    stages = costs.step_costs(spec, full, dimensions, work, samples=config.train.per_stage * config.train.accumulation)
-    everything, trained = costs.parameters(dimensions), _trained(config, dimensions)
-    frozen = everything if lora else everything * bool(config.losses.teacher)
+    stages = costs.step_costs(spec, full, dimensions, work, samples=_samples(config))
+    base, trained = costs.parameters(dimensions), _trained(config, dimensions)
+    frozen = base if lora or config.losses.teacher else 0
     return StepEstimate(
         stages=stages,
         plain_tflops=costs.plain_tflops(stages, dimensions, work.trained_passes),
@@ -77,34 +86,62 @@ def estimate_step(config: FinetuneConfig) -> StepEstimate:
 
 
 def estimate_iteration(config: DistillConfig) -> StepEstimate:
-    """The same for distillation, averaged over iterations with and without a move of the student."""
+    """Estimate one iteration of distillation, averaged over iterations with and without an update of the student.
+
+    Raises:
+        ValueError: The student's file does not exist, and ``networks.size`` is unknown.
+    """
     dimensions = _dimensions(config, config.networks.student, config.networks.size)
+    return (_adversarial if config.recipe.startswith("adv") else _matching)(config, dimensions)
+
+
+def _matching(config: DistillConfig, dimensions: WanDimensions) -> StepEstimate:
+    spec, full = config.pyramid.spec(), config.video.latent
+    lora, checkpointing = config.adapter.kind == "lora", config.networks.gradient_checkpointing
+    options = {"updates": config.train.critic_updates, "lora": lora, "checkpointing": checkpointing}
+    counts, steps = [tokens(shape) for shape in spec.shapes(full)], parse_steps(config.schedule, spec.number_of_stages)
+    simulated = config.train.inputs == "simulated"
+    work = costs.matching_work(counts, steps, dimensions, simulated=simulated, **options)
+    plain = costs.matching_work(counts[-1:], [1], dimensions, simulated=False, **options).passes(0)
+    stages = costs.step_costs(spec, full, dimensions, work, samples=_samples(config))
+    base, trained = costs.parameters(dimensions), _trained(config, dimensions)
+    student = costs.state_gib(trained, base if lora else 0, ema=bool(config.student.ema))
+    critic = costs.state_gib(trained, base, ema=bool(config.critic.ema))  # the frozen part is its base, or the teacher
+    return StepEstimate(
+        stages=stages,
+        plain_tflops=costs.plain_tflops(stages, dimensions, plain),
+        trained=2 * trained,
+        state_gib=student + critic,
+        activation_gib=_activations(stages, dimensions, config, checkpointing=checkpointing),
+    )
+
+
+def _adversarial(config: DistillConfig, dimensions: WanDimensions) -> StepEstimate:
     spec, lora, checkpointing = config.pyramid.spec(), config.adapter.kind == "lora", config.networks.gradient_checkpointing
-    full, updates = config.video.latent, config.train.critic_updates
-    everything, trained = costs.parameters(dimensions), _trained(config, dimensions)
-    state = costs.state_gib(trained, everything if lora else 0, ema=bool(config.student.ema))
-    adversarial = config.recipe.startswith("adv")
-    if adversarial:
-        heads = _heads(config, dimensions)
-        work = costs.adversarial_work(spec.number_of_stages, updates=updates, lora=lora, checkpointing=checkpointing)
-        plain, trained = work.passes(0), trained + heads
-        state += costs.state_gib(heads, everything, ema=bool(config.critic.ema))
-    else:
-        how = {"updates": updates, "lora": lora, "checkpointing": checkpointing}
-        counts, steps = [tokens(shape) for shape in spec.shapes(full)], parse_steps(config.schedule, spec.number_of_stages)
-        work = costs.matching_work(counts, steps, dimensions, simulated=config.train.inputs == "simulated", **how)
-        plain = costs.matching_work(counts[-1:], [1], dimensions, simulated=False, **how).passes(0)
-        state += costs.state_gib(trained, everything, ema=bool(config.critic.ema))  # the critic's base, or the teacher
-        trained *= 2
-    stages = costs.step_costs(spec, full, dimensions, work, samples=config.train.per_stage * config.train.accumulation)
-    activations = _activations(stages, dimensions, config, checkpointing=checkpointing)
-    if adversarial:
-        activations *= 2  # of the features, too, back to the prediction
-    return StepEstimate(stages, costs.plain_tflops(stages, dimensions, plain), trained, state, activations)
+    work = costs.adversarial_work(
+        spec.number_of_stages, updates=config.train.critic_updates, lora=lora, checkpointing=checkpointing
+    )
+    stages = costs.step_costs(spec, config.video.latent, dimensions, work, samples=_samples(config))
+    base, trained, heads = costs.parameters(dimensions), _trained(config, dimensions), _heads(config, dimensions)
+    student = costs.state_gib(trained, base if lora else 0, ema=bool(config.student.ema))
+    features = costs.state_gib(heads, base, ema=bool(config.critic.ema))
+    passes = 2  # gradients pass through the features as well as through the student
+    return StepEstimate(
+        stages=stages,
+        plain_tflops=costs.plain_tflops(stages, dimensions, work.passes(0)),
+        trained=trained + heads,
+        state_gib=student + features,
+        activation_gib=passes * _activations(stages, dimensions, config, checkpointing=checkpointing),
+    )
+
+
+def _samples(config: FinetuneConfig | DistillConfig) -> int:
+    """Return the number of samples of each stage in an optimiser step of one process."""
+    return config.train.per_stage * config.train.accumulation
 
 
 def _trained(config: FinetuneConfig | DistillConfig, dimensions: WanDimensions) -> int:
-    """Weights of one network that is trained."""
+    """Return the number of trained parameters of one network."""
     if config.adapter.kind == "full":
         return costs.parameters(dimensions)
     copies = config.pyramid.spec().number_of_stages if config.adapter.scope == "per-stage" else 1
@@ -128,11 +165,11 @@ def _activations(
 
 
 def _dimensions(config: FinetuneConfig | DistillConfig, transformer: str, size: str) -> WanDimensions:
-    """Of the file; of the size in the configuration where the file is not there yet."""
+    """Return the sizes of the transformer: those of its file, or of the configured size if the file does not exist yet."""
     info = Path(config.data.cache) / INFO
     text = CacheInfo.from_json(info.read_text(encoding="utf-8")).text_length if info.is_file() else 512
     if Path(transformer).exists():
         return transformer_dimensions(transformer, text=text)
     if size not in WAN_DIMENSIONS:
-        raise ValueError(f"the size {size!r} of the model is none of {', '.join(WAN_DIMENSIONS)}")
+        raise ValueError(f"unknown model size '{size}'; expected {', '.join(WAN_DIMENSIONS)}")
     return WAN_DIMENSIONS[size]

@@ -1,0 +1,1 @@
+"""The networks that training uses: Wan's transformer, LoRA adapters, the VAE and the text encoder."""

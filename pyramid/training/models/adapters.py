@@ -1,4 +1,4 @@
-"""What of a network is trained: everything, or LoRA adapters beside frozen weights, one for all stages or one for each."""
+"""Select the trainable weights: all of them, or LoRA adapters on frozen weights, shared by the stages or one per stage."""
 
 from __future__ import annotations
 
@@ -14,24 +14,35 @@ from ..config.settings import Adapter
 from ..engine import draws
 
 SHARED = "shared"
+LINEAR_LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+"""The linear layers of a Wan block, by diffusers' names."""
 
 
 def adapter_name(adapter: Adapter, stage: int) -> str:
-    """The adapter that acts in a stage (its place in running order)."""
+    """Return the name of the adapter that is active in a stage, given by its index in running order."""
     return SHARED if adapter.scope == "shared" else f"stage{stage}"
 
 
 def prepare(transformer: WanTransformer3DModel, adapter: Adapter, stages: int, *, seed: int) -> None:
-    """Marks what is trained; adds the adapters, which change nothing before the first step. ValueError for a wrong target."""
+    """Set which weights are trainable, and add the LoRA adapters, whose output is zero before the first step.
+
+    Args:
+        transformer: The network; changed in place.
+        adapter: The settings.
+        stages: Number of stages.
+        seed: Seed of the adapters' initial weights.
+
+    Raises:
+        ValueError: A target is not a linear layer of the network.
+    """
     transformer.requires_grad_(adapter.kind == "full")
     if adapter.kind == "full":
         return
-    endings = {name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
+    linear_layers = {name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
     for target in adapter.targets:
-        if not any(name == target or name.endswith("." + target) for name in endings):
+        if not any(name == target or name.endswith("." + target) for name in linear_layers):
             raise ValueError(
-                f"adapter.targets: the network has no linear layer '{target}'; it has to_q, to_k, to_v, to_out.0, "
-                "ffn.net.0.proj and ffn.net.2"
+                f"adapter.targets: there is no linear layer '{target}' in the network; expected {', '.join(LINEAR_LAYERS)}"
             )
     for name in dict.fromkeys(adapter_name(adapter, stage) for stage in range(stages)):
         alpha = adapter.alpha or adapter.rank
@@ -46,7 +57,10 @@ def prepare(transformer: WanTransformer3DModel, adapter: Adapter, stages: int, *
 
 
 def choose(transformer: WanTransformer3DModel, adapter: Adapter, stage: int) -> None:
-    """Lets a stage's adapter act, and only that. All of them stay trainable, unlike after peft's own ``set_adapter``."""
+    """Activate a stage's adapter and deactivate the others.
+
+    All adapters stay trainable; peft's ``set_adapter`` would freeze the others.
+    """
     if adapter.kind == "lora":
         for layer in _layers(transformer):
             layer._active_adapter = [adapter_name(adapter, stage)]
@@ -54,7 +68,7 @@ def choose(transformer: WanTransformer3DModel, adapter: Adapter, stage: int) -> 
 
 @contextmanager
 def without_adapters(transformer: WanTransformer3DModel) -> Iterator[None]:
-    """The frozen network underneath: the teacher costs no second copy."""
+    """Disable all adapters inside the ``with`` block, which leaves the frozen base: a teacher without a second copy."""
     layers = list(_layers(transformer))
     before = [layer._disable_adapters for layer in layers]
     try:

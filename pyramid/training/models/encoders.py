@@ -1,4 +1,4 @@
-"""Wan's VAE and its text encoder, opened from local files only."""
+"""Wan's VAE and its text encoder, loaded from local files only."""
 
 from __future__ import annotations
 
@@ -11,61 +11,77 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...latent_shape import CHANNELS
+
 VAE_SUPPORTED = (
-    "a folder of diffusers (config.json of an AutoencoderKLWan, or one with such a 'vae' folder in it), or one .safetensors "
-    "or .pth file of the Wan 2.1 VAE in Wan's own layout, which is ComfyUI's, too"
+    "a diffusers folder (config.json of an AutoencoderKLWan, or a folder that contains such a 'vae'), or one .safetensors or "
+    ".pth file of the Wan 2.1 VAE with Wan's key names, which ComfyUI uses too"
 )
 TEXT_SUPPORTED = (
-    "a folder of transformers with a UMT5 encoder and its tokenizer, or one of diffusers with 'text_encoder' and 'tokenizer'"
+    "a transformers folder with a UMT5 encoder and its tokenizer, or a diffusers folder with 'text_encoder' and 'tokenizer'"
 )
 
 
 class TextEncoder(Protocol):
-    """Prompts to embeddings, each ``(tokens, width)`` without padding."""
+    """A function from prompts to embeddings, each ``(tokens, width)`` without padding."""
 
     length: int
+    """Maximum number of tokens."""
 
-    def __call__(self, prompts: list[str]) -> list[Tensor]: ...
+    def __call__(self, prompts: list[str]) -> list[Tensor]:
+        """Return the embedding of every prompt."""
+        ...
 
 
 class WanVae:
-    """Videos ``(B, 3, 1+4k, 8h, 8w)`` in -1..1 to normalised latents ``(B, 16, 1+k, h, w)`` and back."""
+    """Wan's VAE between videos ``(B, 3, 1+4k, 8h, 8w)`` in -1..1 and normalised latents ``(B, 16, 1+k, h, w)``."""
 
     def __init__(self, network: AutoencoderKLWan) -> None:
+        """Freeze the network."""
         self.network: Any = network.requires_grad_(False).eval()
         self.mean = torch.tensor(self.network.config.latents_mean)[:, None, None, None]
         self.deviation = torch.tensor(self.network.config.latents_std)[:, None, None, None]
 
     def to(self, device: torch.device) -> WanVae:
+        """Move the network to a device, and return this object."""
         self.network.to(device)
         return self
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
-        """The mean of the posterior, with every channel at about unit variance; on the CPU."""
+        """Return the mean of the posterior, normalised to about unit variance per channel; float32 on the CPU."""
         raw = self.network.encode(video.to(self.network.device, self.network.dtype)).latent_dist.mode()
         return (raw.float().cpu() - self.mean) / self.deviation
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
+        """Return the video of normalised latents, clamped to -1..1; float32 on the CPU."""
         raw = latents.float().cpu() * self.deviation + self.mean
         return self.network.decode(raw.to(self.network.device, self.network.dtype)).sample.float().cpu().clamp(-1, 1)
 
 
 def open_vae(path: str | Path) -> WanVae:
-    """ValueError in plain words for what is not supported."""
+    """Load a Wan 2.1 VAE in float32, on the CPU.
+
+    Args:
+        path: Any of the layouts in ``VAE_SUPPORTED``.
+
+    Raises:
+        ValueError: The path has none of these layouts.
+    """
     path = Path(path)
     for folder in (path, path / "vae"):
-        if (folder / "config.json").is_file() and "AutoencoderKLWan" in (folder / "config.json").read_text():
+        config = folder / "config.json"
+        if config.is_file() and "AutoencoderKLWan" in config.read_text(encoding="utf-8"):
             return WanVae(AutoencoderKLWan.from_pretrained(folder, local_files_only=True))
     if not path.is_file() or path.suffix not in (".safetensors", ".pth"):
-        raise ValueError(f"there is no VAE at {path}; supported: {VAE_SUPPORTED}")
+        raise ValueError(f"there is no VAE at {path}; expected {VAE_SUPPORTED}")
     if path.suffix == ".safetensors":
         weights = load_file(path)
     else:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    if "encoder.conv1.weight" not in weights or weights["conv2.weight"].shape[1] != 16:
-        raise ValueError(f"{path} is no Wan 2.1 VAE; supported: {VAE_SUPPORTED}")
+    if "encoder.conv1.weight" not in weights or weights["conv2.weight"].shape[1] != CHANNELS:
+        raise ValueError(f"{path} is not a Wan 2.1 VAE; expected {VAE_SUPPORTED}")
     network = AutoencoderKLWan(base_dim=weights["encoder.conv1.weight"].shape[0])
     converted = convert_wan_vae_to_diffusers({name: value.float() for name, value in weights.items()})
     network.load_state_dict(converted)
@@ -73,25 +89,36 @@ def open_vae(path: str | Path) -> WanVae:
 
 
 class Umt5:
-    """Wan's text encoder: UMT5, up to ``length`` tokens."""
+    """Wan's text encoder, UMT5; longer prompts are truncated to ``length`` tokens."""
 
     def __init__(self, folder: str | Path, *, length: int = 512) -> None:
+        """Load encoder and tokenizer.
+
+        Args:
+            folder: Any of the layouts in ``TEXT_SUPPORTED``.
+            length: Maximum number of tokens.
+
+        Raises:
+            ValueError: The folder has none of these layouts.
+        """
         from transformers import AutoTokenizer, UMT5EncoderModel  # slow to import
 
         root, self.length = Path(folder), length
         encoder = root / "text_encoder" if (root / "text_encoder").is_dir() else root
         tokenizer = root / "tokenizer" if (root / "tokenizer").is_dir() else root
         if not (encoder / "config.json").is_file():
-            raise ValueError(f"there is no text encoder at {root}; supported: {TEXT_SUPPORTED}")
+            raise ValueError(f"there is no text encoder at {root}; expected {TEXT_SUPPORTED}")
         self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
         self.network: Any = UMT5EncoderModel.from_pretrained(encoder, local_files_only=True).requires_grad_(False).eval()
 
     def to(self, device: torch.device) -> Umt5:
+        """Move the network to a device, and return this object."""
         self.network.to(device)
         return self
 
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> list[Tensor]:
+        """Return the embedding of every prompt, ``(tokens, width)`` without padding; float32 on the CPU."""
         tokens = self.tokenizer(
             [" ".join(prompt.split()) for prompt in prompts],
             padding=True, truncation=True, max_length=self.length, add_special_tokens=True, return_tensors="pt",

@@ -1,9 +1,8 @@
-"""Opens Wan transformers of every file layout as diffusers' network, and calls it in the core's terms."""
+"""Load Wan transformers from any file layout as diffusers' network, and evaluate their velocity."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,27 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ...flops import WanDimensions
+from ...latent_shape import CHANNELS
 from .key_names import diffusers_name
 from .rope import ScaledRope
 
 SUPPORTED = (
-    "a folder of diffusers (config.json of a WanTransformer3DModel, or one with such a 'transformer' folder in it), or one "
-    ".safetensors file of a Wan 2.1 or 2.2 text-to-video transformer in Wan's own layout or ComfyUI's, unquantised"
+    "a diffusers folder (config.json of a WanTransformer3DModel, or a folder that contains such a 'transformer'), or one "
+    "unquantised .safetensors file of a Wan 2.1 or Wan 2.2 A14B text-to-video transformer with Wan's or ComfyUI's key names"
 )
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+"""Prefixes of the key names in ComfyUI's files."""
+UNQUANTISED = "the fp16, bf16 or fp32 file of the same model"
+ONLY_TEXT_TO_VIDEO = "image-to-video, control and Wan 2.2 5B models cannot be trained yet"
 HEAD_DIM = 128
-
-Shapes = Mapping[str, tuple[int, ...]]
+"""Width of an attention head, the same in all Wan models; a single file does not tell it."""
 
 
 class WanVelocity(nn.Module):
-    """A Wan transformer that is told a noise level: ``d x / d sigma`` of a latent."""
+    """A Wan transformer as a function that returns the velocity ``d x / d sigma``."""
 
     def __init__(self, transformer: WanTransformer3DModel) -> None:
+        """Wrap a transformer, and replace its positions by ``ScaledRope``."""
         super().__init__()
         config: Any = transformer.config
         self.rope = ScaledRope(config.attention_head_dim, tuple(config.patch_size))
@@ -39,7 +42,14 @@ class WanVelocity(nn.Module):
     def forward(
         self, x: Tensor, conditioning: Tensor, context: Tensor, rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
     ) -> Tensor:
-        """x ``(B, C, T, H, W)``, told ``(B,)`` in [0, 1], context ``(B, L, text width)`` to ``(B, C, T, H, W)``, float32."""
+        """Return the velocity, ``(B, C, T, H, W)`` in float32.
+
+        Args:
+            x: Noisy latents, ``(B, C, T, H, W)``.
+            conditioning: Noise level that the network is conditioned on, ``(B,)`` in [0, 1].
+            context: Text embeddings, ``(B, L, text width)``.
+            rope_scale: Distance of neighbouring positions on the time, height and width axes.
+        """
         self.rope.scale = rope_scale
         velocity = self.transformer(
             hidden_states=x, timestep=1000.0 * conditioning, encoder_hidden_states=context, return_dict=False
@@ -48,7 +58,14 @@ class WanVelocity(nn.Module):
 
 
 def open_transformer(path: str | Path) -> WanTransformer3DModel:
-    """The network in float32, on the CPU. ValueError in plain words for what is not supported."""
+    """Load a transformer in float32, on the CPU.
+
+    Args:
+        path: Any of the layouts in ``SUPPORTED``.
+
+    Raises:
+        ValueError: The path has none of these layouts.
+    """
     path = Path(path)
     if (folder := _diffusers_folder(path)) is not None:
         _check_text_to_video(_config(folder)["in_channels"], path)
@@ -62,7 +79,15 @@ def open_transformer(path: str | Path) -> WanTransformer3DModel:
 
 
 def transformer_dimensions(path: str | Path, *, text: int = 512) -> WanDimensions:
-    """Its sizes, read off config or header; no weight is loaded. text: number of text tokens."""
+    """Read the sizes of a transformer from its configuration or header, without loading weights.
+
+    Args:
+        path: Any of the layouts in ``SUPPORTED``.
+        text: Number of text tokens.
+
+    Raises:
+        ValueError: The path has none of these layouts.
+    """
     path = Path(path)
     if (folder := _diffusers_folder(path)) is not None:
         config = _config(folder)
@@ -93,31 +118,39 @@ def _config(folder: Path) -> dict:
 
 def _single_file(path: Path) -> Path:
     if not path.exists():
-        raise ValueError(f"there is no transformer at {path}; supported: {SUPPORTED}")
+        raise ValueError(f"there is no transformer at {path}; expected {SUPPORTED}")
     if path.is_dir() or path.suffix != ".safetensors":
-        raise ValueError(f"{path} is no transformer that can be opened; supported: {SUPPORTED}")
+        raise ValueError(f"{path} is not a transformer; expected {SUPPORTED}")
     return path
 
 
-def _wan_names(file, path: Path) -> dict[str, str]:
-    """Wan's own name of every tensor, and the one that it has in the file."""
+def _wan_names(file: safe_open, path: Path) -> dict[str, str]:
+    """Return the key name in the file for every key name of Wan.
+
+    Raises:
+        ValueError: The file is not an unquantised Wan text-to-video transformer.
+    """
     names = {}
-    for name in file.keys():  # noqa: SIM118 - it is no dict
+    for name in file.keys():  # noqa: SIM118 - safe_open is not a dict
         bare = name
         for prefix in PREFIXES:
             bare = bare.removeprefix(prefix)
         names[bare] = name
     if any("scaled_fp8" in name or name.endswith((".scale_weight", ".weight_scale", ".comfy_quant")) for name in names):
-        raise ValueError(f"{path} is quantised and cannot be trained; take the fp16, bf16 or fp32 file of the same model")
+        raise ValueError(f"{path} is quantised and cannot be trained; use {UNQUANTISED}")
     if "patch_embedding.weight" not in names or "head.modulation" not in names:
-        raise ValueError(f"{path} is no Wan transformer; supported: {SUPPORTED}")
+        raise ValueError(f"{path} is not a Wan transformer; expected {SUPPORTED}")
     if any("img_emb" in name or "k_img" in name or name.startswith(("vace", "control_adapter")) for name in names):
-        _check_text_to_video(36, path)
+        raise ValueError(f"{path} has layers of an image-to-video or control model: {ONLY_TEXT_TO_VIDEO}")
     return names
 
 
-def _dimensions_of_file(file, names: dict[str, str], path: Path) -> dict:
-    """diffusers' configuration out of the shapes, as ComfyUI infers it."""
+def _dimensions_of_file(file: safe_open, names: dict[str, str], path: Path) -> dict:
+    """Infer diffusers' configuration from the shapes of the weights.
+
+    Raises:
+        ValueError: The transformer is not an unquantised text-to-video one.
+    """
 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(file.get_slice(names[name]).get_shape())
@@ -125,7 +158,7 @@ def _dimensions_of_file(file, names: dict[str, str], path: Path) -> dict:
     dim, in_channels, *patch = shape("patch_embedding.weight")
     _check_text_to_video(in_channels, path)
     if file.get_slice(names["blocks.0.self_attn.q.weight"]).get_dtype() not in ("F32", "F16", "BF16"):
-        raise ValueError(f"{path} is quantised and cannot be trained; take the fp16, bf16 or fp32 file of the same model")
+        raise ValueError(f"{path} is quantised and cannot be trained; use {UNQUANTISED}")
     return {
         "patch_size": tuple(patch),
         "num_attention_heads": dim // HEAD_DIM,
@@ -140,8 +173,5 @@ def _dimensions_of_file(file, names: dict[str, str], path: Path) -> dict:
 
 
 def _check_text_to_video(in_channels: int, path: Path) -> None:
-    if in_channels != 16:
-        raise ValueError(
-            f"{path} is no text-to-video transformer (it takes {in_channels} channels, T2V takes 16): image to video and "
-            "control models cannot be trained yet"
-        )
+    if in_channels != CHANNELS:
+        raise ValueError(f"{path} has {in_channels} input channels; expected {CHANNELS}: {ONLY_TEXT_TO_VIDEO}")
