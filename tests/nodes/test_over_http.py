@@ -180,7 +180,7 @@ def test_all_nodes_text_and_image(workspace):
             small, sampler = small_graph()
             for change, words in (
                 ({"steps": "2-x-1"}, "numbers joined by '-'"),
-                ({"cfg": "much"}, "cfg is one number"),
+                ({"cfg": "much"}, "cfg must be one number"),
                 ({"steps": "2-2"}, "2 numbers, but the pyramid has 3 stages"),
                 ({"sampler_name": "lcm"}, "sampler 'lcm' adds noise"),
             ):
