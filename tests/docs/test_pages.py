@@ -1,10 +1,10 @@
-"""The pages of docs/ and the README: quoted sentences are said, links lead somewhere, tables are what the script prints."""
+"""The pages of docs/ and the README: quoted messages exist, links resolve, tables are what the script prints."""
 
 import re
 from pathlib import Path
 
 import pytest
-from said import SAID, quotes
+from messages import MESSAGES, quotes
 
 from benchmarks import cards, written_page
 from tools.graphs import WORKFLOWS
@@ -20,13 +20,13 @@ def read(page):
 
 
 def anchors(page):
-    """As GitHub makes them of headings."""
+    """Return the anchors that GitHub derives from the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", read(page), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @each_page
-def test_links_lead_to_files_and_headings(page):
+def test_links_resolve_to_files_and_headings(page):
     for target in LINK.findall(re.sub(r"```.*?```", "", read(page), flags=re.DOTALL)):
         if not target.startswith("https://"):
             path, _, anchor = target.partition("#")
@@ -35,9 +35,9 @@ def test_links_lead_to_files_and_headings(page):
             assert not anchor or anchor in anchors(file), target
 
 
-def test_troubleshooting_quotes_what_is_said():
-    found = quotes(read(ROOT / "docs" / "troubleshooting.md"))
-    assert len(found) > 30 and not [quote for quote in found if quote not in SAID]
+def test_troubleshooting_quotes_messages_of_the_code():
+    quoted = quotes(read(ROOT / "docs" / "troubleshooting.md"))
+    assert len(quoted) > 30 and not [quote for quote in quoted if quote not in MESSAGES]
 
 
 def test_the_artists_guide_names_every_workflow():

@@ -1,13 +1,15 @@
-"""Help pages and translations follow the nodes: nothing missing, nothing stale, and quoted sentences are still said."""
+"""Help pages and translations agree with the nodes: complete, current, and quoting messages that exist."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
-from said import SAID, quotes
+from messages import MESSAGES, quotes
 
 from pyramidalwan.nodes import NODES
+from pyramidalwan.pyramid.stages import PRESETS
+from tools import build_locales
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "web" / "docs"
@@ -26,20 +28,6 @@ def locale(language):
     return json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
 
 
-def from_schema(schema):
-    """What the English locale must say of a node."""
-    outputs = enumerate(schema.outputs)
-    return {
-        "display_name": schema.display_name,
-        "description": schema.description,
-        "inputs": {given.id: {"name": given.id, "tooltip": given.tooltip} for given in schema.inputs},
-        "outputs": {
-            str(place): {"name": output.display_name, **({"tooltip": output.tooltip} if output.tooltip else {})}
-            for place, output in outputs
-        },
-    }
-
-
 def leaves(value, path=()):
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -53,10 +41,10 @@ def leaves(value, path=()):
 def test_a_help_page_names_every_input_and_output(node_id, language):
     text = CODE.sub("", page(node_id, language))
     schema, translated = SCHEMAS[node_id], locale(language)[node_id]
-    wanted = [given.id for given in schema.inputs] + [output.display_name for output in schema.outputs]
-    assert not [name for name in wanted if f"`{name}`" not in text]
+    names = [given.id for given in schema.inputs] + [output.display_name for output in schema.outputs]
+    assert not [name for name in names if f"`{name}`" not in text]
     shown = [entry["name"] for part in ("inputs", "outputs") for entry in translated[part].values()]
-    assert not [name for name in shown if name.lower() not in text.lower()], "as the front end shows them"
+    assert not [name for name in shown if name.lower() not in text.lower()], "names as the front end shows them"
     title = text.splitlines()[0]
     assert translated["display_name"] in title and schema.display_name in title
 
@@ -71,33 +59,42 @@ def test_a_help_page_is_short_and_has_a_graph(node_id, language):
 
 @every_language
 @every_node
-def test_a_help_page_quotes_what_is_said(node_id, language):
-    assert not [quote for quote in quotes(page(node_id, language)) if quote not in SAID]
+def test_a_help_page_quotes_messages_of_the_code(node_id, language):
+    assert not [quote for quote in quotes(page(node_id, language)) if quote not in MESSAGES]
 
 
 @every_node
-def test_both_languages_quote_the_same_sentences(node_id):
+def test_both_languages_quote_the_same_messages(node_id):
     english, chinese = (quotes(page(node_id, language)) for language in LANGUAGES)
     assert english == chinese
 
 
 def test_texts_call_nodes_by_their_titles():
-    """Ours and the host's, which artists find by them."""
+    """Titles in quotes are display names of nodes of this pack or of ComfyUI."""
     import nodes
 
     titles = {schema.display_name for schema in SCHEMAS.values()} | set(nodes.NODE_DISPLAY_NAME_MAPPINGS.values())
-    called = set(re.findall(r"'([A-Z][\w ()-]+)'", SAID))
-    assert "Pyramidal Stage Transition" in called and called <= titles
+    quoted = set(re.findall(r"'([A-Z][\w ()-]+)'", MESSAGES))
+    assert "Pyramidal Stage Transition" in quoted and quoted <= titles
 
 
-def test_there_is_no_other_page():
-    found = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*") if path.is_file()}
-    assert found == {f"{node_id}/{language}.md" for node_id in SCHEMAS for language in LANGUAGES}
+def test_there_is_a_page_per_node_and_language_and_no_other():
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*") if path.is_file()}
+    assert pages == {f"{node_id}/{language}.md" for node_id in SCHEMAS for language in LANGUAGES}
 
 
-def test_the_english_locale_is_the_schema():
-    """After a change of a node's texts: correct locales/en/nodeDefs.json, and the translation of the same entry."""
-    assert locale("en") == {node_id: from_schema(schema) for node_id, schema in SCHEMAS.items()}
+@every_language
+def test_the_table_of_presets_has_their_values(language):
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page("PyramidalWanPreset", language).splitlines()]
+    table = {row[0].strip("`"): row[2:] for row in rows if len(row) == 5}
+    for name, spec in PRESETS.items():
+        boundaries = ", ".join(f"{boundary:.6g}" for boundary in spec.boundaries) or "none"
+        assert table[name] == [str(spec.number_of_stages), boundaries, ", ".join(spec.downsample_axes) or "none"]
+
+
+def test_the_english_locale_is_generated_from_the_schemas():
+    """After a change of a node's texts run 'python -m tools.build_locales' and translate the changed entries."""
+    assert build_locales.ENGLISH.read_text(encoding="utf-8") == build_locales.rendered()
 
 
 @every_node
@@ -112,7 +109,7 @@ def test_the_chinese_locale_translates_every_text(node_id):
 
 @every_node
 def test_numbers_survive_the_translation(node_id):
-    """Values such as 20-20-10 or 832x448 stand in both languages."""
+    """Values such as 20-20-10 or 832x448 are the same in both languages."""
     english, chinese = dict(leaves(locale("en")[node_id])), dict(leaves(locale("zh")[node_id]))
     values = re.compile(r"\d+(?:[-x.]\d+)+")
     for path, text in english.items():
@@ -120,7 +117,7 @@ def test_numbers_survive_the_translation(node_id):
 
 
 @every_language
-def test_the_front_end_reads_no_text_as_a_template(language):
-    """Its translator gives these characters a meaning of their own."""
+def test_no_text_contains_characters_of_message_templates(language):
+    """The front end's translator interprets these characters."""
     for path, text in leaves(locale(language)):
         assert not re.search(r"[{}@|]", text), path
