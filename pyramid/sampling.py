@@ -1,4 +1,4 @@
-"""The loop over the stages of a pyramid. There is no other."""
+"""The one loop over the stages of a pyramid, for sampling in ComfyUI and for training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from .transition import transition
 
 
 class StageRunner(Protocol):
-    """Runs one stage: from ``(1 - sigma_n) * signal + sigma_n * noise`` at its noisy end to its clean end, which it
-    hands out over ``1 - sigma_c``. All tensors are ``(B, C, T, H, W)`` at the stage's size."""
+    """The integration of one stage."""
 
-    def __call__(self, signal: Tensor, noise: Tensor, stage: Stage) -> Tensor: ...
+    def __call__(self, signal: Tensor, noise: Tensor, stage: Stage) -> Tensor:
+        """Return ``x / (1 - sigma_c)`` at the clean end, for the start ``(1 - sigma_n) * signal + sigma_n * noise``.
+
+        All tensors are ``(B, C, T, H, W)`` at the stage's size.
+        """
+        ...
 
 
 def sample_pyramid(
@@ -30,17 +34,29 @@ def sample_pyramid(
     signal: Tensor | None = None,
     previous: Stage | None = None,
     top_up: Callable[[Stage], Tensor] | None = None,
+    correction: Callable[[Stage, Stage], Tensor | None] | None = None,
 ) -> Tensor:
-    """Runs stages in running order with a transition between them; returns what the last one hands out.
+    """Run stages in running order with a transition between them.
 
-    run_stage: how a stage is integrated. noises: one per stage, from ``noise_pyramid``. signal: what the first of the
-    stages starts from besides its noise; default nothing, right for a start from pure noise. previous: the stage that
-    handed out ``signal``, when a run goes on after it. top_up: more white noise for a stage, for ``transition``.
+    Args:
+        run_stage: Integrates a stage.
+        noises: One per stage, from ``noise_pyramid``.
+        stages: Neighbouring stages of one pyramid.
+        signal: What the first stage starts from besides its noise; None for pure noise.
+        previous: The stage whose output ``signal`` is, for a run that resumes after it.
+        top_up: Draws more white noise for a stage, for ``transition``.
+        correction: Returns what a coarse stage's upsampled signal lacks at the start of the finer one, in the scale of
+            the signal; None for nothing.
+
+    Returns:
+        The output of the last stage.
     """
     signal = torch.zeros_like(noises[0]) if signal is None else signal
     for stage, noise in zip(stages, noises, strict=True):
         if previous is not None:
             signal, noise = into_stage(signal, previous, stage, noise, top_up=top_up)
+            if correction is not None and (added := correction(previous, stage)) is not None:
+                signal = signal + added.to(signal)
         signal = run_stage(signal, noise, stage)
         previous = stage
     return signal
@@ -49,16 +65,33 @@ def sample_pyramid(
 def into_stage(
     signal: Tensor, coarse: Stage, fine: Stage, noise: Tensor, *, top_up: Callable[[Stage], Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``transition`` from the clean end of one stage to the noisy end of the next."""
+    """Return the signal and noise at the noisy end of a stage, from the output of the stage before it.
+
+    Args:
+        signal: Output of ``coarse``.
+        coarse: The stage that ends.
+        fine: The stage that starts.
+        noise: Noise of ``fine``.
+        top_up: Draws more white noise for a stage, see ``transition``.
+
+    Raises:
+        ValueError: ``fine`` is the first stage of a pyramid.
+    """
     if fine.from_coarser is None:
-        raise ValueError("the stages of one pyramid follow each other; this one starts a pyramid of its own")
+        raise ValueError(f"stage {fine.index} starts a pyramid and cannot follow another stage")
     ends = _level(coarse, coarse.clean.natural, signal), _level(fine, fine.noisy.natural, signal)
     draw = None if top_up is None else functools.partial(top_up, fine)
     return transition(signal, *ends, fine.from_coarser, noise, draw)
 
 
 def solver_stage(velocity: Velocity, solver: Solver, levels: Sequence[Sequence[float]]) -> StageRunner:
-    """A stage runner out of a velocity and one of ``pyramid.solvers``; ``levels`` are natural, one list per stage."""
+    """Return a stage runner that integrates a velocity with one of ``pyramid.solvers``.
+
+    Args:
+        velocity: Network or closed form.
+        solver: Solver of a stage.
+        levels: Natural levels of each stage, by stage index.
+    """
 
     def run(signal: Tensor, noise: Tensor, stage: Stage) -> Tensor:
         naturals = levels[stage.index]

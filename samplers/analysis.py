@@ -58,7 +58,7 @@ def dimensions_of(model: Any) -> WanDimensions:
 def calibrate(latent: dict, spec: PyramidSpec, threshold: float) -> tuple[PyramidSpec, list[BandEnergy]]:
     """The pyramid with boundaries measured on encoded clips (a LATENT of the host, a clip per batch member)."""
     samples = latent["samples"].float()
-    check_latent(samples, latent, spec, channels=CHANNELS)
+    check_latent(samples, spec, channels=CHANNELS)
     if torch.count_nonzero(samples) == 0:
         raise ValueError("the LATENT is empty; calibration needs encoded clips ('VAE Encode')")
     if spec.number_of_stages == 1:

@@ -23,7 +23,8 @@ from .comfyui.checkpoint_metadata import check_spec
 from .comfyui.conditioning import check_conds, stage_conds
 from .comfyui.latent_tag import CLEAN, START, StageTag, check_same_pyramid, tag_of, tagged
 from .comfyui.latents import check_latent
-from .comfyui.stage_model import WRAPPER_KEY, bind_stage, check_model, check_no_context_windows, sized
+from .comfyui.stage_model import bind_stage, check_model, check_no_context_windows, sized
+from .comfyui.stage_wrappers import WRAPPER_KEY
 from .noise import DerivedNoise, Noise, full_noise, seeded_noise, top_up_noise
 from .schedule import from_sigmas
 from .supported_samplers import check_sampler
@@ -49,7 +50,9 @@ def stage_start(noise: Noise, latent: dict, spec: PyramidSpec) -> tuple[dict, De
     samples = latent["samples"]
     if tag_of(latent) is not None:
         raise ValueError("this LATENT already belongs to a stage; a run starts from a full-resolution LATENT")
-    check_latent(samples, latent, spec)
+    if latent.get("noise_mask") is not None:
+        raise ValueError("the LATENT has a noise mask, which stages wired by hand do not follow; use 'Pyramidal Sampler'")
+    check_latent(samples, spec)
     full = LatentShape(*samples.shape[2:])
     stages = spec.stages(full)
     coarse = torch.zeros(*samples.shape[:2], *stages[0].shape, device=samples.device)

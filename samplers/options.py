@@ -15,7 +15,7 @@ from ..pyramid.stages import PRESETS, PyramidSpec
 from .comfyui.checkpoint_metadata import distilled_for, spec_trained_for
 from .noise import Noise, SeedNoise
 from .run import PyramidRun, Result
-from .schedule import Levels, from_sigmas, levels_for, levels_of_student
+from .schedule import Levels, follow_sigmas, levels_for, levels_of_student
 from .supported_samplers import check_sampler, check_sampler_name, make_sampler
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def sample_with_guider(
     """
     spec = find_spec(pyramid, guider.model_patcher, options)
     cfgs = parse_cfg(options.cfg, spec.number_of_stages) if options.cfg.strip() else []
-    return _run(guider, noise, sampler, from_sigmas(sigmas, spec), spec, latent, cfgs, options)
+    followed, levels = follow_sigmas(sigmas, spec)
+    return _run(guider, noise, sampler, levels, followed, latent, cfgs, options)
 
 
 def check_widgets(
@@ -142,7 +143,7 @@ def check_parts(spec: PyramidSpec, options: StageOptions, *, sigmas: Tensor, sam
     Raises:
         ValueError: The SIGMAS, the SAMPLER or the cfg do not fit the pyramid.
     """
-    levels = from_sigmas(sigmas, spec)
+    _, levels = follow_sigmas(sigmas, spec)
     check_sampler(sampler, spec, [len(level) - 1 for level in levels])
     if options.cfg.strip():
         parse_cfg(options.cfg, spec.number_of_stages)

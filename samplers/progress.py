@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 
+SamplerCallback = Callable[[int, Tensor, Tensor, int], None]
+"""Called after each step with its number, the clean prediction, the sample and the number of all steps."""
+
+
 class Progress:
     """The progress of a run, and the last clean prediction of each stage.
 
@@ -23,20 +27,30 @@ class Progress:
         clean: Last clean prediction by stage index, in the scale of the VAE.
     """
 
-    def __init__(self, model: ModelPatcher, indices: Sequence[int], steps: Sequence[int]):
-        """Prepare the bar for the stages ``indices``, of ``steps`` steps each."""
+    def __init__(
+        self, model: ModelPatcher, indices: Sequence[int], steps: Sequence[int], callback: SamplerCallback | None = None
+    ):
+        """Prepare the bar.
+
+        Args:
+            model: MODEL of the run.
+            indices: Indices of the stages that run.
+            steps: Number of steps of each.
+            callback: Callback of the sampler that the run belongs to; None makes ComfyUI's own.
+        """
         self.clean: dict[int, Tensor] = {}
         self._latest: dict[str, Tensor] = {}
         self._steps = dict(zip(indices, steps, strict=True))
-        self._comfyui_callback = latent_preview.prepare_callback(model, sum(steps), self._latest)
+        self._report = callback or latent_preview.prepare_callback(model, sum(steps), self._latest)
 
-    def callback(self, stage: Stage) -> Callable[[int, Tensor, Tensor, int], None]:
+    def callback(self, stage: Stage) -> SamplerCallback:
         """Return the callback for the sampler of a stage; it counts steps over the whole run."""
         offset = sum(count for index, count in self._steps.items() if index < stage.index)
         stage_steps, total = self._steps[stage.index], sum(self._steps.values())
 
         def step_done(step: int, denoised: Tensor, x: Tensor, _total: int) -> None:
-            self._comfyui_callback(offset + min(step, stage_steps - 1), denoised, x, total)
+            self._latest["x0"] = denoised
+            self._report(offset + min(step, stage_steps - 1), denoised, x, total)
 
         return step_done
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..pyramid.schedules import GRIDS, cut, distilled_levels, join, parse_steps, stage_levels, without_skipped
+from ..pyramid.schedules import GRIDS, TOLERANCE, cut, distilled_levels, join, parse_steps, stage_levels, without_skipped
+from ..pyramid.segments import follow_curve, plain_levels
 from ..pyramid.stages import PyramidSpec
 
 DISTILLED = "distilled"
@@ -23,8 +24,9 @@ def levels_for(spec: PyramidSpec, steps: str, grid: str, shift: float) -> tuple[
     Args:
         spec: The whole pyramid.
         steps: Steps of each stage in running order, such as "20-20-10"; leading zeros leave stages out.
-        grid: One of ``GRID_CHOICES``. "distilled" moves the boundaries to the levels of a step-distilled model.
-        shift: Flow shift of the grids "shift" and "distilled".
+        grid: One of ``GRID_CHOICES``. For stock weights "auto" takes the levels of an ordinary run of as many steps and
+            moves the boundaries to them; "distilled" also conditions the low stages on exactly these levels.
+        shift: Flow shift of all grids but "uniform".
 
     Raises:
         ValueError: The steps or the grid do not fit the pyramid.
@@ -32,8 +34,10 @@ def levels_for(spec: PyramidSpec, steps: str, grid: str, shift: float) -> tuple[
     spec, counts = without_skipped(spec, parse_steps(steps, spec.number_of_stages))
     if grid == DISTILLED:
         return distilled_levels(spec, counts, shift)
+    if grid == "auto" and spec.field == "natural":
+        return plain_levels(spec, counts, shift)
     if grid == "auto":
-        grid = "uniform" if spec.field == "pyramidal" else "shift"
+        grid = "uniform"
     return spec, stage_levels(spec, counts, grid=grid, shift=shift)
 
 
@@ -60,6 +64,29 @@ def to_sigmas(levels: Sequence[Sequence[float]]) -> Tensor:
 def from_sigmas(sigmas: Tensor, spec: PyramidSpec) -> Levels:
     """Return SIGMAS of natural levels, from any scheduler, cut at the boundaries of the pyramid."""
     return cut(sigmas.tolist(), spec.boundaries)
+
+
+def follow_sigmas(sigmas: Tensor, spec: PyramidSpec) -> tuple[PyramidSpec, Levels]:
+    """Return the pyramid and the levels of its stages that follow SIGMAS of natural levels from any scheduler.
+
+    With stock weights the boundaries move to levels of the schedule. Finetuned weights keep their boundaries, which
+    replace the nearest levels; their schedule may end above 0 in the last stage only.
+
+    Raises:
+        ValueError: The schedule does not fit the pyramid.
+    """
+    curve = [float(level) for level in sigmas]
+    if spec.field == "natural":
+        return follow_curve(spec, curve)
+    if not curve or curve[-1] <= TOLERANCE:
+        return spec, cut(curve, spec.boundaries)
+    if spec.boundaries and curve[-1] >= spec.boundaries[-1] - TOLERANCE:
+        raise ValueError(
+            f"SIGMAS end at {curve[-1]:.4g}, inside a lower stage; with finetuned weights they must end below the last "
+            f"boundary, {spec.boundaries[-1]:.4g}"
+        )
+    levels = cut([*curve, 0.0], spec.boundaries)
+    return spec, [*levels[:-1], levels[-1][:-1]]
 
 
 def steps_problem(steps: str) -> str | None:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from ..pyramid.latent_shape import LatentShape
-from ..pyramid.noise_pyramid import noise_pyramid
+from ..pyramid.noise_pyramid import derive_seed, noise_pyramid
+from ..pyramid.segments import NEARLY_NOISE
 from ..pyramid.stage_names import stage_name
 from ..pyramid.stages import PyramidSpec, Stage
 from ..pyramid.transition import renoise
 from .comfyui.latent_tag import CLEAN, StageTag, check_same_pyramid, tag_of
 from .comfyui.latents import check_latent, fit_channels
-from .noise import Noise, full_noise
+from .given_region import GivenRegion, region_of
+from .noise import Noise, full_noise, seeded_noise
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -33,6 +35,7 @@ class Start:
         noises: Noise of the stages from ``first`` on.
         signal: What the first stage starts from besides its noise, or the output of ``previous``; None for pure noise.
         previous: The stage whose output ``signal`` is, for a run that resumes after it.
+        region: The part of the video that a noise mask keeps, at full size; None without a mask.
     """
 
     full: LatentShape
@@ -41,6 +44,7 @@ class Start:
     noises: list[Tensor]
     signal: Tensor | None = None
     previous: Stage | None = None
+    region: GivenRegion | None = None
 
 
 def find_start(
@@ -67,18 +71,20 @@ def find_start(
     samples = fit_channels(model, latent)
     tag = tag_of(latent)
     if tag is not None:
-        _check_resumes(tag, spec, levels, first)
+        _check_resumes(tag, latent, spec, levels, first)
         return _after_stage(noise, latent, samples, spec, tag)
     if first:
         raise ValueError(
             f"the run should start at stage '{stage_name(first, spec.number_of_stages)}', but the LATENT is not the output of "
             "the stage before it; connect the latent of a run that ended there"
         )
-    check_latent(samples, latent, spec, channels=model.get_model_object("latent_format").latent_channels)
+    check_latent(samples, spec, channels=model.get_model_object("latent_format").latent_channels)
     return _from_video(noise, latent, samples, spec, levels)
 
 
-def _check_resumes(tag: StageTag, spec: PyramidSpec, levels: Sequence[Sequence[float]], first: int | None) -> None:
+def _check_resumes(
+    tag: StageTag, latent: dict, spec: PyramidSpec, levels: Sequence[Sequence[float]], first: int | None
+) -> None:
     """Raise ValueError unless a run can resume after the tagged LATENT."""
     check_same_pyramid(tag, spec)
     count = spec.number_of_stages
@@ -92,6 +98,11 @@ def _check_resumes(tag: StageTag, spec: PyramidSpec, levels: Sequence[Sequence[f
             f"this LATENT is the clean prediction of stage '{stage_name(tag.stage, count)}'; to resume the run, use the "
             "'latent' output of that run instead of 'denoised'"
         )
+    if latent.get("noise_mask") is not None and tag.given is None:
+        raise ValueError(
+            "the noise mask was set on the output of a stage, which does not hold the video that the mask keeps; set the mask "
+            "on the LATENT that the first sampler gets"
+        )
     if first is not None and first != tag.stage + 1:
         raise ValueError(
             f"this LATENT is the output of stage '{stage_name(tag.stage, count)}', so the run resumes with "
@@ -103,20 +114,49 @@ def _from_video(noise: Noise, latent: dict, samples: Tensor, spec: PyramidSpec, 
     full = LatentShape(*samples.shape[2:])
     stages = spec.stages(full)
     first = next(index for index, stage_levels in enumerate(levels) if stage_levels)
-    draws = noise_pyramid(full_noise(noise, latent, samples.shape), stages[first:])
     natural = levels[first][0]
+    draw = full_noise(noise, latent, samples.shape)
+    region = region_of(samples, latent.get("noise_mask"), draw)
     if first == 0 and natural >= 1:
-        return Start(full, stages, 0, draws)
+        return Start(full, stages, 0, noise_pyramid(draw, stages), region=region)
+    if not torch.count_nonzero(draw):
+        return _after_leftover_noise(noise, latent, samples, stages, first, region)
+    draws = noise_pyramid(draw, stages[first:])
     if torch.count_nonzero(samples) == 0:
+        if natural < NEARLY_NOISE:
+            raise ValueError(
+                f"the run starts at noise level {natural:.4g}, below 1, from an empty LATENT; encode a video for it, or start "
+                "from pure noise (denoise 1)"
+            )
+        return Start(full, stages, first, draws, region=region)
+    signal, first_noise = renoise(_low_band(samples, stages, first), stages[first], natural, draws[0].to(samples))
+    return Start(full, stages, first, [first_noise, *draws[1:]], signal, region=region)
+
+
+def _after_leftover_noise(
+    noise: Noise, latent: dict, samples: Tensor, stages: tuple[Stage, ...], first: int, region: GivenRegion | None
+) -> Start:
+    """Return the start from a full-size sample that still holds its noise (``add_noise`` off in another sampler)."""
+    stage = stages[first]
+    if stage.field == "pyramidal" and stage.level > 0:
         raise ValueError(
-            f"the run starts at noise level {natural:.4g}, below 1, from an empty LATENT; encode a video for it, or start "
-            "from pure noise (denoise 1)"
+            "a pyramid of finetuned weights cannot resume from a full-size LATENT with leftover noise in stage "
+            f"'{stage_name(first, len(stages))}'; run it in one sampler"
         )
-    for finer in reversed(stages[first + 1 :]):
+    seed = derive_seed(noise.seed, "leftover")
+    fresh = seeded_noise(samples.shape, seed, latent.get("batch_index"))
+    draws = noise_pyramid(fresh, stages[first:])
+    nothing = torch.zeros_like(draws[0])
+    full = LatentShape(*samples.shape[2:])
+    return Start(full, stages, first, [nothing, *draws[1:]], _low_band(samples, stages, first), region=region)
+
+
+def _low_band(samples: Tensor, stages: tuple[Stage, ...], index: int) -> Tensor:
+    """Return a full-size latent at the size of a stage."""
+    for finer in reversed(stages[index + 1 :]):
         assert finer.from_coarser is not None  # only the first stage of a pyramid has none
         samples = finer.from_coarser.down(samples)
-    signal, first_noise = renoise(samples, stages[first], natural, draws[0].to(samples))
-    return Start(full, stages, first, [first_noise, *draws[1:]], signal)
+    return samples
 
 
 def _after_stage(noise: Noise, latent: dict, samples: Tensor, spec: PyramidSpec, tag: StageTag) -> Start:
@@ -126,5 +166,7 @@ def _after_stage(noise: Noise, latent: dict, samples: Tensor, spec: PyramidSpec,
         got, expected = ("x".join(map(str, sides)) for sides in (samples.shape[2:], previous.shape))
         name = stage_name(tag.stage, spec.number_of_stages)
         raise ValueError(f"the LATENT has {got} latents, but stage '{name}' of this run has {expected}: it was resized")
-    draws = noise_pyramid(full_noise(noise, latent, (*samples.shape[:2], *tag.size)), stages)
-    return Start(tag.size, stages, tag.stage + 1, draws[tag.stage + 1 :], samples, previous)
+    draw = full_noise(noise, latent, (*samples.shape[:2], *tag.size))
+    region = None if tag.given is None else region_of(tag.given, latent.get("noise_mask"), draw)
+    draws = noise_pyramid(draw, stages)
+    return Start(tag.size, stages, tag.stage + 1, draws[tag.stage + 1 :], samples, previous, region)

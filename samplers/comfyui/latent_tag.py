@@ -6,7 +6,9 @@ The tag travels in the LATENT, which ComfyUI copies from node to node, so a wron
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from ...pyramid.latent_shape import LatentShape
 from ...pyramid.stages import PyramidSpec
@@ -28,12 +30,14 @@ class StageTag:
         stage: Index of the stage in running order.
         size: Size of the full-resolution latent.
         state: ``START``, ``END`` or ``CLEAN``.
+        given: The full-size video that the LATENT's noise mask keeps, or None.
     """
 
     spec: PyramidSpec
     stage: int
     size: LatentShape
     state: str
+    given: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 def tagged(latent: dict, tag: StageTag) -> dict:

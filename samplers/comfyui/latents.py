@@ -35,17 +35,16 @@ def fit_channels(model: ModelPatcher, latent: dict) -> Tensor:
     return comfy.sample.fix_empty_latent_channels(model, samples).float()
 
 
-def check_latent(samples: Tensor, latent: dict, spec: PyramidSpec, *, channels: int = CHANNELS) -> None:
+def check_latent(samples: Tensor, spec: PyramidSpec, *, channels: int = CHANNELS) -> None:
     """Check that a LATENT can go through the pyramid.
 
     Args:
         samples: The LATENT's tensor, with its channels fitted to the model.
-        latent: The LATENT.
         spec: The pyramid.
         channels: Latent channels of the model.
 
     Raises:
-        ValueError: It has the wrong number of dimensions, channels, frames or pixels, or a noise mask.
+        ValueError: It has the wrong number of dimensions, channels, frames or pixels.
     """
     if samples.ndim != 5:
         raise ValueError(
@@ -57,6 +56,4 @@ def check_latent(samples: Tensor, latent: dict, spec: PyramidSpec, *, channels: 
             f"the LATENT has {samples.shape[1]} channels and this model's latents have {channels}: "
             "it was made for another model"
         )
-    if latent.get("noise_mask") is not None:
-        raise ValueError("the LATENT has a noise mask, which a pyramid does not support yet; remove 'Set Latent Noise Mask'")
     check_shape(LatentShape(*samples.shape[2:]), spec)

@@ -10,39 +10,70 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_base
 import comfy.model_patcher
 import comfy.model_sampling
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...pyramid.latent_shape import CHANNELS, LatentShape
 from ...pyramid.paths import clean_prediction
 from ...pyramid.stages import Stage
+from ...pyramid.transition import renoise
 from .stage_lora import apply_stage_loras
+from .stage_wrappers import add_stage_wrappers
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-WRAPPER_KEY = "pyramidal_wan"
-"""Key of this pack's wrappers on a model."""
+
+@dataclass
+class GivenVideo:
+    """The start of a stage of which a mask gives a part.
+
+    Attributes:
+        mask: The region that is sampled, ``(B, C, T, H, W)`` at the stage's size; 1 is sampled, 0 is given.
+        signal: What the sampled region starts from besides ``noise``, in the model's scale; None where the stage starts
+            from the given video itself.
+        noise: Noise of the sampled region.
+    """
+
+    mask: Tensor
+    signal: Tensor | None = None
+    noise: Tensor | None = None
 
 
-def bind_stage(model: ModelPatcher, stage: Stage, number_of_stages: int) -> ModelPatcher:
+def bind_stage(
+    model: ModelPatcher,
+    stage: Stage,
+    number_of_stages: int,
+    *,
+    curve: Sequence[float] | None = None,
+    given: GivenVideo | None = None,
+) -> ModelPatcher:
     """Return a clone of a MODEL that samples one stage with the LoRAs of that stage; the original stays unchanged.
+
+    Args:
+        model: The MODEL, not bound to a stage.
+        stage: The stage.
+        number_of_stages: Stages of the whole pyramid.
+        curve: Natural levels of the whole run, which other nodes see; None where they are not known.
+        given: The start of the stage where a noise mask gives a part of the video.
 
     Raises:
         ValueError: This ComfyUI cannot scale RoPE positions and the stage requires it.
     """
     bound = model.clone()
-    bound.add_object_patch("model_sampling", stage_sampling(model.get_model_object("model_sampling"), stage))
+    bound.add_object_patch("model_sampling", stage_sampling(model.get_model_object("model_sampling"), stage, given))
     if stage.rope_scale != (1.0, 1.0, 1.0):
         _scale_rope(bound, stage.rope_scale)
-    if not _comfyui_prediction_is_clean(stage):
-        _report_clean_predictions(bound, stage)
+    if number_of_stages > 1:
+        is_clean = _comfyui_prediction_is_clean(stage)
+        clean = None if is_clean else functools.partial(comfyui_clean_prediction, stage=stage)
+        add_stage_wrappers(bound, stage, curve, clean)
     apply_stage_loras(bound, stage, number_of_stages)
     return bound
 
@@ -52,40 +83,55 @@ def stage_of(model: ModelPatcher) -> Stage | None:
     return getattr(model.get_model_object("model_sampling"), "stage", None)
 
 
-def stage_sampling(base: Any, stage: Stage) -> Any:
+def stage_sampling(base: Any, stage: Stage, given: GivenVideo | None = None) -> Any:
     """Return a copy of ComfyUI's flow sampling object ``base`` that is bound to a stage."""
     bound = copy.copy(base)
     bound.__class__ = _stage_class(type(base))
-    bound.stage = stage
+    bound.stage, bound.given = stage, given
     return bound
 
 
 @functools.lru_cache(maxsize=8)
 def _stage_class(base: type) -> type:
-    """Return a subclass of a flow sampling class that follows a stage.
+    """Return a subclass of a flow sampling class that follows a stage; its tensors are ``(B, C, T, H, W)``.
 
-    Its sigma is the stage's reference sigma, that of the frames other than 0; its tensors are ``(B, C, T, H, W)``.
+    The methods that scale noise serve the sampler and take the stage's reference sigma, that of the frames other than 0.
+    All others serve the network and take natural levels.
     """
 
     class StageSampling(base):
         stage: Stage
+        given: GivenVideo | None
 
         def timestep(self, sigma: Tensor) -> Tensor:
-            return self.stage.at(self.stage.natural_level(sigma)).conditioning * self.multiplier
+            return self.stage.at(sigma).conditioning * self.multiplier
 
         def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+            sigma = self.stage.reference_sigma(sigma)
             return model_input - model_output * (_spread(sigma) * frame_sigma_rate(self.stage, model_input))
 
         def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
+            if self.given is None:
+                return self.mix(sigma, noise, latent_image)
+            stage = sized(self.stage, latent_image)
+            at = stage.natural_level(sigma.reshape(()) if sigma.nelement() == 1 else sigma)
+            start = self.mix(sigma, noise, renoise(latent_image, stage, at, noise)[0])
+            if self.given.signal is None or self.given.noise is None:
+                return start
+            sampled = self.mix(sigma, self.given.noise.to(noise), self.given.signal.to(latent_image))
+            mask = self.given.mask.to(noise)
+            self.given = GivenVideo(
+                self.given.mask
+            )  # the samplers' first call asks for the start, all others for the given part
+            return sampled * mask + start * (1.0 - mask)
+
+        def mix(self, sigma: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
+            """Return the sample at a reference sigma."""
             sigma = self.frame_sigma(sigma, noise)
-            return sigma * (getattr(self, "noise_scale", 1.0) * noise) + (1.0 - sigma) * latent_image
+            return sigma * (getattr(self, "noise_scale", 1.0) * noise) + (1.0 - sigma) * signal
 
         def inverse_noise_scaling(self, sigma: Tensor, latent: Tensor) -> Tensor:
             return latent / (1.0 - self.frame_sigma(sigma, latent))
-
-        def percent_to_sigma(self, percent: float) -> float:
-            """Return this stage's sigma at a share of the whole run: a percent gives a natural level first."""
-            return float(self.stage.reference_sigma(float(super().percent_to_sigma(percent))))
 
         def frame_sigma(self, sigma: Tensor, x: Tensor) -> Tensor:
             """Return the sigma of each frame of ``x`` at a reference sigma."""
@@ -136,39 +182,6 @@ def _spread(sigma: Tensor) -> Tensor:
 
 def _comfyui_prediction_is_clean(stage: Stage) -> bool:
     return stage.frames_agree and not (stage.has_blur and stage.level > 0)
-
-
-def _report_clean_predictions(bound: ModelPatcher, stage: Stage) -> None:
-    """Pass the clean prediction to previews and ``denoised`` outputs in place of ComfyUI's value.
-
-    One wrapper keeps the clean prediction of the latest evaluation, the other passes it to the sampler's callback.
-    """
-    latest: dict[str, Tensor] = {}
-
-    def predict_noise(executor: Callable[..., Tensor], x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        denoised = executor(x, timestep, *args, **kwargs)
-        latest["clean"] = comfyui_clean_prediction(x, timestep, denoised, stage)
-        return denoised
-
-    def sampler_sample(
-        executor: Callable[..., Tensor],
-        guider: Any,
-        sigmas: Tensor,
-        extra_args: dict,
-        callback: Any,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        def report(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
-            callback(step, latest.get("clean", denoised), x, total)
-
-        try:
-            return executor(guider, sigmas, extra_args, callback and report, *args, **kwargs)
-        finally:
-            latest.clear()
-
-    bound.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, WRAPPER_KEY, predict_noise)
-    bound.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY, sampler_sample)
 
 
 def _scale_rope(bound: ModelPatcher, scale: tuple[float, float, float]) -> None:

@@ -108,7 +108,9 @@ def test_previews_are_the_conditional_mean(t2v_model, monkeypatch, name, spec):
     from comfy.patcher_extension import WrappersMP
 
     def record(executor, x, timestep, *args, **kwargs):
-        evaluated.append((x.clone(), timestep.flatten()[0].clone()))
+        """What other nodes see is the natural level."""
+        stage = next(stage for stage in data.stages if stage.shape == tuple(x.shape[2:]))
+        evaluated.append((x.clone(), stage.reference_sigma(timestep.flatten()[0])))
         return executor(x, timestep, *args, **kwargs)
 
     model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "record", record)

@@ -1,0 +1,51 @@
+"""The part of a video that a noise mask gives, at the size of each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import comfy.sampler_helpers
+from torch import Tensor
+
+from ..pyramid.masks import coarser_mask
+from ..pyramid.noise_pyramid import whiten
+from ..pyramid.stages import PyramidSpec, Stage
+
+
+@dataclass(frozen=True)
+class GivenRegion:
+    """A given video with the mask of what may change, all of one size.
+
+    Attributes:
+        video: The given video, ``(B, C, T, H, W)`` in the scale of the VAE.
+        mask: The same shape; 1 is sampled, 0 keeps the video.
+        noise: White noise that the given part carries.
+    """
+
+    video: Tensor
+    mask: Tensor
+    noise: Tensor
+
+    def at(self, stage: Stage, stages: Sequence[Stage], spec: PyramidSpec) -> GivenRegion:
+        """Return the region at the size of a stage: the low band of the video, the largest mask value of each block."""
+        video, mask, noise = self.video, self.mask, self.noise
+        for finer in reversed(stages[stage.index + 1 :]):
+            assert finer.from_coarser is not None  # only the first stage of a pyramid has none
+            video = finer.from_coarser.down(video)
+            noise = whiten(finer.from_coarser.down(noise), finer.from_coarser)
+            mask = coarser_mask(mask, spec.downsample_axes[finer.index - 1])
+        return GivenRegion(video, mask, noise)
+
+
+def region_of(video: Tensor, mask: Tensor | None, noise: Tensor) -> GivenRegion | None:
+    """Return the region that a LATENT's ``noise_mask`` describes at full size; None without a mask.
+
+    Args:
+        video: The LATENT's samples, ``(B, C, T, H, W)``.
+        mask: The mask in any shape that ComfyUI takes.
+        noise: The run's full-size noise.
+    """
+    if mask is None:
+        return None
+    return GivenRegion(video, comfy.sampler_helpers.prepare_mask(mask, video.shape, video.device).float(), noise)
