@@ -9,7 +9,7 @@ from ..samplers.few_step import few_step_sampler
 from ..samplers.hand_wired import stage_model, stage_renoise, stage_sigmas, stage_start, stage_transition
 from .schema import BY_HAND, Pyramid, schema
 
-SEARCH = ["pyramid", "stage", "exploded", "custom sampling"]
+SEARCH = ["pyramid", "stage", "wired by hand", "custom sampling"]
 
 
 def _stage_widget(what: str, default: str = "low") -> io.Input:

@@ -237,7 +237,7 @@ def check_same_videos(workspace):
     """What the notes say: by hand, in two goes, and next to an ordinary run it is the same video."""
     whole = frames_of(workspace, "wan_t2v_training_free")
     assert whole.shape == (SMALLEST.frames, SMALLEST.height, SMALLEST.width, 3)
-    for same in ("wan_t2v_exploded", "wan_draft_then_finish", "wan_compare_plain_vs_pyramid_pyramid"):
+    for same in ("wan_t2v_hand_wired", "wan_draft_then_finish", "wan_compare_plain_vs_pyramid_pyramid"):
         assert abs(frames_of(workspace, same) - whole).mean() < 0.5, same  # rounding can change what the codec does
     for other in ("wan_compare_plain_vs_pyramid_plain", "wan_t2v_stage_lora"):
         assert abs(frames_of(workspace, other) - whole).mean() > 1, other

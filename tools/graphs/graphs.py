@@ -32,11 +32,11 @@ TRAINED_MODEL = "my_pyramidal_wan_1.3B.safetensors"
 FEW_STEP_LORA = "my_pyramidal_wan_2-2-1_lora.safetensors"
 STYLE_LORA, DETAIL_LORA = "my_style_lora.safetensors", "my_detail_lora.safetensors"
 THREE_STAGE_HEIGHT = 448
-"""480 does not halve three times."""
+"""480 cannot be halved for three stages."""
 
 
 def sample(graph: Graph, parts: Parts, latent: Node, **widgets: object) -> Node:
-    """The sampler; ``model`` among the widgets takes the place of the parts' own."""
+    """Add the sampler; a ``model`` among the widgets replaces that of the parts."""
     sockets = {"model": parts.model, "positive": parts.positive, "negative": parts.negative, "latent": latent}
     return graph.add("PyramidalWanSampler", **{**sockets, **widgets})
 
@@ -44,7 +44,7 @@ def sample(graph: Graph, parts: Parts, latent: Node, **widgets: object) -> Node:
 def t2v_training_free(graph: Graph) -> None:
     about = f"""# Text to video with stock Wan 2.1
 
-Most steps run at half the width and height, only the last ones at full size. Nothing to download beyond Wan.
+Early steps run at half the width and height, the last ones at full size. Only Wan's own files are needed.
 
 {cost_sentence("training-free", "20-10")}
 
@@ -68,8 +68,8 @@ def t2v_20_20_10(graph: Graph) -> None:
 
 {STEPS_THREE}
 
-If the file says which pyramid it was trained for, put 'Pyramid from File' in the place of 'Pyramid'. The sampler must be a
-deterministic one (euler, heun, dpmpp_2m, uni_pc)."""
+If the file names the pyramid it was trained for, replace 'Pyramid' by 'Pyramid from File'. The sampler must be deterministic
+(euler, heun, dpmpp_2m, uni_pc)."""
     add_notes(graph, about, (TEXT_ENCODER, VAE), missing=(TRAINED_MODEL,))
     parts = text_to_video(graph, TRAINED_MODEL)
     graph.group("3 · Size and pyramid", new_column=True)
@@ -87,11 +87,11 @@ def t2v_2_2_1(graph: Graph) -> None:
 
 {STEPS_THREE}
 
-The LoRA belongs on the weights it was distilled from, those of `wan_t2v_pyramid_20-20-10`. It brings its pyramid along, so
-the sampler's pyramid input stays open. If all weights were distilled, choose that file as the model, bypass the LoRA, and
-connect 'Pyramid from File' to the sampler. cfg stays at 1 and the sampler at pyramid_few_step: that is what few-step
-weights are distilled for. At this speed the text encoder and decoding take longer than sampling; 'Save Conditioning' keeps
-a prompt."""
+Use the LoRA with the weights it was distilled from, those of `wan_t2v_pyramid_20-20-10`. It passes its pyramid to the
+sampler, so the sampler's pyramid input stays open. If all weights were distilled, choose that file as the model, bypass the
+LoRA, and connect 'Pyramid from File' to the sampler. Leave cfg at 1 and the sampler at pyramid_few_step: few-step weights are
+distilled for them. At this speed text encoding and decoding can take longer than sampling; 'Save Conditioning' saves a prompt
+for later runs."""
     add_notes(graph, about, (TEXT_ENCODER, VAE), missing=(TRAINED_MODEL, FEW_STEP_LORA))
     parts = text_to_video(graph, TRAINED_MODEL)
     graph.group("3 · Few-step LoRA and size", new_column=True)
@@ -105,9 +105,10 @@ a prompt."""
 def t2v_stage_lora(graph: Graph) -> None:
     about = f"""# A LoRA for all stages and one for a single stage
 
-**Choose two LoRAs of your own for Wan 2.1 1.3B**: the names in the two nodes are placeholders. The first acts in all stages,
-such as a style; the second only in the one named, here `high`, such as fine detail. `low` changes composition and motion.
-Each node says after a run how many of its modules matched. Chain as many as you like; ordinary LoRA loaders work, too.
+**Choose two LoRAs of your own for Wan 2.1 1.3B**: the names in the two nodes are placeholders. The first one, such as a style,
+acts in all stages; the second one, such as fine detail, only in the stage named, here `high`. `low` changes composition and
+motion. After a run each node shows how many of its modules matched. Chain as many as you like; ordinary LoRA loaders work,
+too.
 
 {STEPS_TWO}
 
@@ -129,12 +130,12 @@ Each node says after a run how many of its modules matched. Chain as many as you
     save_video(graph, parts, done, graph.name, title="6 · Video")
 
 
-def t2v_exploded(graph: Graph) -> None:
+def t2v_hand_wired(graph: Graph) -> None:
     about = f"""# The same run wired by hand
 
-Every stage has a stock 'SamplerCustomAdvanced' with its own model, guider and sigmas, and 'Pyramidal Stage Transition' is
-between them. With the same seed and settings it makes the video that 'Pyramidal Sampler' makes: take it apart to give a
-stage another model, cfg or sampler.
+Every stage has a 'SamplerCustomAdvanced' with a model, a guider and sigmas, and 'Pyramidal Stage Transition' connects the
+stages. With the same seed and settings it makes the same video as 'Pyramidal Sampler'. Change it to give a stage another model,
+cfg or sampler.
 
 {STEPS_TWO}
 
@@ -160,7 +161,7 @@ stage another model, cfg or sampler.
 
 
 def one_stage(graph: Graph, parts: Parts, shared: dict[str, Node], start: Node, stage: str) -> Node:
-    """A stage of the exploded run; ``start`` gives its latent and noise."""
+    """Add one stage of the hand-wired run; ``start`` gives its latent and noise."""
     model = graph.add("PyramidalWanStageModel", model=parts.model, pyramid=shared["spec"], stage=stage)
     guider = graph.add("CFGGuider", model=model, positive=parts.positive, negative=parts.negative, cfg=6.0)
     sigmas = graph.add("PyramidalWanStageSigmas", sigmas=shared["sigmas"], pyramid=shared["spec"], stage=stage)
@@ -173,13 +174,13 @@ def one_stage(graph: Graph, parts: Parts, shared: dict[str, Node], start: Node, 
 def i2v_training_free(graph: Graph) -> None:
     about = f"""# Image to video with stock Wan 2.1
 
-The first image goes in as usual; the sampler fits it to every stage. **Choose an image of your own in 'Load Image'.**
+Connect the first image as usual; the sampler resizes it for every stage. **Choose an image of your own in 'Load Image'.**
 
 {cost_sentence("training-free", "20-10", size="14B")}
 
 {STEPS_TWO}
 
-Width and height must be multiples of 32. The 720p model wants a shift of 5, this one of 480p 3.
+Width and height must be multiples of 32. Use a shift of 3 for this 480p model, 5 for the 720p one.
 
 {STOCK}"""
     add_notes(graph, about, (I2V, TEXT_ENCODER, VAE, CLIP_VISION))
@@ -203,7 +204,7 @@ Width and height must be multiples of 32. The 720p model wants a shift of 5, thi
 
 
 def video_clip(graph: Graph, vae: Node, *, height: int = HEIGHT) -> tuple[Node, Node]:
-    """A clip of 81 frames from a file, and its latent, in the open group."""
+    """Add a clip of 81 frames from a file, and its latent, to the open group."""
     video = graph.add("LoadVideo", file="my_video.mp4")
     clip = graph.add("GetVideoComponents", video=video)
     cut = graph.add("ImageFromBatch", title="First frames", image=clip["images"], batch_index=0, length=FRAMES)
@@ -216,9 +217,9 @@ def v2v(graph: Graph) -> None:
 
 **Choose a video of your own in 'Load Video'.** Its first {FRAMES} frames are encoded, noised, and sampled again from there.
 
-`denoise` says how much is new: it runs that share of the steps, the last ones. With `20-10` a denoise of 0.3 starts at noise
-level 0.57, 0.5 at 0.79 and 0.7 at 0.91; 1 keeps nothing of the video. Up to a third all steps are at full size, above it the
-first ones are at half size.
+`denoise` sets how much changes: only that share of the steps, the last ones, runs. With `20-10` a denoise of 0.3 starts at
+noise level 0.57, 0.5 at 0.79 and 0.7 at 0.91; 1 keeps nothing of the video. Up to 0.33 all steps run at full size, above it the
+first ones run at half size.
 
 {STEPS_TWO}
 
@@ -234,14 +235,14 @@ first ones are at half size.
 
 
 def draft_then_finish(graph: Graph) -> None:
-    about = f"""# Look at a draft, then pay for the rest
+    about = f"""# Look at a draft, then finish it
 
 1. Queue. Only the small stage runs, and its clean prediction is saved as a small video.
-2. Not what you want: another seed, queue again.
-3. Like it: select the two muted groups, press Ctrl+M to unmute them, queue. The draft is not made again; the second sampler
-   goes on from it, to the same video as an uninterrupted run.
+2. If you do not like it, change the seed and queue again.
+3. If you like it, select the two muted groups, press Ctrl+M to unmute them, and queue. The draft is not sampled again; the
+   second sampler continues from it, to the same video as an uninterrupted run.
 
-Both samplers need the same settings: they share one seed; change steps, cfg and sampler in both.
+Both samplers require the same settings: they share one seed; change steps, cfg and sampler in both.
 
 {STEPS_TWO}
 
@@ -295,13 +296,13 @@ chart counts the operations of both. To compare equal numbers of steps, set the 
 
 
 def calibrate(graph: Graph) -> None:
-    about = f"""# Where to change resolution, measured on a clip
+    about = f"""# Where to change the resolution, measured on a clip
 
 **Choose a video of your own in 'Load Video'**, one like those you want to make; only its first {FRAMES} frames are encoded.
 
-'Pyramidal Calibrate' measures above which noise level the detail that the small stage cannot hold drowns, and moves the
-boundary of the pyramid there. `threshold` is the ratio of signal to noise that counts as drowned: smaller is more careful.
-The chart and the text need no diffusion model; mute the sampler and the video to see only them.
+'Pyramidal Calibrate' measures the noise level above which the detail that the low stage cannot hold is lost in the noise, and
+moves the boundary of the pyramid there. `threshold` is the signal-to-noise ratio below which detail counts as lost: smaller is
+more careful. The chart and the text need no diffusion model; mute the sampler and the video to see only them.
 
 {STEPS_TWO}
 
@@ -311,12 +312,12 @@ The chart and the text need no diffusion model; mute the sampler and the video t
     graph.group("3 · Clip", new_column=True)
     _, clip = video_clip(graph, parts.vae)
     graph.group("4 · Measure", new_column=True)
-    found = graph.add("PyramidalWanCalibrate", latent=clip, threshold=0.1, pyramid=pyramid(graph, "training-free"))
-    graph.add("PreviewImage", images=found["chart"])
-    graph.add("PreviewAny", source=found["text"])
+    measured = graph.add("PyramidalWanCalibrate", latent=clip, threshold=0.1, pyramid=pyramid(graph, "training-free"))
+    graph.add("PreviewImage", images=measured["chart"])
+    graph.add("PreviewAny", source=measured["text"])
     graph.group("5 · Sample with it", new_column=True)
-    latent = size(graph, found["pyramid"])
-    done = sample(graph, parts, latent, pyramid=found["pyramid"], steps="20-10", cfg="6", sampler_name="euler")
+    latent = size(graph, measured["pyramid"])
+    done = sample(graph, parts, latent, pyramid=measured["pyramid"], steps="20-10", cfg="6", sampler_name="euler")
     save_video(graph, parts, done, graph.name, title="6 · Video")
 
 
@@ -325,7 +326,7 @@ WORKFLOWS: dict[str, Callable[[Graph], None]] = {
     "wan_t2v_pyramid_20-20-10": t2v_20_20_10,
     "wan_t2v_pyramid_2-2-1": t2v_2_2_1,
     "wan_t2v_stage_lora": t2v_stage_lora,
-    "wan_t2v_exploded": t2v_exploded,
+    "wan_t2v_hand_wired": t2v_hand_wired,
     "wan_i2v_training_free": i2v_training_free,
     "wan_v2v_pyramid": v2v,
     "wan_draft_then_finish": draft_then_finish,

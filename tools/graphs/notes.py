@@ -1,4 +1,4 @@
-"""The notes in the graphs."""
+"""The texts of the notes in the graphs."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ NOTE_WIDTH = 480
 TYPE = {"# ": (40, 36), "## ": (50, 32), "- ": (60, 21)}
 PLAIN_TYPE = (74, 17)
 EMPTY_LINE = 9
-"""Characters that a line of a note holds, and its height: of headings, of lists and of everything else. They are those of
-the front end's new node design, whose type is larger than that of the old one."""
+"""Characters per line of a note and height of a line, for headings, lists and other text, in the front end's new node design,
+whose type is the larger one."""
 
 PLAIN_STEPS = 50
 
 STEPS_TWO = """## Steps are written low-high
 
-`20-10` is 20 steps at half the width and height, then 10 at full size. More in the first number: better composition and
-motion, cheap. More in the last: better detail, dear. A leading 0, `0-30`, leaves the small stage out."""
+`20-10` is 20 steps at half the width and height, then 10 at full size. More low steps improve composition and motion and
+cost little; more high steps improve detail and cost most. A leading 0, as in `0-30`, skips the low stage."""
 
 STEPS_THREE = """## Steps are written low-mid-high
 
-`20-20-10` is 20 steps at a quarter of the width, height and frame rate, 20 at a half, 10 at full size: in running order,
-from the lowest resolution to the full one. The last number is the dear one. A leading 0 leaves the lowest stage out."""
+`20-20-10` is 20 steps at a quarter of the width, height and frame rate, 20 at half, 10 at full size: in running order, from
+the lowest resolution to the full one. The last number costs most. A leading 0 skips the lowest stage."""
 
-STOCK = """Stock Wan weights were never trained to hand over between resolutions, so this is a faster first pass, not a free
-lunch: compare with an ordinary run before you rely on it. We have not measured the quality."""
+STOCK = """Stock Wan weights were never trained to change resolution during sampling, so this run is faster but not equal to an
+ordinary one: compare the two before you rely on it. We have not measured the quality with real Wan weights."""
 
-NOT_PUBLIC = """**{names} is a placeholder: no such weights are public.** Train them or load your own, then choose the
-file here. Stock weights alone make poor videos with these three stages; `wan_t2v_training_free` is for those."""
+NOT_PUBLIC = """**{names} is a placeholder: no such weights are public.** Choose a file of your own. Stock weights make poor
+videos with these three stages; use `wan_t2v_training_free` for them."""
 
 MEMORY = """## Memory
 
-The last stage is as large as an ordinary run of the same size, so the peak of VRAM is about that run's; only the time is
-less. Too much for the card: a smaller size or fewer frames, or 'VAE Decode (Tiled)' if only decoding fails. We have not
-measured peaks or times on particular cards."""
+The last stage is as large as an ordinary run of the same size: the pyramid saves time, not peak VRAM. If memory runs out,
+use a smaller size or fewer frames, or 'VAE Decode (Tiled)' if only decoding fails. We have not measured memory or times on
+particular cards."""
 
 
 def cost_sentence(preset: str, steps: str, *, cfg: bool = True, height: int = HEIGHT, size: str = "1.3B") -> str:
-    """Counted, not measured."""
+    """Return the share of the operations of an ordinary run: counted, not measured."""
     spec, video = PRESETS[preset], VideoSize(WIDTH, height, FRAMES)
     dimensions = WAN_DIMENSIONS[size]
     counts = parse_steps(steps, spec.number_of_stages)
@@ -55,11 +55,12 @@ def cost_sentence(preset: str, steps: str, *, cfg: bool = True, height: int = HE
     plain = 2 * PLAIN_STEPS * forward_tflops(tokens(video.latent), dimensions)
     return (
         f"`{steps}` at {WIDTH}x{height} with {FRAMES} frames takes {100 * ours / plain:.2g} % of the operations of "
-        f"{PLAIN_STEPS} ordinary steps with cfg (counted, without text encoder and VAE; times depend on the card)."
+        f"{PLAIN_STEPS} ordinary steps with cfg (counted without text encoder and VAE; times depend on the card)."
     )
 
 
 def models_text(names: tuple[str, ...], missing: tuple[str, ...] = ()) -> str:
+    """Return the note about files and memory; ``missing`` are placeholders for files that are not public."""
     lines = ["## Files", ""]
     for name in names:
         folder, large = PUBLIC[name]
@@ -71,12 +72,12 @@ def models_text(names: tuple[str, ...], missing: tuple[str, ...] = ()) -> str:
 
 
 def unwrapped(text: str) -> str:
-    """Each paragraph on one line: the front end shows every line break."""
+    """Return the text with each paragraph on one line, because the front end shows every line break."""
     return re.sub(r"(?<!\n)\n *(?!\n|[-#]|\d+\. )", " ", text)
 
 
 def note_height(text: str) -> int:
-    """Room for a text, with some to spare for other fonts."""
+    """Return the height of a note for a text, with some margin for other fonts."""
     height = 50
     for line in re.sub(r"\]\(.*?\)", "]", text).splitlines():  # of a link only the name shows
         characters, line_height = next((size for mark, size in TYPE.items() if line.startswith(mark)), PLAIN_TYPE)
@@ -85,7 +86,7 @@ def note_height(text: str) -> int:
 
 
 def add_notes(graph: Graph, about: str, files: tuple[str, ...], *, missing: tuple[str, ...] = ()) -> None:
-    """The first column."""
+    """Add the first column: what the graph does, and its files."""
     graph.group("Read me")
     for title, text in ((ABOUT, unwrapped(about)), (MODELS, unwrapped(models_text(files, missing)))):
         graph.note(text, title=title, size=(NOTE_WIDTH, note_height(text)))
