@@ -1,1 +1,1 @@
-"""The mathematics of pyramidal video diffusion: torch, numpy and einops only. Knows no host, no file and no device."""
+"""The mathematics of pyramidal video diffusion, in torch, numpy and einops only: no ComfyUI, no files, no devices."""

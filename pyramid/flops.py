@@ -1,10 +1,8 @@
-"""What a pyramidal run costs: tokens and floating point operations of Wan's transformer.
+"""Cost of a pyramidal run: tokens and floating point operations of Wan's transformer.
 
-One multiply-add counts as two operations. The count reproduces every cost that PyramidalWan publishes to the printed
-digit.
+One multiply-add counts as two operations; 1 TFLOPs is 10^12 operations. The count reproduces every cost that PyramidalWan
+publishes (arXiv 2601.04792, table 1) to the printed digit.
 """
-
-# One TFLOPs is 10^12 operations. Published costs: arXiv 2601.04792, table 1.
 
 from __future__ import annotations
 
@@ -20,7 +18,17 @@ PATCH = (1, 2, 2)
 
 @dataclass(frozen=True)
 class WanDimensions:
-    """Sizes of a Wan transformer. text: number of text tokens; text_dim: width of one; in_channels: 36 for I2V."""
+    """Sizes of a Wan transformer.
+
+    Attributes:
+        dim: Width of a token.
+        ffn_dim: Width of the hidden layer of the MLPs.
+        layers: Number of transformer blocks.
+        in_channels: Input channels; 36 for image to video.
+        out_channels: Output channels.
+        text: Number of text tokens.
+        text_dim: Width of a text embedding.
+    """
 
     dim: int
     ffn_dim: int
@@ -38,7 +46,7 @@ WAN_DIMENSIONS = {
 
 
 def tokens(shape: LatentShape) -> int:
-    """Tokens of one latent; sides that do not fill a patch are padded."""
+    """Return the number of tokens of one latent; sides that do not fill a patch are padded."""
     sides = zip((shape.frames, shape.height, shape.width), PATCH, strict=True)
     count = 1
     for side, patch in sides:
@@ -47,11 +55,15 @@ def tokens(shape: LatentShape) -> int:
 
 
 def forward_tflops(tokens: int, dimensions: WanDimensions) -> float:
-    """TFLOPs of one forward pass of one latent with one prompt.
+    """Return the TFLOPs of one forward pass of one latent with one prompt.
 
-    Per layer: four projections of self-attention and two of cross-attention on the video tokens (6 d^2), the MLP,
-    attention against video and text tokens, and two cross-attention projections of the text. Then the embeddings of
-    patches and text and the output head. Left out: normalisations, modulation, RoPE and the time embedding (< 0.1 %).
+    Counted per layer: four projections of self-attention and two of cross-attention on the video tokens (``6 d^2``), the MLP,
+    attention to video and text tokens, and two cross-attention projections of the text. Counted once: the embeddings of
+    patches and text, and the output head. Left out: normalisations, modulation, RoPE and the time embedding (< 0.1 %).
+
+    Args:
+        tokens: Tokens of the latent.
+        dimensions: Sizes of the transformer.
     """
     d, n, text = dimensions.dim, tokens, dimensions.text
     projections = 2 * n * (6 * d**2 + 2 * d * dimensions.ffn_dim)
@@ -65,7 +77,16 @@ def forward_tflops(tokens: int, dimensions: WanDimensions) -> float:
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage of a schedule. tflops: of all its steps, with cfg where that is on."""
+    """Cost of one stage of a schedule.
+
+    Attributes:
+        index: Index of the stage in running order.
+        shape: Size of its latent.
+        tokens: Tokens of its latent.
+        steps: Number of its steps.
+        forward_tflops: TFLOPs of one forward pass.
+        tflops: TFLOPs of all steps, including those of cfg.
+    """
 
     index: int
     shape: LatentShape
@@ -78,14 +99,23 @@ class StageCost:
 def schedule_cost(
     spec: PyramidSpec, full: LatentShape, steps: Sequence[int], dimensions: WanDimensions, *, cfg: bool = False
 ) -> list[StageCost]:
-    """The cost of each stage, in running order. ``steps`` may leave leading stages out with 0; cfg doubles it."""
+    """Return the cost of each stage in running order.
+
+    Args:
+        spec: The pyramid.
+        full: Size at full resolution.
+        steps: Steps of each stage; leading stages can be left out with 0.
+        dimensions: Sizes of the transformer.
+        cfg: Whether classifier-free guidance doubles the cost.
+    """
     costs = []
     for index, (shape, count) in enumerate(zip(spec.shapes(full), steps, strict=True)):
         n = tokens(shape)
-        one = forward_tflops(n, dimensions)
-        costs.append(StageCost(index, shape, n, count, one, one * count * (2 if cfg else 1)))
+        forward = forward_tflops(n, dimensions)
+        costs.append(StageCost(index, shape, n, count, forward, forward * count * (2 if cfg else 1)))
     return costs
 
 
 def total_tflops(costs: Sequence[StageCost]) -> float:
+    """Return the TFLOPs of all stages."""
     return sum(cost.tflops for cost in costs)

@@ -1,4 +1,4 @@
-"""The path of a stage: training pairs out of clean data, and the clean data that a prediction implies."""
+"""The path of a stage: training pairs from clean data, and the clean data that a prediction implies."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from .transition import path_shares
 class PathSample:
     """A point on a stage's path.
 
-    x: ``(B, C, T, H, W)``. level: what the network is told and what is in x.
-    velocity: ``d x / d sigma`` per frame, the regression target, shape of x; Wan's ``noise - clean`` where nothing is
-        blurred.
+    Attributes:
+        x: The noisy latent, ``(B, C, T, H, W)``.
+        level: Noise level of ``x`` and conditioning of the network.
+        velocity: ``d x / d sigma`` per frame, the regression target, of the shape of ``x``; equals Wan's ``noise - clean``
+            where the path has no blur.
     """
 
     x: Tensor
@@ -27,12 +29,17 @@ class PathSample:
 
 
 def stage_path(clean: Tensor, blurred: Tensor, noise: Tensor, stage: Stage, natural: float | Tensor) -> PathSample:
-    """The point of the stage's path at a natural level, () or (B,).
+    """Return the point of the stage's path at a natural level.
 
-    clean: data at the stage's size. blurred: the coarser stage's data, upsampled to it; without effect on a natural
-    path and where the pyramid starts. noise: white; one and the same for both ends of the stage.
-    Source: PyramidalWan section 3: ``x = (1 - rho) * y_c + rho * y_n``; the target is divided by
-    ``sigma_n - sigma_c`` (Pyramidal Flow trains the undivided one).
+    ``x = (1 - rho) * y_c + rho * y_n`` with the ends ``y`` of the stage (PyramidalWan, section 3). The target is divided by
+    ``sigma_n - sigma_c``; Pyramidal Flow trains the undivided one.
+
+    Args:
+        clean: Data at the stage's size, ``(B, C, T, H, W)``.
+        blurred: Data of the coarser stage, upsampled to this one; ignored on a natural path and in the first stage.
+        noise: White noise, the same for both ends of the stage.
+        stage: The stage.
+        natural: Natural level, ``()`` or ``(B,)``.
     """
     natural = torch.as_tensor(natural, dtype=clean.dtype, device=clean.device)
     level = stage.at(natural)
@@ -45,11 +52,16 @@ def stage_path(clean: Tensor, blurred: Tensor, noise: Tensor, stage: Stage, natu
 
 
 def clean_prediction(x: Tensor, velocity: Tensor, stage: Stage, natural: float | Tensor) -> Tensor:
-    """The clean data that a velocity implies: E[clean | x] for the exact field.
+    """Return the clean data that a velocity implies; ``E[clean | x]`` for the exact field.
 
-    ``x - sigma * velocity`` is right in the low band; in the high band of a pyramidal stage it is too large by
-    ``kappa = (1 - sigma_c) * sigma_n / (sigma_n - sigma_c)``, per frame (derived; kappa is 1 at both ends of the
-    pyramid).
+    ``x - sigma * velocity`` is right in the low band. In the high band of a pyramidal stage it is too large by the factor
+    ``kappa = (1 - sigma_c) * sigma_n / (sigma_n - sigma_c)`` per frame (derived; kappa is 1 at both ends of the pyramid).
+
+    Args:
+        x: Noisy latent, ``(B, C, T, H, W)``.
+        velocity: ``d x / d sigma`` per frame, of the shape of ``x``.
+        stage: The stage of ``x``.
+        natural: Natural level of ``x``, ``()`` or ``(B,)``.
     """
     natural = torch.as_tensor(natural, dtype=x.dtype, device=x.device)
     raw = x - stage.at(natural).sigma * velocity

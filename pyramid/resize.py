@@ -1,12 +1,11 @@
-"""Halving and doubling latents with orthonormal transforms.
+"""Halve and double latents ``(B, C, T, H, W)`` with orthonormal transforms.
 
-A resize keeps the low band of a one-level orthonormal transform; both directions have unit DC gain. Time always halves
-with Haar and keeps the first latent frame apart, because the causal VAE of Wan encodes one pixel frame into it. Longer
-filters would have no partner for it.
+A resize keeps the low band of a one-level orthonormal transform ``W = [W_L; W_H]``. With n fine samples per coarse sample,
+``down = W_L / sqrt(n)`` and ``up = sqrt(n) * W_L^T``, so both directions have unit DC gain.
+
+Time always halves with Haar: 1 + 2k frames become 1 + k. The first latent frame is kept apart, because the causal VAE of Wan
+encodes a single video frame into it; longer filters would lack a partner for it.
 """
-
-# With the transform W = [W_L; W_H] and n fine samples per coarse one: down = W_L / sqrt(n), up = sqrt(n) * W_L^T.
-# Latents are (B, C, T, H, W); 1 + 2k frames become 1 + k.
 
 from __future__ import annotations
 
@@ -21,27 +20,30 @@ from einops import reduce, repeat
 from torch import Tensor
 
 AXES = ("THW", "HW", "T")
-"""Which axes one transition may halve."""
+"""Axes that one transition can halve."""
 
 
 class OrthonormalResize(Protocol):
-    """Laws, tested for every implementation, are written below."""
+    """A resize by half and its inverse on the low band.
 
-    # down(up(y)) == y
-    # up(down(.)) is a symmetric projector
-    # constants stay constants
-    # sum(up(y) ** 2) == sum(children * y ** 2)
+    Every implementation satisfies:
+
+    * ``down(up(y)) == y``.
+    * ``up(down(x))`` is a symmetric projection of ``x``.
+    * Both directions map constants to the same constants.
+    * ``sum(up(y)**2) == sum(n * y**2)`` with ``n = fine_per_coarse`` per frame.
+    """
 
     def down(self, x: Tensor) -> Tensor:
-        """``(B, C, 1+2k, 2h, 2w)`` to ``(B, C, 1+k, h, w)``, unit DC gain; axes that are not halved stay."""
+        """Return ``(B, C, 1+k, h, w)`` for ``(B, C, 1+2k, 2h, 2w)``; axes that are not halved keep their size."""
         ...
 
     def up(self, y: Tensor) -> Tensor:
-        """The other way round, unit DC gain."""
+        """Return ``(B, C, 1+2k, 2h, 2w)`` for ``(B, C, 1+k, h, w)``."""
         ...
 
     def fine_per_coarse(self, frames: int) -> tuple[int, ...]:
-        """Fine samples per coarse sample, for each of ``frames`` coarse latent frames."""
+        """Return the fine samples per coarse sample for each of ``frames`` coarse latent frames."""
         ...
 
 
@@ -72,23 +74,23 @@ class _Resize:
 
 
 def make_resize(name: str, axes: str) -> OrthonormalResize:
-    """The resize called ``name`` (one of ``RESIZES``) over ``axes`` (one of ``AXES``)."""
+    """Return the resize called ``name`` (one of ``RESIZES``) over ``axes`` (one of ``AXES``)."""
     return _Resize(axes=axes, spatial=name)
 
 
 def volume_ratio(axes: str) -> tuple[int, int]:
-    """Fine samples per coarse sample in latent frame 0, which has no partner in time, and in the other frames."""
+    """Return the fine samples per coarse sample in latent frame 0, which has no partner in time, and in the other frames."""
     space = 4 if "HW" in axes else 1
     return space, space * (2 if "T" in axes else 1)
 
 
 def project(x: Tensor, resize: OrthonormalResize) -> Tensor:
-    """``up(down(x))``, the low band of ``x`` at its own size."""
+    """Return ``up(down(x))``, the low band of ``x`` at the size of ``x``."""
     return resize.up(resize.down(x))
 
 
 def missing_band(noise: Tensor, resize: OrthonormalResize) -> Tensor:
-    """``noise - up(down(noise))``: what of a fine draw the coarser stage cannot hold."""
+    """Return ``noise - up(down(noise))``, the band of a fine draw that the coarser stage cannot hold."""
     return noise - project(noise, resize)
 
 
@@ -116,13 +118,13 @@ def _double_space(y: Tensor, spatial: str) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _low_band(spatial: str, size: int) -> Tensor:
-    """W_L of one axis: ``(size / 2, size)`` with orthonormal rows, on the CPU."""
+    """Return ``W_L`` of one axis, ``(size / 2, size)`` with orthonormal rows, on the CPU."""
     band = _dct_low_band(size) if spatial == "dct" else _wavelet_low_band(_scaling_filter(spatial), size)
     return torch.from_numpy(band)
 
 
 def _dct_low_band(size: int) -> np.ndarray:
-    """Keeps the lower half of the DCT-II spectrum of the whole axis."""
+    """Return the map that keeps the lower half of the DCT-II spectrum of the whole axis."""
     return _dct_matrix(size // 2).T @ _dct_matrix(size)[: size // 2]
 
 
@@ -134,9 +136,9 @@ def _dct_matrix(size: int) -> np.ndarray:
 
 
 def _wavelet_low_band(scaling: np.ndarray, size: int) -> np.ndarray:
-    """Periodised: a filter longer than the axis wraps around it, as often as needed, and stays orthonormal.
+    """Return the periodised transform: a filter longer than the axis wraps around it and stays orthonormal.
 
-    The filter is placed so that coarse sample k lies nearest to the middle of fine samples 2k and 2k + 1.
+    The filter is centred to bring coarse sample k closest to the middle of fine samples 2k and 2k + 1.
     """
     centre = np.average(np.arange(len(scaling)), weights=scaling)
     offset = round(0.5 - centre)
@@ -147,14 +149,14 @@ def _wavelet_low_band(scaling: np.ndarray, size: int) -> np.ndarray:
 
 
 def _scaling_filter(wavelet: str) -> np.ndarray:
-    """The orthonormal low-pass filter h of a PyWavelets wavelet."""  # sum(h ** 2) == 1, sum(h) == sqrt(2)
+    """Return the orthonormal low-pass filter h of a PyWavelets wavelet: ``sum(h**2) == 1``, ``sum(h) == sqrt(2)``."""
     try:
         import pywt
     except ImportError:
         raise ValueError(
             f"resize '{wavelet}' needs the Python package PyWavelets, which is not installed; 'haar' and 'dct' work without it"
         ) from None
-    return np.array(pywt.Wavelet(wavelet).rec_lo)  # pyright: ignore[reportAttributeAccessIssue] - it is in an extension
+    return np.array(pywt.Wavelet(wavelet).rec_lo)  # pyright: ignore[reportAttributeAccessIssue] - defined in an extension
 
 
 WAVELETS = (

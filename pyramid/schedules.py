@@ -1,7 +1,7 @@
-"""Which natural levels each stage visits.
+"""Schedules: the natural levels that each stage visits.
 
-Steps are written in running order, low to high resolution: "20-20-10" is 20 steps at the lowest, 20 at the middle and
-10 at full resolution. Levels fall from 1 to 0; neighbouring stages share the level of their boundary.
+Steps are written in running order, low to high resolution: "20-20-10" is 20 steps at the lowest, 20 at the middle and 10 at
+full resolution. Levels fall from 1 to 0; neighbouring stages share the level of their boundary.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ from .noise_levels import shift_sigma
 from .stages import PyramidSpec, Stage
 
 GRIDS = ("uniform", "shift")
-"""How the steps of a stage are spaced: evenly in sigma (Pyramidal Flow), or evenly before a flow shift (Wan)."""
+"""Spacings of the steps of a stage: even in sigma (Pyramidal Flow), or even before a flow shift (Wan)."""
 
 TOLERANCE = 1e-6
+"""Difference below which two levels are the same."""
 
 LEVELS_KEY = "pyramid_levels"
-"""In the header of a distilled model's file: the natural levels of its steps, a list for each stage in running order."""
+"""Metadata key of a distilled model's file: the natural levels of its steps, one list per stage in running order."""
 
 
 def parse_steps(text: str, number_of_stages: int) -> tuple[int, ...]:
-    """``"20-20-10"`` to ``(20, 20, 10)``: as many numbers as stages, low to high resolution.
+    """Return the steps of each stage in running order: ``(20, 20, 10)`` for "20-20-10".
 
-    Leading zeros leave stages out: the first one with steps starts from pure noise. ValueError in plain words for
-    anything else that is not a positive number of steps for each stage.
+    Leading zeros leave stages out; the first stage with steps then starts from pure noise.
+
+    Raises:
+        ValueError: The text is not one positive number per stage after leading zeros.
     """
     parts = text.strip().split("-")
     if not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"steps are numbers joined by '-', low to high resolution, such as 20-20-10; got {text!r}")
+        raise ValueError(f"steps must be numbers joined by '-', low to high resolution, such as 20-20-10; got {text!r}")
     steps = tuple(int(part) for part in parts)
     if len(steps) != number_of_stages:
         nearest = "-".join(map(str, _fit(steps, number_of_stages)))
@@ -41,7 +44,7 @@ def parse_steps(text: str, number_of_stages: int) -> tuple[int, ...]:
         )
     first = next((index for index, count in enumerate(steps) if count), None)
     if first is None:
-        raise ValueError(f"steps {text!r} runs no stage at all; the last number must be at least 1")
+        raise ValueError(f"steps {text!r} run no stage; the last number must be at least 1")
     if 0 in steps[first:]:
         raise ValueError(
             f"steps {text!r}: only leading stages can be left out with 0, an inner or the last one needs at least 1"
@@ -50,7 +53,7 @@ def parse_steps(text: str, number_of_stages: int) -> tuple[int, ...]:
 
 
 def without_skipped(spec: PyramidSpec, steps: Sequence[int]) -> tuple[PyramidSpec, tuple[int, ...]]:
-    """Takes leading zeros off: the pyramid of the stages that run, and their steps."""
+    """Return the pyramid of the stages that run and their steps, without leading zeros."""
     skipped = next(index for index, count in enumerate(steps) if count)
     return spec.starting_at(skipped), tuple(steps[skipped:])
 
@@ -58,31 +61,48 @@ def without_skipped(spec: PyramidSpec, steps: Sequence[int]) -> tuple[PyramidSpe
 def stage_levels(
     spec: PyramidSpec, steps: Sequence[int], *, grid: str = "uniform", shift: float = 1.0
 ) -> list[tuple[float, ...]]:
-    """Natural levels for each stage in running order, ``steps[i] + 1`` of them, both boundaries included.
+    """Return the natural levels of each stage, ``steps[i] + 1`` of them, including both ends.
 
-    grid "uniform": evenly in the stage's sigma, so in rho. grid "shift": evenly in ``u`` where the natural level is
-    ``shift_sigma(u, shift)``; 50 steps of Wan with shift 5, cut at its own levels, come out of it unchanged.
+    Args:
+        spec: The pyramid.
+        steps: Steps of each stage in running order.
+        grid: "uniform" spaces levels evenly in the stage's sigma, and so in rho. "shift" spaces them evenly in ``u``, where
+            the natural level is ``shift_sigma(u, shift)``; it reproduces Wan's schedule if boundaries lie on its levels.
+        shift: Flow shift of the grid "shift".
+
+    Raises:
+        ValueError: The grid is unknown.
     """
     if grid not in GRIDS:
-        raise ValueError(f"grid is {grid!r}; allowed are {', '.join(GRIDS)}")
+        raise ValueError(f"unknown grid {grid!r}; expected {', '.join(GRIDS)}")
     stages = spec.stages(spec.smallest_shape())
     return [_levels(stage, count, grid, shift) for stage, count in zip(stages, steps, strict=True)]
 
 
 def distilled_levels(spec: PyramidSpec, steps: Sequence[int], shift: float) -> tuple[PyramidSpec, list[tuple[float, ...]]]:
-    """Levels at which the network is told exactly what a step-distilled model for plain Wan was trained on.
+    """Return the pyramid and the levels that give a step-distilled model for plain Wan the timesteps it was trained on.
 
-    A stage is entered where its first step is due, so the boundaries move there. ValueError for a pyramidal field, whose
-    weights know their own boundaries.
+    Step k of K = ``sum(steps)`` is conditioned on ``shift_sigma(1 - k / K, shift)``: 1000, 937.5, 833.3 and 625 for four steps
+    with shift 5. The boundaries move to the first step of each stage.
+
+    Args:
+        spec: A pyramid of field "natural".
+        steps: Steps of each stage in running order.
+        shift: Flow shift that the model was distilled with.
+
+    Raises:
+        ValueError: The field is pyramidal; such weights have fixed boundaries.
     """
-    # K = sum(steps) steps tell it shift_sigma(1 - k / K, shift): 1000, 937.5, 833.3 and 625 for four steps of shift 5.
     if spec.field != "natural":
-        raise ValueError("step-distilled models for plain Wan go with a pyramid of field 'natural', such as training-free")
+        raise ValueError(
+            "step-distilled models for plain Wan require a pyramid of field 'natural', such as training-free; "
+            f"got field '{spec.field}'"
+        )
     total, done = sum(steps), 0
     visited: list[list[float]] = []
     for stage, count in zip(spec.stages(spec.smallest_shape()), steps, strict=True):
-        visited_sigmas = [shift_sigma(1 - step / total, shift) for step in range(done, done + count)]
-        visited.append([stage.natural_level(level) if spec.timestep_source == "sigma" else level for level in visited_sigmas])
+        conditioning = [shift_sigma(1 - step / total, shift) for step in range(done, done + count)]
+        visited.append([stage.natural_level(level) if spec.timestep_source == "sigma" else level for level in conditioning])
         done += count
     boundaries = tuple(stage[0] for stage in visited[1:])
     levels = [(*stage, end) for stage, end in zip(visited, (*boundaries, 0.0), strict=True)]
@@ -100,12 +120,12 @@ def _levels(stage: Stage, count: int, grid: str, shift: float) -> tuple[float, .
 
 
 def levels_to_metadata(levels: Sequence[Sequence[float]]) -> dict[str, str]:
-    """For the header of a safetensors file; without the level that the last step ends at."""
+    """Return the entry for the header of a safetensors file, without the level at which each stage ends."""
     return {LEVELS_KEY: json.dumps([list(stage) for stage in levels])}
 
 
 def levels_from_metadata(metadata: Mapping[str, str] | None, spec: PyramidSpec) -> list[tuple[float, ...]] | None:
-    """The levels of a distilled model, each stage with the one it ends at; None for a file of any other model."""
+    """Return the levels of a distilled model, including the level at which each stage ends; None for other files."""
     if not metadata or LEVELS_KEY not in metadata:
         return None
     starts = json.loads(metadata[LEVELS_KEY])
@@ -113,54 +133,68 @@ def levels_from_metadata(metadata: Mapping[str, str] | None, spec: PyramidSpec) 
 
 
 def join(levels: Sequence[Sequence[float]]) -> list[float]:
-    """The levels of all stages as one falling curve; each boundary stands in it once."""
+    """Return the levels of all stages as one falling curve; each boundary occurs once."""
     running = [stage for stage in levels if stage]
     return [running[0][0], *(level for stage in running for level in stage[1:])]
 
 
 def cut(curve: Sequence[float], boundaries: Sequence[float]) -> list[tuple[float, ...]]:
-    """Cuts one falling curve of natural levels that ends at 0 into stages, the inverse of ``join``.
+    """Return the levels of each stage from one falling curve of natural levels; the inverse of ``join``.
 
-    A boundary that falls between two levels replaces the nearest inner one, so the number of steps stays. A curve that
-    starts below 1 starts in the stage that holds its first level; the stages before it come out empty. ValueError if the
-    curve does not fall to 0 or if a stage would be left without a step.
+    A boundary between two levels replaces the nearest inner one, so the number of steps is kept. A curve that starts below 1
+    starts in the stage that holds its first level; earlier stages are empty.
+
+    Args:
+        curve: Natural levels of the whole run, falling to 0.
+        boundaries: Natural levels at the transitions, falling.
+
+    Raises:
+        ValueError: The curve does not fall to 0, or leaves a stage without a step.
     """
     curve = [float(level) for level in curve]
-    if len(curve) < 2 or any(later >= earlier for earlier, later in pairwise(curve)):
-        raise ValueError("a schedule is at least two noise levels that fall from step to step")
+    _check_falls(curve)
     if not boundaries:
         return [tuple(curve)]
     if curve[0] > 1 or abs(curve[-1]) > TOLERANCE:
-        raise ValueError(f"a schedule runs from natural level 1 or less to 0; this one from {curve[0]:.4g} to {curve[-1]:.4g}")
+        raise ValueError(f"a schedule must run from a natural level of at most 1 to 0, got {curve[0]:.4g} to {curve[-1]:.4g}")
     inside = [boundary for boundary in boundaries if boundary < curve[0] - TOLERANCE]
-    places = [_nearest_inner(curve, boundary) for boundary in inside]
-    if len(curve) < len(inside) + 2 or any(later <= earlier for earlier, later in pairwise(places)):
+    cuts = [_nearest_inner(curve, boundary) for boundary in inside]
+    if len(curve) < len(inside) + 2 or any(later <= earlier for earlier, later in pairwise(cuts)):
         raise ValueError(
-            f"a schedule of {len(curve) - 1} steps leaves a stage of the {len(inside) + 1} without a step: its levels are "
-            f"too few, or too far apart, around the boundaries {', '.join(f'{b:.4g}' for b in inside)}"
+            f"a schedule of {len(curve) - 1} steps leaves one of {len(inside) + 1} stages without a step: it has too few "
+            f"levels near the boundaries {', '.join(f'{b:.4g}' for b in inside)}"
         )
-    for place, boundary in zip(places, inside, strict=True):
-        if abs(curve[place] - boundary) > TOLERANCE:
-            curve[place] = boundary
+    for step, boundary in zip(cuts, inside, strict=True):
+        if abs(curve[step] - boundary) > TOLERANCE:
+            curve[step] = boundary
     skipped: list[tuple[float, ...]] = [()] * (len(boundaries) - len(inside))
-    return skipped + [tuple(curve[start : end + 1]) for start, end in pairwise([0, *places, len(curve) - 1])]
+    return skipped + [tuple(curve[start : end + 1]) for start, end in pairwise([0, *cuts, len(curve) - 1])]
 
 
 def keep_last(levels: Sequence[tuple[float, ...]], steps: int) -> list[tuple[float, ...]]:
-    """The last ``steps`` steps of a schedule; stages before them come out empty."""
+    """Return the last ``steps`` steps of a schedule; earlier stages are empty."""
     kept: list[tuple[float, ...]] = []
     for stage in reversed(levels):
-        own = min(len(stage) - 1, steps)
-        kept.append(stage[len(stage) - 1 - own :] if own > 0 else ())
-        steps -= own
+        count = min(len(stage) - 1, steps)
+        kept.append(stage[len(stage) - 1 - count :] if count > 0 else ())
+        steps -= count
     return kept[::-1]
 
 
+def _check_falls(curve: list[float]) -> None:
+    if len(curve) < 2:
+        raise ValueError(f"a schedule must have at least two noise levels, got {len(curve)}")
+    for earlier, later in pairwise(curve):
+        if later >= earlier:
+            raise ValueError(f"the noise levels of a schedule must fall from step to step, got {later:.4g} after {earlier:.4g}")
+
+
 def _nearest_inner(curve: list[float], boundary: float) -> int:
-    return min(range(1, max(2, len(curve) - 1)), key=lambda place: abs(curve[place] - boundary))
+    """Return the index of the level nearest to a boundary, except for the first and the last."""
+    return min(range(1, max(2, len(curve) - 1)), key=lambda step: abs(curve[step] - boundary))
 
 
 def _fit(steps: tuple[int, ...], number_of_stages: int) -> list[int]:
-    """Some steps with the right number of stages, for an error message."""
+    """Return similar steps with the right number of stages, for an error message."""
     padded = [max(1, count) for count in steps] or [1]
     return ([padded[0]] * (number_of_stages - len(padded)) + padded)[-number_of_stages:]

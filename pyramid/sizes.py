@@ -1,7 +1,7 @@
 """Video sizes that a pyramid can halve down to its lowest stage, for Wan's VAE and patches.
 
-Wan's VAE makes one latent out of 8x8 pixels and of 4 frames, after a first frame of its own: ``1 + 4k`` frames become
-``1 + k`` latent frames. Its transformer takes 2x2 latents as one token, so the sides of every stage should be even.
+Wan's VAE encodes 8x8 pixels of 4 frames into one latent, and the first frame alone: ``1 + 4k`` frames become ``1 + k`` latent
+frames. Its transformer takes 2x2 latents as one token, so the sides of every stage should be even.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from .latent_shape import PATCH, VAE_SPACE, VAE_TIME, LatentShape
 from .stages import PyramidSpec
 
 SNAPS = ("nearest", "smaller", "larger")
+"""Rules for the choice of a size that fits."""
 
 
 @dataclass(frozen=True)
 class VideoSize:
-    """Frames, and pixels."""
+    """Width and height in pixels, and number of frames."""
 
     width: int
     height: int
@@ -24,31 +25,39 @@ class VideoSize:
 
     @property
     def latent(self) -> LatentShape:
+        """Return the size of the latent."""
         return LatentShape.of_video(self.frames, self.height, self.width)
 
 
 def video_size(shape: LatentShape) -> VideoSize:
-    """Width, height and frames that a latent of this size decodes to."""
+    """Return the size of the video that a latent of this size decodes to."""
     return VideoSize(shape.width * VAE_SPACE, shape.height * VAE_SPACE, (shape.frames - 1) * VAE_TIME + 1)
 
 
 def side_multiple(spec: PyramidSpec) -> int:
-    """Width and height must be multiples of this many pixels: 64 for three stages in space."""
+    """Return the pixels that width and height must be multiples of: 64 for three stages in space."""
     return VAE_SPACE * PATCH * 2 ** sum("HW" in axes for axes in spec.downsample_axes)
 
 
 def frame_multiple(spec: PyramidSpec) -> int:
-    """Frames must be 1 plus a multiple of this: 16 for three stages in time."""
+    """Return the number that frames must be 1 plus a multiple of: 16 for three stages in time."""
     return VAE_TIME * 2 ** sum("T" in axes for axes in spec.downsample_axes)
 
 
 def snap(size: VideoSize, spec: PyramidSpec, rule: str = "nearest") -> VideoSize:
-    """The nearest size, or the nearest that is not larger or not smaller, that the pyramid can halve.
+    """Return a size close to ``size`` that the pyramid can halve.
 
-    A tie goes to the smaller one: 832x480 becomes 832x448.
+    Args:
+        size: The requested size.
+        spec: The pyramid.
+        rule: "nearest", or the nearest that is not larger ("smaller") or not smaller ("larger"). A tie goes to the smaller
+            size: 832x480 becomes 832x448.
+
+    Raises:
+        ValueError: The rule is unknown.
     """
     if rule not in SNAPS:
-        raise ValueError(f"snap is {rule!r}; allowed are {', '.join(SNAPS)}")
+        raise ValueError(f"unknown snap {rule!r}; expected {', '.join(SNAPS)}")
     side, step = side_multiple(spec), frame_multiple(spec)
     return VideoSize(
         width=_snap(size.width, side, rule),
@@ -58,7 +67,11 @@ def snap(size: VideoSize, spec: PyramidSpec, rule: str = "nearest") -> VideoSize
 
 
 def check_shape(shape: LatentShape, spec: PyramidSpec) -> None:
-    """ValueError in plain words, with the nearest sizes that work, for a latent the pyramid cannot halve cleanly."""
+    """Check that the pyramid can halve a latent of this size.
+
+    Raises:
+        ValueError: It cannot; the message names the nearest sizes that fit.
+    """
     size = video_size(shape)
     fits = snap(size, spec)
     sides_fit = (fits.width, fits.height) == (size.width, size.height) or not any("HW" in axes for axes in spec.downsample_axes)
@@ -85,9 +98,9 @@ def _text(size: VideoSize) -> str:
     return f"{size.width}x{size.height} with {size.frames} frames"
 
 
-def describe_stages(wanted: VideoSize, size: VideoSize, spec: PyramidSpec) -> str:
-    """The size taken and every stage's, low to high resolution, one line each."""
-    lines = [_text(size) if size == wanted else f"{_text(size)} instead of {_text(wanted)}"]
+def describe_stages(requested: VideoSize, size: VideoSize, spec: PyramidSpec) -> str:
+    """Return one line with the chosen size and one for each stage, low to high resolution."""
+    lines = [_text(size) if size == requested else f"{_text(size)} instead of {_text(requested)}"]
     for index, shape in enumerate(spec.shapes(size.latent)):
         stage = video_size(shape)
         lines.append(f"stage {index}: {_text(stage)} (latent {shape.frames}x{shape.height}x{shape.width})")

@@ -1,7 +1,7 @@
-"""Solvers the core owns, for training roll-outs and tests; in ComfyUI the host's samplers integrate a stage.
+"""Solvers of one stage, for roll-outs in training and for tests; in ComfyUI its own samplers integrate a stage.
 
-Each takes a latent at the first of the natural levels to the last one, along one stage. Within a stage every frame's
-sigma is linear in rho, so a step is ``x + (sigma_next - sigma) * velocity`` with per-frame sigmas.
+Within a stage the sigma of every frame is linear in rho, so a step is ``x + (sigma_next - sigma) * velocity`` with per-frame
+sigmas.
 """
 
 from __future__ import annotations
@@ -20,48 +20,59 @@ from .transition import renoise
 
 
 class Velocity(Protocol):
-    """A network, or a closed form: ``d x / d sigma`` per frame, ``(B, C, T, H, W)``."""
+    """A network, or a closed form."""
 
-    def __call__(self, x: Tensor, level: NoiseLevel, stage: Stage) -> Tensor: ...
+    def __call__(self, x: Tensor, level: NoiseLevel, stage: Stage) -> Tensor:
+        """Return ``d x / d sigma`` per frame, of the shape ``(B, C, T, H, W)`` of ``x``."""
+        ...
 
 
 class Solver(Protocol):
-    def __call__(self, velocity: Velocity, x: Tensor, stage: Stage, naturals: Sequence[float]) -> Tensor: ...
+    """The integration of one stage over given levels."""
+
+    def __call__(self, velocity: Velocity, x: Tensor, stage: Stage, naturals: Sequence[float]) -> Tensor:
+        """Return the latent at the last of the natural levels; ``x`` is at the first."""
+        ...
 
 
 def euler(velocity: Velocity, x: Tensor, stage: Stage, naturals: Sequence[float]) -> Tensor:
-    """1st order, one evaluation a step."""
-    for here, there in _steps(x, stage, naturals):
-        x = x + (there.sigma - here.sigma) * velocity(x, here, stage)
+    """Integrate with the first-order Euler method, one evaluation per step; see ``Solver``."""
+    for level, next_level in _steps(x, stage, naturals):
+        x = x + (next_level.sigma - level.sigma) * velocity(x, level, stage)
     return x
 
 
 def heun(velocity: Velocity, x: Tensor, stage: Stage, naturals: Sequence[float]) -> Tensor:
-    """2nd order, two evaluations a step, one for a step that ends at 0 (Karras et al. 2022, algorithm 1)."""
-    for here, there in _steps(x, stage, naturals):
-        slope = velocity(x, here, stage)
-        ahead = x + (there.sigma - here.sigma) * slope
-        if bool((there.sigma > 0).all()):
-            slope = (slope + velocity(ahead, there, stage)) / 2
-        x = x + (there.sigma - here.sigma) * slope
+    """Integrate with Heun's second-order method; see ``Solver``.
+
+    A step takes two evaluations, or one if it ends at 0 (Karras et al. 2022, algorithm 1).
+    """
+    for level, next_level in _steps(x, stage, naturals):
+        slope = velocity(x, level, stage)
+        ahead = x + (next_level.sigma - level.sigma) * slope
+        if bool((next_level.sigma > 0).all()):
+            slope = (slope + velocity(ahead, next_level, stage)) / 2
+        x = x + (next_level.sigma - level.sigma) * slope
     return x
 
 
 def few_step(fresh_noise: Callable[[int], Tensor]) -> Solver:
-    """Predicts clean data and noises it again along the stage's path, each step with ``fresh_noise(step)``.
+    """Return a solver for distilled students: predict clean data, then noise it again along the stage's path.
 
-    For distilled students (method: few-step inference). The last step lands on the stage's clean end, where the
-    transition takes over; with fresh noise the two together are exact.
+    The last step ends at the stage's clean end, where the transition follows; with fresh noise both together are exact.
+
+    Args:
+        fresh_noise: Draws white noise of the stage's size for a step.
     """
 
     def solve(velocity: Velocity, x: Tensor, stage: Stage, naturals: Sequence[float]) -> Tensor:
-        for step, (natural, following) in enumerate(pairwise(naturals)):
-            here = torch.as_tensor(natural, dtype=x.dtype, device=x.device)
-            clean = clean_prediction(x, velocity(x, stage.at(here), stage), stage, here)
-            if following == 0:
+        for step, (start, end) in enumerate(pairwise(naturals)):
+            natural = torch.as_tensor(start, dtype=x.dtype, device=x.device)
+            clean = clean_prediction(x, velocity(x, stage.at(natural), stage), stage, natural)
+            if end == 0:
                 return clean
-            there = torch.as_tensor(following, dtype=x.dtype, device=x.device)
-            x = add_noise(*renoise(clean, stage, there, fresh_noise(step)), stage.at(there).sigma)
+            next_natural = torch.as_tensor(end, dtype=x.dtype, device=x.device)
+            x = add_noise(*renoise(clean, stage, next_natural, fresh_noise(step)), stage.at(next_natural).sigma)
         return x
 
     return solve

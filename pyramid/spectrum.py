@@ -1,7 +1,7 @@
-"""How much of a latent each stage cannot hold, and the boundaries that follow from it.
+"""Measure the band that each stage adds, and propose boundaries from it.
 
-A stage may start at the noise level where the band its coarser neighbour is missing drowns in noise (derived; the paper
-reports a spectral analysis of the latents but not its formula; SwD, arXiv 2503.16397, does the same for Wan's VAE).
+A stage can start at the noise level where noise masks the band that its coarser neighbour lacks (derived; PyramidalWan reports
+a spectral analysis of the latents without a formula; SwD, arXiv 2503.16397, does the same for Wan's VAE).
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from .stages import PyramidSpec, Stage
 class BandEnergy:
     """The band between a stage and its coarser neighbour.
 
-    energy: mean square of its orthonormal coefficients. level: halvings of the finer of the two.
-    sigma: level at that stage where the band's signal-to-noise ratio falls below the threshold. natural: the same as a
-    natural level, the proposed boundary.
+    Attributes:
+        level: Halvings of the finer stage from full resolution.
+        energy: Mean square of the band's orthonormal coefficients.
+        sigma: Sigma of the finer stage at which the band's signal-to-noise ratio falls below the threshold.
+        natural: The same as a natural level: the proposed boundary.
     """
 
     level: int
@@ -35,15 +37,22 @@ class BandEnergy:
 
 
 def band_energies(latents: Sequence[Tensor], spec: PyramidSpec, *, threshold: float = 0.1) -> list[BandEnergy]:
-    """Measures clean model latents ``(B, C, T, H, W)``, one tensor per group of clips of equal size.
+    """Return the band energies of clean latents in running order.
 
-    threshold: signal-to-noise ratio (of variances) under which a band counts as drowned. Running order. The
-    coarser stages see the averaged latents (definition 1 of the paper: ``clean_coarse = down(clean)``).
+    Coarser stages get the averaged latents (definition 1 of the paper: ``clean_coarse = down(clean)``).
+
+    Args:
+        latents: Clean latents ``(B, C, T, H, W)`` in the scale of the model, one tensor per group of clips of equal size.
+        spec: The pyramid.
+        threshold: Signal-to-noise ratio (of variances) below which noise masks a band.
+
+    Raises:
+        ValueError: There are no latents, or the threshold is not positive.
     """
     if not latents:
         raise ValueError("no latents to measure")
     if not threshold > 0:
-        raise ValueError(f"threshold is a ratio of variances above 0, got {threshold}")
+        raise ValueError(f"threshold must be a ratio of variances above 0, got {threshold}")
     sums = [[0.0, 0] for _ in spec.boundaries]
     finer: list[Stage] = []
     for latent in latents:
@@ -56,18 +65,22 @@ def band_energies(latents: Sequence[Tensor], spec: PyramidSpec, *, threshold: fl
 
 
 def propose_boundaries(spec: PyramidSpec, bands: Sequence[BandEnergy]) -> PyramidSpec:
-    """The spec with measured boundaries; ValueError if they do not fall from stage to stage."""
+    """Return the spec with measured boundaries.
+
+    Raises:
+        ValueError: The boundaries do not fall from stage to stage.
+    """
     levels = [band.natural for band in bands]
     if any(later >= earlier for earlier, later in pairwise(levels)):
         raise ValueError(
             f"the measured boundaries {', '.join(f'{level:.4g}' for level in levels)} do not fall from stage to stage: these "
-            "clips hold as much in their fine detail as in their coarse; measure more typical ones, or use fewer stages"
+            "clips hold as much energy in fine as in coarse detail; measure more typical clips, or use fewer stages"
         )
     return dataclasses.replace(spec, boundaries=tuple(band.natural for band in bands))
 
 
 def _band_sums(latent: Tensor, finer: Sequence[Stage]) -> list[tuple[float, int]]:
-    """Sum of squares and number of coefficients of each missing band, running order."""
+    """Return the sum of squares and the number of coefficients of each missing band in running order."""
     sums = []
     for stage in reversed(finer):
         resize = stage.from_coarser
@@ -80,6 +93,6 @@ def _band_sums(latent: Tensor, finer: Sequence[Stage]) -> list[tuple[float, int]
 
 
 def _band(stage: Stage, energy: float, threshold: float) -> BandEnergy:
-    """``(1 - sigma)^2 energy / sigma^2 = threshold``, solved for sigma."""
+    """Return the band with the sigma that solves ``(1 - sigma)^2 energy / sigma^2 = threshold``."""
     sigma = math.sqrt(energy) / (math.sqrt(energy) + math.sqrt(threshold))
     return BandEnergy(level=stage.level, energy=energy, sigma=sigma, natural=stage.natural_level(sigma))

@@ -1,56 +1,67 @@
-"""Names of stages in widgets: low, mid, high, or the number in running order, 0 being the lowest that runs."""
+"""Names of stages in widgets: low, mid, high, or the index in running order, where 0 is the lowest stage that runs."""
 
 from __future__ import annotations
 
 AUTO = "auto"
+"""Choice of the stage that fits."""
 
 STAGE_CHOICES = ("low", "mid", "high", "0", "1", "2", "3")
-"""For widgets that name one stage."""
+"""Choices of a widget that names one stage."""
 
 
 def stage_name(index: int, number_of_stages: int) -> str:
-    """Return "low", "mid" or "high"; in pyramids of more than three stages the place in running order."""
+    """Return "low", "mid" or "high", or the index in running order in pyramids of more than three stages."""
     names = {1: ["high"], 2: ["low", "high"], 3: ["low", "mid", "high"]}.get(number_of_stages)
     return names[index] if names else str(index)
 
 
 def stage_index(text: str, number_of_stages: int) -> int:
-    """The index of one stage; ValueError in plain words if the pyramid has no such stage, or several."""
-    found = stage_set(text, number_of_stages)
-    if len(found) != 1:
-        raise ValueError(f"stage '{text}' is {len(found)} stages of a pyramid of {number_of_stages}; name one by its number")
-    return min(found)
+    """Return the index of the stage that a text names.
+
+    Raises:
+        ValueError: The pyramid has no such stage, or the text names several.
+    """
+    indices = stage_set(text, number_of_stages)
+    if len(indices) != 1:
+        raise ValueError(
+            f"stage '{text}' names {len(indices)} stages in a pyramid of {number_of_stages} stages; choose one by its number"
+        )
+    return min(indices)
 
 
 def stage_set(text: str, number_of_stages: int | None) -> frozenset[int]:
-    """Indices for "all", "low", "mid,high", "0,1", ...; "mid" is every stage between the lowest and the highest.
+    """Return the indices of the stages that a text names.
 
-    ValueError in plain words for anything that is no stage. Without a number of stages only the words are checked.
+    Args:
+        text: "all", "low", "mid,high", "0,1", ...; "mid" names every stage between the lowest and the highest.
+        number_of_stages: Stages of the pyramid; None to check the words alone.
+
+    Raises:
+        ValueError: A word names no stage.
     """
     count = number_of_stages or 10
-    words = [word.strip().lower() for word in text.split(",")]
-    found: set[int] = set()
-    for word in words:
+    indices: set[int] = set()
+    for word in (part.strip().lower() for part in text.split(",")):
         if word == "all":
-            found |= set(range(count))
+            indices |= set(range(count))
         elif word == "low":
-            found.add(0)
+            indices.add(0)
         elif word == "high":
-            found.add(count - 1)
+            indices.add(count - 1)
         elif word == "mid" and count > 2:
-            found |= set(range(1, count - 1))
+            indices |= set(range(1, count - 1))
         elif word.isdecimal() and int(word) < count:
-            found.add(int(word))
+            indices.add(int(word))
+        elif number_of_stages is None:
+            raise ValueError(f"unknown stage '{word}'; expected all, low, mid, high, or numbers from 0")
         else:
-            known = "all, " + ", ".join(stage_name(index, count) for index in range(count)) if number_of_stages else \
-                "all, low, mid, high, or numbers from 0"  # fmt: skip
-            of = f" in a pyramid of {number_of_stages} stages" if number_of_stages else ""
-            raise ValueError(f"there is no stage '{word}'{of}; there are {known}")
-    return frozenset(found)
+            names = ", ".join(stage_name(index, count) for index in range(count))
+            raise ValueError(f"unknown stage '{word}' in a pyramid of {count} stages; expected all, {names}")
+    return frozenset(indices)
 
 
 def stages_problem(text: str) -> str | None:
-    """What is wrong with a text of stages, whatever the pyramid; None if nothing is."""
+    """Return the error in a text of stages that no pyramid accepts, or None."""
     try:
         stage_set(text, None)
     except ValueError as error:

@@ -177,6 +177,7 @@ class PyramidSpec:
     rope: str = "native"
 
     def __post_init__(self) -> None:
+        """Convert lists to tuples and check the fields."""
         for name in ("boundaries", "downsample_axes"):
             if not isinstance(vars(self)[name], tuple):
                 object.__setattr__(self, name, tuple(vars(self)[name]))
@@ -190,6 +191,7 @@ class PyramidSpec:
 
     @property
     def number_of_stages(self) -> int:
+        """Return the number of stages."""
         return len(self.boundaries) + 1
 
     def starting_at(self, index: int) -> PyramidSpec:

@@ -1,7 +1,7 @@
-"""Gaussian data on a small latent grid: the one case in which the field of a pyramid is known in closed form.
+"""Gaussian data on a small latent grid, for which the field of a pyramid is known in closed form.
 
 ``x = A * clean + sigma * noise`` on a stage's path is jointly Gaussian with its velocity, so ``E[velocity | x]`` is an
-affine map. Everything is in float64 and exact up to rounding.
+affine map. All values are float64 and exact up to rounding.
 """
 
 from __future__ import annotations
@@ -18,19 +18,25 @@ from pyramid.stages import Stage
 
 
 def basis(shape: LatentShape) -> Tensor:
-    """All unit latents: ``(d, 1, T, H, W)``."""
+    """Return all unit latents, ``(d, 1, T, H, W)``."""
     size = shape.frames * shape.height * shape.width
     return torch.eye(size, dtype=torch.float64).reshape(size, 1, shape.frames, shape.height, shape.width)
 
 
 def as_matrix(images_of_basis: Tensor) -> Tensor:
-    """The matrix of a linear map out of its values on ``basis``."""
+    """Return the matrix of a linear map from its values on ``basis``."""
     return images_of_basis.flatten(1).T
 
 
 @dataclass(frozen=True)
 class GaussianData:
-    """mean ``(d,)`` and covariance ``(d, d)`` of a full-resolution latent of this shape."""
+    """The Gaussian law of a latent.
+
+    Attributes:
+        shape: Size of the latent.
+        mean: Mean, ``(d,)``.
+        covariance: Covariance, ``(d, d)``.
+    """
 
     shape: LatentShape
     mean: Tensor
@@ -38,7 +44,7 @@ class GaussianData:
 
     @classmethod
     def smooth(cls, shape: LatentShape, correlation: float = 0.7) -> GaussianData:
-        """First-order autoregressive on every axis, so bands differ in energy; frame 0 and the mean stand out."""
+        """Return first-order autoregressive data: bands differ in energy, and so does frame 0."""
         axes = []
         for size in (shape.frames, shape.height, shape.width):
             i = torch.arange(size, dtype=torch.float64)
@@ -51,7 +57,7 @@ class GaussianData:
         return cls(shape, mean, scale[:, None] * covariance * scale[None, :])
 
     def coarse(self, stages: tuple[Stage, ...], stage: Stage) -> GaussianData:
-        """The law of the clean latents of a stage: averaged step by step from full resolution."""
+        """Return the law of the clean latents of a stage, averaged step by step from full resolution."""
         matrix = basis(self.shape)
         for finer in reversed(stages[stage.index + 1 :]):
             matrix = finer.from_coarser.down(matrix)
@@ -59,7 +65,7 @@ class GaussianData:
         return GaussianData(stage.shape, matrix @ self.mean, matrix @ self.covariance @ matrix.T)
 
     def path_maps(self, stage: Stage, natural: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x and velocity at a level as linear maps of clean and noise: (A, S, A', I), each ``(d, d)``."""
+        """Return x and velocity at a level as linear maps of clean data and noise: (A, S, A', I), each ``(d, d)``."""
         unit, zero = basis(self.shape), torch.zeros_like(basis(self.shape))
         blurred = unit if stage.from_coarser is None else stage.from_coarser.up(stage.from_coarser.down(unit))
         level = torch.tensor(natural, dtype=torch.float64)
@@ -68,7 +74,7 @@ class GaussianData:
         return tuple(as_matrix(m) for m in (of_clean.x, of_noise.x, of_clean.velocity, of_noise.velocity))
 
     def moments(self, stage: Stage, natural: float) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of x on the path."""
+        """Return the mean and covariance of x on the path."""
         a, s, _, _ = self.path_maps(stage, natural)
         return a @ self.mean, a @ self.covariance @ a.T + s @ s.T
 
@@ -82,7 +88,7 @@ class ExactField:
         self.cache: dict[tuple[int, float], tuple[Tensor, Tensor, Tensor]] = {}
 
     def affine(self, stage: Stage, natural: float) -> tuple[Tensor, Tensor, Tensor]:
-        """(gain, mean of x, mean of velocity) of ``E[velocity | x]``."""
+        """Return the gain, the mean of x and the mean of the velocity of ``E[velocity | x]``."""
         key = stage.index, round(natural, 12)
         if key not in self.cache:
             data = self.data[stage.index]
@@ -98,9 +104,9 @@ class ExactField:
 
 
 class LinearStudent(ExactField):
-    """A one-step student: its clean prediction has exactly the law of the clean data, at every level of the path.
+    """A one-step student: its clean prediction has exactly the law of the clean data at every level of the path.
 
-    ``clean = mean + covariance^(1/2) cov_x^(-1/2) (x - mean_x)``; the velocity is the one that implies it.
+    ``clean = mean + covariance^(1/2) cov_x^(-1/2) (x - mean_x)``; the velocity follows from it.
     """
 
     def affine(self, stage: Stage, natural: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,7 +130,7 @@ class LinearStudent(ExactField):
 
 
 def natural_of(level: NoiseLevel, stage: Stage) -> float:
-    """The natural level behind what is in the tensor, from its last frame."""
+    """Return the natural level of a noise level, from the sigma of its last frame."""
     return float(stage.natural_level(level.sigma.flatten()[-1].double()))
 
 

@@ -1,4 +1,4 @@
-"""The cost model prints what the paper prints."""
+"""The cost model reproduces the costs that PyramidalWan publishes."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_published_costs(steps, published, cfg):
     assert round(total_tflops(costs) / (2 if cfg else 1)) * (2 if cfg else 1) == published
 
 
-def test_tokens_and_forwards():
+def test_tokens_and_cost_of_a_forward_pass():
     assert [tokens(s.shape) for s in PyramidSpec().stages(FULL)] == [546, 4004, 30576]
     assert [round(forward_tflops(n, WAN_DIMENSIONS["1.3B"]), 2) for n in (30576, 4004, 546)] == [251.84, 13.50, 1.63]
     assert tokens(LatentShape(1, 15, 15)) == 64

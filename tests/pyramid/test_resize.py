@@ -1,4 +1,4 @@
-"""The laws every resize obeys, for every one of them, on every size and frame count that occurs."""
+"""Every resize satisfies the laws of ``OrthonormalResize`` at all sizes and frame counts that occur."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def draw(*shape):
 
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("name", RESIZES)
-def test_laws(name, axes):
+def test_a_resize_is_orthonormal_and_keeps_constants(name, axes):
     resize = make_resize(name, axes)
     for frames in FRAMES:
         for height, width in SIZES:
@@ -37,14 +37,14 @@ def test_laws(name, axes):
             assert int(fine_per_coarse.sum()) * y.shape[3] * y.shape[4] == x[0, 0].numel()
 
 
-def test_frame_zero_is_kept_apart_in_time():
+def test_frame_zero_is_not_averaged_in_time():
     x = torch.arange(5.0).reshape(1, 1, 5, 1, 1).expand(1, 1, 5, 2, 2)
     assert make_resize("haar", "T").down(x)[0, 0, :, 0, 0].tolist() == [0.0, 1.5, 3.5]
     assert make_resize("db2", "THW").down(x).shape == (1, 1, 3, 1, 1)
     assert make_resize("haar", "THW").fine_per_coarse(3) == (4, 8, 8)
 
 
-def test_all_orthonormal_wavelets_of_pywavelets_are_there():
+def test_wavelets_are_the_orthonormal_ones_of_pywavelets():
     pywt = pytest.importorskip("pywt")
     orthonormal, haar = set(), {"haar", "db1", "bior1.1", "rbio1.1"}
     for name in pywt.wavelist(kind="discrete"):
@@ -58,7 +58,7 @@ def test_all_orthonormal_wavelets_of_pywavelets_are_there():
 
 
 @pytest.mark.parametrize("name", ["db2", "sym5", "coif3"])
-def test_coefficients_are_those_of_pywavelets(name):
+def test_coefficients_equal_those_of_pywavelets(name):
     pywt = pytest.importorskip("pywt")
     line = draw(1, 1, 1, 1, 16)
     ours = make_resize(name, "HW").down(line.expand(1, 1, 1, 16, 16))[0, 0, 0, 0].numpy()
@@ -72,8 +72,8 @@ def test_coefficients_are_those_of_pywavelets(name):
 
 
 @pytest.mark.parametrize("name", RESIZES)
-def test_nothing_moves(name):
-    """A coarse image is not shifted against the fine one: the centre of a centred blob stays within half a sample."""
+def test_a_coarse_image_is_not_shifted(name):
+    """The centre of a centred blob stays within half a coarse sample."""
     i = torch.arange(64, dtype=torch.float64)
     blob = torch.exp(-(((i - 31.5) / 8) ** 2))
     coarse = make_resize(name, "HW").down((blob[:, None] * blob[None, :])[None, None, None])[0, 0, 0].sum(0)
@@ -81,7 +81,7 @@ def test_nothing_moves(name):
     assert abs(float(centre) - 31.5) < 0.76
 
 
-def test_a_wavelet_without_pywavelets_is_one_sentence(monkeypatch):
+def test_a_wavelet_without_pywavelets_raises_a_clear_error(monkeypatch):
     import sys
 
     from pyramid import resize

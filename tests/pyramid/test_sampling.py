@@ -1,4 +1,4 @@
-"""Check F: a Gaussian pyramid reproduces the data, mean and covariance, end to end; solvers have the order they claim."""
+"""On Gaussian data a whole run ends with the mean and covariance of the data; solvers have their order."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ SHAPE = LatentShape(5, 8, 8)
 
 
 def run(spec, field_type, solver, steps, *, top_up=None, noise=None, data=None):
-    """Affine map of a whole run: (end for zero noise, matrix of the noise)."""
+    """Return the affine map of a whole run: the result for zero noise, and the matrix that applies to the noise."""
     data = data or GaussianData.smooth(SHAPE)
     stages = spec.stages(SHAPE)
     levels = stage_levels(spec, [steps] * len(stages))
@@ -41,7 +41,7 @@ def run(spec, field_type, solver, steps, *, top_up=None, noise=None, data=None):
     ],
     ids=["wan", "db2", "dct", "HW", "T", "T-HW", "plain"],
 )
-def test_a_gaussian_pyramid_ends_with_the_data(spec):
+def test_a_run_ends_with_the_mean_and_covariance_of_the_data(spec):
     data = GaussianData.smooth(SHAPE)
     mean, matrix = run(spec, ExactField, heun, 100)
     error = (matrix @ matrix.T - data.covariance).abs().max() / data.covariance.abs().max()
@@ -49,8 +49,8 @@ def test_a_gaussian_pyramid_ends_with_the_data(spec):
     assert (mean - data.mean).abs().max() < 2e-3
 
 
-def test_the_shared_first_frame_rule_ends_with_the_data_too():
-    """Its top-up is a second draw: the covariance adds up over the pyramid's noise and each stage's top-up."""
+def test_a_run_with_a_shared_first_frame_ends_with_the_covariance_of_the_data():
+    """The top-ups are further draws, so the covariance is the sum over the noise of the pyramid and the top-ups."""
     data, spec = GaussianData.smooth(SHAPE), PyramidSpec(first_frame="shared")
     units = torch.cat([torch.zeros_like(basis(SHAPE)[:1]), basis(SHAPE)])
     zeros = lambda stage: torch.zeros(len(units), 1, *stage.shape, dtype=torch.float64)  # noqa: E731
@@ -58,23 +58,23 @@ def test_the_shared_first_frame_rule_ends_with_the_data_too():
     covariance = matrix @ matrix.T
     for topped in (1, 2):
         shape = spec.stages(SHAPE)[topped].shape
-        own = basis(shape)
-        nothing = torch.zeros(len(own) + 1, 1, *SHAPE, dtype=torch.float64)
+        stage_units = basis(shape)
+        no_noise = torch.zeros(len(stage_units) + 1, 1, *SHAPE, dtype=torch.float64)
 
-        def draw(stage, topped=topped, own=own):
+        def draw(stage, topped=topped, stage_units=stage_units):
             if stage.index == topped:
-                return torch.cat([torch.zeros_like(own[:1]), own])
-            return torch.zeros(len(own) + 1, 1, *stage.shape, dtype=torch.float64)
+                return torch.cat([torch.zeros_like(stage_units[:1]), stage_units])
+            return torch.zeros(len(stage_units) + 1, 1, *stage.shape, dtype=torch.float64)
 
-        _, extra = run(spec, ExactField, heun, 100, top_up=draw, noise=nothing)
+        _, extra = run(spec, ExactField, heun, 100, top_up=draw, noise=no_noise)
         covariance = covariance + extra @ extra.T
     assert (covariance - data.covariance).abs().max() / data.covariance.abs().max() < 2e-3
 
 
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("resize", ["haar", "db2"])
-def test_few_steps_of_a_linear_student_end_with_the_data(resize, steps):
-    """Every fresh draw is probed with its own unit vectors; the pieces of the covariance add up exactly."""
+def test_few_steps_of_a_linear_student_end_with_the_mean_and_covariance_of_the_data(resize, steps):
+    """Each draw is probed with unit vectors while the others are zero; the covariances add up exactly."""
     data, spec = GaussianData.smooth(SHAPE), PyramidSpec(resize=resize)
     stages = spec.stages(SHAPE)
     levels = stage_levels(spec, [steps] * 3)
@@ -103,23 +103,23 @@ def test_few_steps_of_a_linear_student_end_with_the_data(resize, steps):
     torch.testing.assert_close(covariance, data.covariance, atol=1e-8, rtol=0)
 
 
-def test_the_exact_fields_clean_prediction_is_the_conditional_mean():
+def test_the_clean_prediction_of_the_exact_field_is_the_conditional_mean():
     data = GaussianData.smooth(SHAPE)
     stages = PyramidSpec().stages(SHAPE)
     field = ExactField(data, stages)
     for stage in stages:
         natural = torch.tensor(stage.natural_at(0.4), dtype=torch.float64)
-        here = data.coarse(stages, stage)
-        a, s, _, _ = here.path_maps(stage, float(natural))
-        gain = here.covariance @ a.T @ torch.linalg.inv(a @ here.covariance @ a.T + s @ s.T)
+        law = data.coarse(stages, stage)
+        a, s, _, _ = law.path_maps(stage, float(natural))
+        gain = law.covariance @ a.T @ torch.linalg.inv(a @ law.covariance @ a.T + s @ s.T)
         x = torch.randn(3, 1, *stage.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        wanted = here.mean + (x.flatten(1) - a @ here.mean) @ gain.T
+        expected = law.mean + (x.flatten(1) - a @ law.mean) @ gain.T
         got = clean_prediction(x, field(x, stage.at(natural), stage), stage, natural)
-        torch.testing.assert_close(got.flatten(1), wanted, atol=1e-9, rtol=0)
+        torch.testing.assert_close(got.flatten(1), expected, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize(("solver", "order"), [(euler, 1), (heun, 2)])
-def test_solvers_have_their_order(solver, order):
+def test_the_error_of_a_solver_falls_with_its_order(solver, order):
     data = GaussianData.smooth(SHAPE)
     spec = PyramidSpec()
     noise = torch.randn(2, 1, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -137,7 +137,7 @@ def test_solvers_have_their_order(solver, order):
     assert abs(slope - order) < 0.25
 
 
-def test_a_run_goes_on_from_the_stage_before_it():
+def test_a_resumed_run_equals_an_uninterrupted_one():
     spec = PyramidSpec()
     stages = spec.stages(SHAPE)
     runner = solver_stage(ExactField(GaussianData.smooth(SHAPE), stages), euler, stage_levels(spec, [3, 3, 3]))

@@ -1,4 +1,4 @@
-"""Sizes that a pyramid can halve, and what is said about those that do not fit."""
+"""Sizes that a pyramid can halve, and the errors for those it cannot."""
 
 import pytest
 
@@ -9,18 +9,18 @@ from pyramid.stages import PRESETS
 WAN = PRESETS["pyramidal-wan"]
 
 
-def test_multiples_and_snapping():
+def test_sizes_snap_to_the_multiples_of_the_pyramid():
     assert (side_multiple(WAN), frame_multiple(WAN)) == (64, 16)
     assert (side_multiple(PRESETS["training-free"]), frame_multiple(PRESETS["training-free"])) == (32, 4)
     assert snap(VideoSize(832, 480, 81), WAN) == VideoSize(832, 448, 81)
     assert snap(VideoSize(832, 480, 81), WAN, "larger") == VideoSize(832, 512, 81)
     assert snap(VideoSize(10, 10, 1), WAN, "smaller") == VideoSize(64, 64, 1)
-    with pytest.raises(ValueError, match="snap is 'up'; allowed are nearest, smaller, larger"):
+    with pytest.raises(ValueError, match="unknown snap 'up'; expected nearest, smaller, larger"):
         snap(VideoSize(832, 480, 81), WAN, "up")
 
 
-def test_only_the_axes_that_halve_must_fit():
-    check_shape(LatentShape(21, 59, 103), PRESETS["tpdiff"])  # sides as the host takes them
+def test_only_the_halved_axes_must_fit():
+    check_shape(LatentShape(21, 59, 103), PRESETS["tpdiff"])  # sides that ComfyUI accepts
     check_shape(LatentShape(20, 56, 104), PRESETS["pyramidal-flow"])
     check_shape(LatentShape(20, 59, 103), PRESETS["plain"])
     with pytest.raises(ValueError, match="with 77 frames does not fit a pyramid of 3 stages"):
@@ -29,7 +29,7 @@ def test_only_the_axes_that_halve_must_fit():
         check_shape(LatentShape(21, 60, 104), WAN)
 
 
-def test_latents_and_videos():
+def test_sizes_of_latents_and_videos_convert_both_ways():
     assert VideoSize(832, 448, 81).latent == LatentShape(21, 56, 104)
     assert video_size(LatentShape(21, 56, 104)) == VideoSize(832, 448, 81)
     assert "instead of" not in describe_stages(VideoSize(832, 448, 81), VideoSize(832, 448, 81), WAN)

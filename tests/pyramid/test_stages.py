@@ -1,4 +1,4 @@
-"""Levels, stages and the spec: the maps both ways, published constants, and the errors in plain words."""
+"""Levels, stages and the spec: maps and their inverses, published constants, and clear errors."""
 
 import json
 import math
@@ -23,7 +23,7 @@ def test_shift_multiplies_the_odds_and_composes():
     assert shift_sigma(1.0, 0.123) == 1.0 and shift_sigma(0.0, 9.0) == 0.0
 
 
-def test_published_sizes_and_row_a():
+def test_sizes_and_sigmas_of_the_default_pyramid():
     low, mid, high = WAN.stages(FULL)
     assert [s.shape for s in (low, mid, high)] == [LatentShape(6, 14, 26), LatentShape(11, 28, 52), FULL]
     assert [s.level for s in (low, mid, high)] == [2, 1, 0]
@@ -47,7 +47,7 @@ def test_pyramidal_flow_constants():
 
 
 @pytest.mark.parametrize("timestep_source", ["natural", "sigma", "pyramid-flow"])
-def test_levels_both_ways_and_what_the_network_is_conditioned_on(timestep_source):
+def test_levels_invert_and_set_the_conditioning_of_the_network(timestep_source):
     spec = PyramidSpec(timestep_source=timestep_source)
     previous = 1.0
     for stage in spec.stages(FULL):
@@ -58,14 +58,14 @@ def test_levels_both_ways_and_what_the_network_is_conditioned_on(timestep_source
             level = stage.at(torch.tensor(natural, dtype=torch.float64))
             assert level.sigma.shape == (stage.shape.frames, 1, 1)
             for frame, pair in ((0, 0), (1, 1), (-1, 1)):
-                wanted = stage.clean.sigma[pair] + rho * (stage.noisy.sigma[pair] - stage.clean.sigma[pair])
-                assert float(level.sigma[frame]) == pytest.approx(wanted, abs=1e-12)
+                expected = stage.clean.sigma[pair] + rho * (stage.noisy.sigma[pair] - stage.clean.sigma[pair])
+                assert float(level.sigma[frame]) == pytest.approx(expected, abs=1e-12)
             if rho in (0.0, 1.0):
                 end = stage.noisy.conditioning if rho else stage.clean.conditioning
                 assert float(level.conditioning) == pytest.approx(end, abs=1e-12)
             flow = stage.clean.conditioning + rho * (stage.noisy.conditioning - stage.clean.conditioning)
-            wanted = {"natural": natural, "sigma": float(level.sigma[-1]), "pyramid-flow": flow}[timestep_source]
-            assert float(level.conditioning) == pytest.approx(wanted, abs=1e-12)
+            expected = {"natural": natural, "sigma": float(level.sigma[-1]), "pyramid-flow": flow}[timestep_source]
+            assert float(level.conditioning) == pytest.approx(expected, abs=1e-12)
             if timestep_source != "sigma":  # one falling axis through the whole pyramid
                 assert float(level.conditioning) <= previous + 1e-12
                 previous = float(level.conditioning)
@@ -73,7 +73,7 @@ def test_levels_both_ways_and_what_the_network_is_conditioned_on(timestep_source
     assert batched.sigma.shape == (2, 1, 11, 1, 1) and batched.conditioning.shape == (2,)
 
 
-def test_pace_is_the_derivative_of_each_frames_sigma():
+def test_sigma_rate_is_the_derivative_of_each_frames_sigma():
     for stage in WAN.stages(FULL):
         a, b = (stage.at(torch.tensor(stage.natural_at(rho), dtype=torch.float64)).sigma for rho in (0.3, 0.3001))
         slope = (b - a) / (b - a)[-1]
@@ -86,7 +86,7 @@ def test_rope_scale_counts_halvings():
     assert WAN.stages(FULL)[0].rope_scale == (1.0, 1.0, 1.0)
 
 
-def test_presets_are_one_type():
+def test_presets_have_the_published_sizes_and_boundaries():
     shapes = {name: [s.shape for s in spec.stages(FULL)] for name, spec in PRESETS.items()}
     assert shapes["tpdiff"] == [LatentShape(6, 56, 104), LatentShape(11, 56, 104), FULL]
     assert shapes["pyramidal-flow"][0] == LatentShape(21, 14, 26)
@@ -134,7 +134,7 @@ def change(**values):
         (lambda: PyramidSpec(rope="warped"), "expected native, scaled"),
         (lambda: PyramidSpec.from_json("{"), "not valid JSON"),
         (lambda: PyramidSpec.from_json("[1]"), "JSON object, got list"),
-        (lambda: PyramidSpec.from_json(change(boundary=1)), "unknown fields in the pyramid spec: boundary; expected boundaries"),
+        (lambda: PyramidSpec.from_json(change(boundary=1)), "unknown fields in the pyramid spec: boundary; expected"),
         (lambda: PyramidSpec.from_json(change(format=FORMAT + 1)), "format 2; this version reads format 1"),
         (lambda: PyramidSpec.from_json(json.dumps({"format": FORMAT})), "missing fields in the pyramid spec: boundaries"),
         (lambda: PyramidSpec.from_metadata({"format": "pt"}), "no 'pyramid_spec'"),

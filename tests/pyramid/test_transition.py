@@ -1,4 +1,4 @@
-"""Checks A to D of the method: exact covariance, Pyramidal Flow's constants, composition, exact recovery."""
+"""Transitions have the exact covariance and join the paths of stages; predictions recover clean data exactly."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from pyramid.stages import PyramidSpec
 from pyramid.transition import renoise
 
 RESIZES = ["haar", "dct", "db2", "db4", "sym4", "coif3"]
-HALVES = [("THW", "THW"), ("HW", "HW"), ("T", "T"), ("T", "HW")]
+AXES = [("THW", "THW"), ("HW", "HW"), ("T", "T"), ("T", "HW")]
 SHAPE = LatentShape(5, 8, 8)
 
 
@@ -22,7 +22,7 @@ def exact(natural):
 
 
 def law_after_transition(coarse, fine):
-    """Mean map (of the coarse clean latent) and covariance at the fine noisy end, out of the coarse path's clean end."""
+    """Return the mean at the fine noisy end as a map of the coarse clean latent, the covariance there, and its sigma."""
     units, zero = basis(coarse.shape), torch.zeros(1, 1, *coarse.shape, dtype=torch.float64)
     fine_units = basis(fine.shape)
     sigma_c, sigma_n = coarse.at(exact(coarse.clean.natural)).sigma, fine.at(exact(fine.noisy.natural)).sigma
@@ -41,7 +41,7 @@ def law_after_transition(coarse, fine):
 
 
 @pytest.mark.parametrize("first_frame", ["per-frame", "shared"])
-@pytest.mark.parametrize("downsample_axes", HALVES)
+@pytest.mark.parametrize("downsample_axes", AXES)
 @pytest.mark.parametrize("resize", RESIZES)
 def test_covariance_after_a_transition_is_exact(resize, downsample_axes, first_frame):
     stages = PyramidSpec((0.9, 0.5), downsample_axes, resize=resize, first_frame=first_frame).stages(SHAPE)
@@ -49,18 +49,18 @@ def test_covariance_after_a_transition_is_exact(resize, downsample_axes, first_f
         of_clean, covariance, sigma_n = law_after_transition(coarse, fine)
         variances = (sigma_n**2).expand(*fine.shape).flatten()
         torch.testing.assert_close(covariance, torch.diag(variances), atol=1e-10, rtol=0)
-        wanted = as_matrix((1 - sigma_n) * fine.from_coarser.up(basis(coarse.shape)))
-        torch.testing.assert_close(of_clean, wanted, atol=1e-10, rtol=0)
+        expected = as_matrix((1 - sigma_n) * fine.from_coarser.up(basis(coarse.shape)))
+        torch.testing.assert_close(of_clean, expected, atol=1e-10, rtol=0)
 
 
-def test_a_missing_top_up_is_not_passed_over():
+def test_a_missing_top_up_raises_a_clear_error():
     low, mid, _ = PyramidSpec(first_frame="shared").stages(SHAPE)
     with pytest.raises(ValueError, match="tops up the noise of frame 0"):
         into_stage(torch.zeros(1, 1, 2, 2, 2), low, mid, torch.zeros(1, 1, 3, 4, 4))
 
 
-def test_pyramidal_flow_block_noise():
-    """Their noise: each 2x2 block has covariance (1 + gamma) I - gamma 11^T, scaled by beta; gamma = 1/3."""
+def test_missing_band_equals_the_block_noise_of_pyramidal_flow():
+    """Pyramidal Flow: each 2x2 block has covariance (1 + gamma) I - gamma 11^T, scaled by beta; gamma = 1/3."""
     coarse, fine, _ = PyramidSpec((8 / 9, 0.5), ("HW", "HW"), first_frame="shared").stages(LatentShape(1, 8, 8))
     band = fine.from_coarser
     noise = as_matrix(basis(fine.shape) - band.up(band.down(basis(fine.shape)))) * fine.noisy.sigma[1]
@@ -73,20 +73,20 @@ def test_pyramidal_flow_block_noise():
 
 @pytest.mark.parametrize("first_frame", ["per-frame", "shared"])
 @pytest.mark.parametrize("resize", RESIZES)
-def test_the_path_starts_at_the_law_of_the_transition(resize, first_frame):
+def test_a_transition_ends_where_the_path_of_the_finer_stage_starts(resize, first_frame):
     data = GaussianData.smooth(SHAPE)
     stages = PyramidSpec(resize=resize, first_frame=first_frame).stages(SHAPE)
     for coarse, fine in zip(stages, stages[1:], strict=False):
         of_clean, covariance, _ = law_after_transition(coarse, fine)
-        below, here = data.coarse(stages, coarse), data.coarse(stages, fine)
-        mean, wanted = here.moments(fine, fine.noisy.natural)
-        torch.testing.assert_close(of_clean @ below.mean, mean, atol=1e-9, rtol=0)
-        torch.testing.assert_close(of_clean @ below.covariance @ of_clean.T + covariance, wanted, atol=1e-9, rtol=0)
+        coarse_data, fine_data = data.coarse(stages, coarse), data.coarse(stages, fine)
+        mean, expected = fine_data.moments(fine, fine.noisy.natural)
+        torch.testing.assert_close(of_clean @ coarse_data.mean, mean, atol=1e-9, rtol=0)
+        torch.testing.assert_close(of_clean @ coarse_data.covariance @ of_clean.T + covariance, expected, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("field", ["pyramidal", "natural"])
 @pytest.mark.parametrize("resize", ["haar", "db2"])
-def test_velocity_is_the_numerical_derivative_and_recovery_is_exact(resize, field):
+def test_velocity_is_the_derivative_of_the_path_and_recovers_clean_data(resize, field):
     spec = PyramidSpec(resize=resize, field=field, first_frame="shared" if field == "natural" else "per-frame")
     generator = torch.Generator().manual_seed(1)
     for stage in spec.stages(SHAPE):
@@ -94,17 +94,17 @@ def test_velocity_is_the_numerical_derivative_and_recovery_is_exact(resize, fiel
         clean, noise = (torch.randn(size, dtype=torch.float64, generator=generator) for _ in range(2))
         blurred = stage.from_coarser.up(stage.from_coarser.down(clean)) if stage.from_coarser else clean
         for rho in (0.9, 0.5, 0.1):
-            here = stage_path(clean, blurred, noise, stage, exact(stage.natural_at(rho)))
+            point = stage_path(clean, blurred, noise, stage, exact(stage.natural_at(rho)))
             ahead, behind = (stage_path(clean, blurred, noise, stage, exact(stage.natural_at(rho + e))) for e in (1e-5, -1e-5))
             numeric = (ahead.x - behind.x) / (ahead.level.sigma - behind.level.sigma)
-            torch.testing.assert_close(here.velocity, numeric, atol=1e-7, rtol=0)
-            recovered = clean_prediction(here.x, here.velocity, stage, exact(stage.natural_at(rho)))
+            torch.testing.assert_close(point.velocity, numeric, atol=1e-7, rtol=0)
+            recovered = clean_prediction(point.x, point.velocity, stage, exact(stage.natural_at(rho)))
             torch.testing.assert_close(recovered, clean, atol=1e-10, rtol=0)
             signal, same = renoise(clean, stage, exact(stage.natural_at(rho)), noise)
-            torch.testing.assert_close(add_noise(signal, same, here.level.sigma), here.x, atol=1e-10, rtol=0)
+            torch.testing.assert_close(add_noise(signal, same, point.level.sigma), point.x, atol=1e-10, rtol=0)
 
 
-def test_a_batch_of_levels_is_each_level_alone():
+def test_a_batch_of_levels_equals_each_level_alone():
     stage = PyramidSpec().stages(SHAPE)[1]
     clean, noise = (torch.randn(2, 1, 3, 4, 4, dtype=torch.float64) for _ in range(2))
     blurred = stage.from_coarser.up(stage.from_coarser.down(clean))
@@ -118,8 +118,8 @@ def test_a_batch_of_levels_is_each_level_alone():
 
 
 @pytest.mark.parametrize("resize", RESIZES)
-@pytest.mark.parametrize("downsample_axes", HALVES)
-def test_the_noise_pyramid_is_white_and_independent(downsample_axes, resize):
+@pytest.mark.parametrize("downsample_axes", AXES)
+def test_noise_of_the_stages_is_white_in_its_band_and_independent(downsample_axes, resize):
     stages = PyramidSpec((0.9, 0.5), downsample_axes, resize=resize).stages(SHAPE)
     parts = [as_matrix(part) for part in noise_pyramid(basis(SHAPE), stages)]
     torch.testing.assert_close(parts[0] @ parts[0].T, torch.eye(len(parts[0]), dtype=torch.float64), atol=1e-10, rtol=0)
@@ -131,11 +131,11 @@ def test_the_noise_pyramid_is_white_and_independent(downsample_axes, resize):
         if i:
             low = stages[i].from_coarser
             white = basis(stages[i].shape)
-            wanted = as_matrix(white - low.up(low.down(white)))
-            torch.testing.assert_close(part @ part.T, wanted, atol=1e-10, rtol=0)
+            expected = as_matrix(white - low.up(low.down(white)))
+            torch.testing.assert_close(part @ part.T, expected, atol=1e-10, rtol=0)
 
 
-def test_every_draw_has_its_own_seed_and_the_first_stage_keeps_the_runs():
+def test_every_draw_has_a_different_seed_and_the_first_stage_keeps_that_of_the_run():
     stages = [stage_seed(7, index) for index in range(4)]
     seeds = [*stages, *(step_seed(s, step) for s in stages for step in range(4)), *(top_up_seed(s) for s in stages)]
     assert stages[0] == 7
@@ -143,7 +143,7 @@ def test_every_draw_has_its_own_seed_and_the_first_stage_keeps_the_runs():
     assert stages[1] == 15100576067044511011  # saved workflows keep their videos: these never change
 
 
-def test_a_stage_that_ends_too_noisy_is_refused():
+def test_a_coarse_stage_that_ends_too_noisy_raises_a_clear_error():
     low, mid, _ = PyramidSpec().stages(SHAPE)
     _, noisier, _ = PyramidSpec((0.8, 0.602)).stages(SHAPE)
     with pytest.raises(ValueError, match="ends with more noise than the fine stage starts with"):

@@ -376,8 +376,8 @@ def test_the_pyramid_of_a_file(tmp_path, monkeypatch):
 def test_stage_texts():
     assert stage_set("all", 3) == {0, 1, 2} and stage_set("mid", 5) == {1, 2, 3} and stage_set("high", 1) == {0}
     assert PyramidalWanStageLoRA.validate_inputs("mid,high") is True
-    assert "there is no stage 'top'" in PyramidalWanStageLoRA.validate_inputs("low,top")
-    with pytest.raises(ValueError, match="no stage 'mid' in a pyramid of 2 stages"):
+    assert "unknown stage 'top'" in PyramidalWanStageLoRA.validate_inputs("low,top")
+    with pytest.raises(ValueError, match="unknown stage 'mid' in a pyramid of 2 stages"):
         stage_set("mid", 2)
 
 

@@ -207,9 +207,9 @@ class TestWrongWiring:
             call(NODE["StageStart"], call(RandomNoise, 5)[0], empty(5, 12, 16), WAN)
 
     def test_a_stage_that_is_not_there(self, t2v_model):
-        with pytest.raises(ValueError, match="no stage 'mid' in a pyramid of 2 stages; there are all, low, high"):
+        with pytest.raises(ValueError, match="unknown stage 'mid' in a pyramid of 2 stages; expected all, low, high"):
             call(NODE["StageModel"], t2v_model, PRESETS["training-free"], "mid")
-        with pytest.raises(ValueError, match="no stage '3' in a pyramid of 3 stages"):
+        with pytest.raises(ValueError, match="unknown stage '3' in a pyramid of 3 stages"):
             call(NODE["StageSigmas"], schedule(WAN, "2-2-2"), WAN, "3")
 
     def test_sigmas_that_start_below_the_stage(self):

@@ -201,7 +201,7 @@ def test_step_distilled_models_are_told_the_levels_they_know(t2v_model):
     sampler(model, pyramid=FREE, steps="2-2", grid="distilled", shift=5.0)
     assert [round(1000 * level, 1) for _, level in seen] == [1000.0, 937.5, 833.3, 625.0]
     assert [shape[3:] for shape, _ in seen] == [(8, 8)] * 2 + [(16, 16)] * 2
-    with pytest.raises(ValueError, match="go with a pyramid of field 'natural'"):
+    with pytest.raises(ValueError, match="require a pyramid of field 'natural'"):
         sampler(t2v_model, grid="distilled")
 
 
@@ -212,9 +212,9 @@ def test_step_distilled_models_are_told_the_levels_they_know(t2v_model):
         ({"cfg": "1-2"}, "cfg '1-2' has 2 numbers"),
         ({"sampler_name": "lcm"}, "sampler 'lcm' adds noise"),
         ({"sampler_name": "eular"}, "there is no sampler 'eular' in this ComfyUI; there are euler,"),
-        ({"grid": "even"}, "grid is 'even'"),
+        ({"grid": "even"}, "unknown grid 'even'"),
         ({"grid": "distilled"}, "field 'natural'"),
-        ({"end_stage": "3"}, "no stage '3' in a pyramid of 3 stages"),
+        ({"end_stage": "3"}, "unknown stage '3' in a pyramid of 3 stages"),
     ],
 )
 def test_what_does_not_fit_is_said_before_a_model_is_loaded(changes, words):
@@ -241,5 +241,5 @@ def test_the_advanced_node_checks_early_too():
     assert check(**parts, sampler=euler, sigmas=SIGMAS) == ["guider", "model_low"]
     with pytest.raises(ValueError, match="sampler 'lcm' adds noise"):
         check(**parts, sampler=lcm, sigmas=SIGMAS)
-    with pytest.raises(ValueError, match="leaves a stage of the 3 without a step"):
+    with pytest.raises(ValueError, match="leaves one of 3 stages without a step"):
         check(**parts, sampler=euler, sigmas=torch.tensor([1.0, 0.0]))
