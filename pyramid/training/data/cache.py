@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from ...latent_shape import LatentShape
 from ...stages import PyramidSpec
-from ..config.settings import Positive, Pyramid, System, Video, Weight
+from ..config.settings import Pyramid, System, Video
 from ..config.toml_config import Section
 from ..models.encoders import TextEncoder, Umt5, WanVae, open_vae
 from .cache_files import CachedItem, CacheInfo, Skipped, missing_shards, skipped_sources, write_info, write_shard
@@ -31,8 +31,10 @@ class Clips(Section):
         description="folder of videos with .txt captions, a .csv or .jsonl (path, caption), or .tar shards; for definition "
         "'prompts' a .txt with one prompt per line, or a .csv or .jsonl (caption)"
     )
-    fps: Weight = Field(default=16.0, description="frames per second of the clips; 0 keeps each file's frame rate (Wan: 16)")
-    per_video: Positive = Field(default=1, description="maximum number of consecutive clips taken from one file")
+    fps: NonNegativeFloat = Field(
+        default=16.0, description="frames per second of the clips (Wan: 16); 0 keeps each file's frame rate"
+    )
+    per_video: PositiveInt = Field(default=1, description="maximum number of consecutive clips taken from one file")
 
 
 class Encoders(Section):
@@ -43,7 +45,7 @@ class Encoders(Section):
         description="Wan 2.1 VAE: diffusers folder, or a .safetensors or .pth file; not used by definition 'prompts'",
     )
     text: str = Field(description="UMT5 encoder and tokenizer, in the layout of transformers or diffusers")
-    text_length: Positive = Field(default=512, description="tokens (Wan)")
+    text_length: PositiveInt = Field(default=512, description="tokens (Wan)")
     definition: str = Field(
         default="pixels",
         description="coarse stages: 'pixels' encodes downsampled videos (PW), 'latents' averages latents; 'prompts' caches "
@@ -54,7 +56,7 @@ class Encoders(Section):
 class Shards(Section):
     """How the cache is stored."""
 
-    items: Positive = Field(default=32, description="sources per shard; an interruption costs at most one shard of work")
+    items: PositiveInt = Field(default=32, description="sources per shard; an interruption costs at most one shard of work")
     precision: str = Field(default="bf16", description="of latents and embeddings: bf16 or fp32")
 
 
