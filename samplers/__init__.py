@@ -1,1 +1,1 @@
-"""The host adapter: one stage of a pyramid is one ordinary sampling run of ComfyUI on a copy of the guider."""
+"""Sampling in ComfyUI: one stage of a pyramid is one ordinary sampling run on a copy of the guider."""

@@ -1,8 +1,8 @@
-"""Cost and calibration of a pyramid for what is in the graph."""
+"""Cost and calibration of a pyramid for the model and latents of a graph."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.latent_formats
 import numpy as np
@@ -19,12 +19,28 @@ from ..pyramid.stages import PyramidSpec
 from .comfyui.latents import check_latent
 from .options import parse_cfg
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
 PLAIN_STEPS = 50
+"""Steps of the ordinary run at full size that costs are compared with."""
 
 
-def cost_of(latent: dict, spec: PyramidSpec, steps: str, cfg: str, model: Any = None) -> tuple[list[StageCost], float]:
-    """The cost of each stage, and that of 50 steps at full size, of every video of the LATENT; cfg counts where it is
-    not 1, for the plain run if any stage has it."""
+def cost_of(
+    latent: dict, spec: PyramidSpec, steps: str, cfg: str, model: ModelPatcher | None = None
+) -> tuple[list[StageCost], float]:
+    """Return the cost of each stage, and the TFLOPs of 50 steps at full size.
+
+    Args:
+        latent: LATENT at full resolution; all videos of the batch count.
+        spec: The pyramid.
+        steps: Steps of each stage, such as "20-20-10".
+        cfg: cfg of each stage; any value but 1 doubles the cost of a stage, and that of the ordinary run.
+        model: Model that gives the sizes of the transformer; None for Wan 1.3B.
+
+    Raises:
+        ValueError: The size, the steps or the cfg do not fit the pyramid.
+    """
     samples = latent["samples"]
     full = LatentShape(*samples.shape[2:])
     check_shape(full, spec)
@@ -40,8 +56,12 @@ def cost_of(latent: dict, spec: PyramidSpec, steps: str, cfg: str, model: Any = 
     return costs, plain
 
 
-def dimensions_of(model: Any) -> WanDimensions:
-    """Sizes of a Wan MODEL, from the configuration the host found in its weights."""
+def dimensions_of(model: ModelPatcher) -> WanDimensions:
+    """Return the sizes of a Wan MODEL, from the configuration that ComfyUI detected in its weights.
+
+    Raises:
+        ValueError: It is not a Wan model.
+    """
     config = model.model.model_config.unet_config
     try:
         return WanDimensions(
@@ -52,11 +72,20 @@ def dimensions_of(model: Any) -> WanDimensions:
             out_channels=config["out_dim"],
         )
     except KeyError:
-        raise ValueError(f"this MODEL is {type(model.model).__name__}; the cost is known for Wan models") from None
+        raise ValueError(f"this MODEL is {type(model.model).__name__}; the cost is known for Wan models only") from None
 
 
 def calibrate(latent: dict, spec: PyramidSpec, threshold: float) -> tuple[PyramidSpec, list[BandEnergy]]:
-    """The pyramid with boundaries measured on encoded clips (a LATENT of the host, a clip per batch member)."""
+    """Return the pyramid with boundaries measured on encoded clips, and the measured bands.
+
+    Args:
+        latent: LATENT of encoded clips, one per batch member.
+        spec: The pyramid.
+        threshold: Signal-to-noise ratio (of variances) below which noise masks a band.
+
+    Raises:
+        ValueError: The LATENT is empty or does not fit, or the measured boundaries do not fall.
+    """
     samples = latent["samples"].float()
     check_latent(samples, spec, channels=CHANNELS)
     if torch.count_nonzero(samples) == 0:
@@ -68,5 +97,5 @@ def calibrate(latent: dict, spec: PyramidSpec, threshold: float) -> tuple[Pyrami
 
 
 def as_image(picture: Image.Image) -> Tensor:
-    """IMAGE of the host: ``(1, H, W, 3)`` in [0, 1]."""
+    """Return a picture as IMAGE: ``(1, H, W, 3)`` in [0, 1]."""
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]

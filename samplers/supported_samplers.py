@@ -1,7 +1,7 @@
-"""Which samplers may integrate a stage, and sentences for those that may not.
+"""Samplers that can integrate a stage, and errors for those that cannot.
 
-What is refused was measured, not guessed: on Gaussian data with the closed-form field, 100 steps in the real host must
-end with the right standard deviation in every band and every frame (tests/samplers/test_comfyui_samplers.py).
+The list is measured: on Gaussian data with the closed-form field, 100 steps in ComfyUI must end with the right standard
+deviation in every band and frame (tests/samplers/test_comfyui_samplers.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..pyramid.stages import PyramidSpec
 from .few_step import few_step_sampler, sample_few_step
 
 FEW_STEP = "pyramid_few_step"
-"""Our own sampler's name among the host's."""
+"""Name of this pack's few-step sampler."""
 
 STOCHASTIC = (
     "euler_ancestral",
@@ -42,7 +42,7 @@ STOCHASTIC = (
     "sa_solver_pece",
     "exp_heun_2_x0_sde",
 )
-"""Add noise for one sigma in all frames and an unblurred signal, which is not where a pyramidal stage is."""
+"""Samplers that add noise at one sigma for all frames to an unblurred signal, which leaves the path of a pyramidal stage."""
 
 _FUNCTIONS = {
     "dpm_fast_function": "dpm_fast",
@@ -54,38 +54,53 @@ _FUNCTIONS = {
 
 
 def sampler_names() -> list[str]:
-    """Every name a sampler widget offers: the host's, but for those that no pyramid takes, and ours."""
+    """Return the names for a sampler widget: ComfyUI's, except those that no pyramid supports, and the few-step sampler."""
     return [*(name for name in comfy.samplers.SAMPLER_NAMES if name != "dpm_adaptive"), FEW_STEP]
 
 
 def make_sampler(name: str) -> Any:
-    """The SAMPLER of that name."""
+    """Return the SAMPLER of that name."""
     return few_step_sampler() if name == FEW_STEP else comfy.samplers.sampler_object(name)
 
 
 def name_of(sampler: Any) -> str | None:
-    """The host's name of a SAMPLER; None for one of another pack."""
+    """Return the name of a SAMPLER, or None for one of another pack."""
     function = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     name = _FUNCTIONS.get(function) or function.removeprefix("sample_")
     return name if name in (*comfy.samplers.SAMPLER_NAMES, FEW_STEP) else None
 
 
 def check_sampler(sampler: Any, spec: PyramidSpec, steps: Sequence[int]) -> None:
-    """ValueError in plain words for a SAMPLER that cannot run these steps of this pyramid."""
+    """Check that a SAMPLER can run the stages of a pyramid.
+
+    Args:
+        sampler: The SAMPLER.
+        spec: The pyramid.
+        steps: Steps of each stage that runs.
+
+    Raises:
+        ValueError: It cannot.
+    """
     check_sampler_name(name_of(sampler), spec)
     if name_of(sampler) == "dpm_fast" and steps[-1] < 2:
-        raise ValueError("sampler 'dpm_fast' needs at least 2 steps at full resolution; use euler for a single one")
+        raise ValueError("sampler 'dpm_fast' requires at least 2 steps at full resolution; use euler for a single step")
     churn = (getattr(sampler, "extra_options", None) or {}).get("s_churn", 0)
     if churn and spec.field == "pyramidal":
         raise ValueError(f"s_churn is {churn}: noise added inside a pyramidal stage gives wrong videos; set it to 0")
 
 
 def check_sampler_name(name: str | None, spec: PyramidSpec) -> None:
-    """The part of ``check_sampler`` that only needs the name; None is a sampler of another pack."""
+    """Check the name of a sampler alone; None stands for a sampler of another pack.
+
+    Raises:
+        ValueError: The name is unknown, or the sampler cannot run the stages of this pyramid.
+    """
     if name is not None and name not in (*comfy.samplers.SAMPLER_NAMES, FEW_STEP):
-        raise ValueError(f"there is no sampler '{name}' in this ComfyUI; there are {', '.join(sampler_names())}")
+        raise ValueError(f"unknown sampler '{name}' in this ComfyUI; expected {', '.join(sampler_names())}")
     if name == "dpm_adaptive":
-        raise ValueError("sampler 'dpm_adaptive' chooses its own number of steps; a pyramid needs them fixed: use dpmpp_2m")
+        raise ValueError(
+            "sampler 'dpm_adaptive' chooses its own number of steps, but a pyramid requires a fixed one; use dpmpp_2m"
+        )
     if name in STOCHASTIC and spec.field == "pyramidal":
         raise ValueError(
             f"sampler '{name}' adds noise that does not fit a pyramidal stage and gives wrong videos; use a deterministic "

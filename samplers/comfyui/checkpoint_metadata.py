@@ -1,8 +1,8 @@
-"""Which pyramid a MODEL was trained for: what its stage LoRAs say, and its checkpoint where the host remembers the file."""
+"""The pyramid that a MODEL was trained for, from the metadata of its stage LoRAs and of its checkpoint file."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import safetensors
 
@@ -10,15 +10,18 @@ from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, PyramidSpec
 from .stage_lora import differences, stage_loras
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
-def trained_for(model: Any) -> list[tuple[str, PyramidSpec]]:
-    """(What says so, the pyramid) for every part of a MODEL that carries one."""
+
+def trained_for(model: ModelPatcher) -> list[tuple[str, PyramidSpec]]:
+    """Return a name and the pyramid for every part of a MODEL whose metadata has a pyramid."""
     loras = [(f"the LoRA '{lora.file.name}'", lora.file.spec) for lora in stage_loras(model) if lora.file.spec is not None]
     return [*loras, *(("the checkpoint", PyramidSpec.from_metadata(header)) for header in _checkpoint_headers(model))]
 
 
-def distilled_for(model: Any) -> tuple[str, list[tuple[float, ...]]] | None:
-    """What says so, and the levels of its steps, for a MODEL that was distilled to a few steps."""
+def distilled_for(model: ModelPatcher) -> tuple[str, list[tuple[float, ...]]] | None:
+    """Return a name and the levels of each stage for a MODEL that was distilled to a few steps, or None."""
     for lora in stage_loras(model):
         if lora.file.levels is not None:
             return f"the LoRA '{lora.file.name}'", lora.file.levels
@@ -29,22 +32,30 @@ def distilled_for(model: Any) -> tuple[str, list[tuple[float, ...]]] | None:
     return None
 
 
-def spec_trained_for(model: Any) -> PyramidSpec | None:
+def spec_trained_for(model: ModelPatcher) -> PyramidSpec | None:
+    """Return the pyramid that a MODEL was trained for, or None."""
     return next((spec for _, spec in trained_for(model)), None)
 
 
-def check_spec(model: Any, spec: PyramidSpec) -> None:
-    """ValueError in plain words if a part of a MODEL was trained for another pyramid; leading stages may be left out."""
-    for name, own in trained_for(model):
-        if spec not in [own.starting_at(index) for index in range(own.number_of_stages)]:
+def check_spec(model: ModelPatcher, spec: PyramidSpec) -> None:
+    """Check that a MODEL was trained for this pyramid, or for one with more leading stages.
+
+    Raises:
+        ValueError: A part of the MODEL was trained for a different pyramid.
+    """
+    for name, trained in trained_for(model):
+        if spec not in [trained.starting_at(index) for index in range(trained.number_of_stages)]:
             raise ValueError(
-                f"{name} was trained for a different pyramid than the one given: {differences(own, spec)}; "
+                f"{name} was trained for a different pyramid than the one given: {differences(trained, spec)}; "
                 "disconnect the pyramid input to use its own"
             )
 
 
-def _checkpoint_headers(model: Any) -> list[dict[str, str]]:
-    """Newer hosts keep how a model was loaded, (function, arguments); older ones forget the file."""
+def _checkpoint_headers(model: ModelPatcher) -> list[dict[str, str]]:
+    """Return the metadata of the files that a MODEL was loaded from.
+
+    Newer versions of ComfyUI keep the loading function and its arguments on the model; older ones do not keep the file.
+    """
     _, arguments = getattr(model, "cached_patcher_init", None) or (None, ())
     headers = []
     for path in arguments:

@@ -1,4 +1,4 @@
-"""Files in the host's model folders: LoRAs by name, and the pyramid in a file's header."""
+"""Files in ComfyUI's model folders: LoRAs by name, and the pyramid in a file's metadata."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from ...pyramid.stages import PyramidSpec
 from .lora_file import LoraFile, load_lora_file
 
 SPEC_FOLDERS = ("diffusion_models", "loras", "checkpoints")
+"""Model folders whose files can carry a pyramid."""
 
 
 def lora_names() -> list[str]:
+    """Return the names of all LoRA files."""
     return folder_paths.get_filename_list("loras")
 
 
 def lora_from_list(name: str) -> LoraFile:
+    """Return the LoRA file of that name.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
     return load_lora_file(folder_paths.get_full_path_or_raise("loras", name), name)
 
 
 def spec_file_names() -> list[str]:
-    """``folder/name`` of every safetensors file that can carry a pyramid."""
+    """Return ``folder/name`` of every safetensors file that can carry a pyramid."""
     return [
         f"{folder}/{name}"
         for folder in SPEC_FOLDERS
@@ -30,13 +37,20 @@ def spec_file_names() -> list[str]:
 
 
 def spec_from_file(name: str) -> PyramidSpec:
-    """The pyramid in a file's header; ValueError in one sentence if there is none."""
+    """Return the pyramid in the metadata of a file.
+
+    Args:
+        name: ``folder/name``, one of ``spec_file_names``.
+
+    Raises:
+        ValueError: The file cannot be read, or has no pyramid.
+    """
     folder, _, file = name.partition("/")
     path = folder_paths.get_full_path_or_raise(folder, file)
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             metadata = opened.metadata()
-    except Exception as error:  # the format's own errors have no common base class
+    except Exception as error:  # safetensors errors have no common base class
         raise ValueError(f"'{name}' is not a readable safetensors file ({error})") from None
     try:
         return PyramidSpec.from_metadata(metadata)

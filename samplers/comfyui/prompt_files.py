@@ -1,7 +1,7 @@
-"""Prompt embeddings in safetensors files, so that an 11 GB text encoder need not be loaded again.
+"""Save and load prompt embeddings as safetensors files, which saves loading an 11 GB text encoder.
 
-Tensors are named ``<index>.<key>``, one index per cond; a file with the one tensor ``cross_attn`` (1, tokens, width) is
-read, too. Numbers such as ``start_percent`` stand as JSON in the header.
+Tensors are named ``<index>.<key>``, with one index per cond; numbers such as ``start_percent`` are JSON in the metadata. Files
+with a single tensor ``cross_attn``, ``(1, tokens, width)``, can be loaded as well.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ Conditioning = list[list]
 
 
 def save_conditioning(conditioning: Conditioning, name: str) -> Path:
-    """Writes ``output/conditioning/<name>.safetensors``, whole or not at all, and returns its path."""
+    """Write ``output/conditioning/<name>.safetensors`` atomically and return its path.
+
+    Raises:
+        ValueError: The name is unusable, or the conditioning carries more than prompts.
+    """
     path = _output_path(name)
     tensors, numbers = {}, []
     for index, (cross_attn, options) in enumerate(conditioning):
         _check_savable(options)
-        found = {"cross_attn": cross_attn, **{key: options[key] for key in TENSORS[1:] if options.get(key) is not None}}
-        tensors.update({f"{index}.{key}": value.detach().cpu().contiguous().clone() for key, value in found.items()})
+        saved = {"cross_attn": cross_attn, **{key: options[key] for key in TENSORS[1:] if options.get(key) is not None}}
+        tensors.update({f"{index}.{key}": value.detach().cpu().contiguous().clone() for key, value in saved.items()})
         numbers.append({key: float(options[key]) for key in NUMBERS if key in options})
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
@@ -48,29 +52,36 @@ def save_conditioning(conditioning: Conditioning, name: str) -> Path:
 
 
 def load_conditioning(name: str) -> Conditioning:
-    """Reads a file that ``list_conditioning`` names; ValueError in one sentence for anything unusable."""
+    """Return the CONDITIONING in a file.
+
+    Args:
+        name: One of ``list_conditioning``.
+
+    Raises:
+        ValueError: The file does not exist or holds no valid conditioning.
+    """
     path = find_conditioning(name)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except Exception as error:  # the format's own errors have no common base class
+    except Exception as error:  # safetensors errors have no common base class
         raise ValueError(f"'{name}' is not a readable safetensors file ({error})") from None
     if "cross_attn" in tensors:
         return [[_checked(tensors["cross_attn"], name), {}]]
     numbers = _numbers(metadata, name)
     conditioning = []
     for index in range(len(numbers)):
-        own = {key: tensors[f"{index}.{key}"] for key in TENSORS if f"{index}.{key}" in tensors}
-        if "cross_attn" not in own:
+        options = {key: tensors[f"{index}.{key}"] for key in TENSORS if f"{index}.{key}" in tensors}
+        if "cross_attn" not in options:
             raise ValueError(f"'{name}' is damaged: prompt {index + 1} of {len(numbers)} has no embedding")
-        cross_attn = _checked(own.pop("cross_attn"), name)
-        conditioning.append([cross_attn, {**own, **numbers[index]}])
+        cross_attn = _checked(options.pop("cross_attn"), name)
+        conditioning.append([cross_attn, {**options, **numbers[index]}])
     return conditioning
 
 
 def list_conditioning() -> list[str]:
-    """Names for a widget: files in ``input/conditioning``, and in ``output/conditioning`` marked as the host does."""
+    """Return the files in ``input/conditioning``, and those in ``output/conditioning`` with ComfyUI's mark " [output]"."""
     names = []
     for base, mark in ((folder_paths.get_input_directory(), ""), (folder_paths.get_output_directory(), " [output]")):
         folder = Path(base) / FOLDER
@@ -79,36 +90,40 @@ def list_conditioning() -> list[str]:
 
 
 def find_conditioning(name: str) -> Path:
-    """The path behind a name; never outside the two folders."""
+    """Return the path of a conditioning file.
+
+    Raises:
+        ValueError: There is no such file, or the name leads outside the two folders.
+    """
     plain = name.removesuffix(" [output]")
     base = folder_paths.get_input_directory() if plain == name else folder_paths.get_output_directory()
     path = _inside(Path(base) / FOLDER, plain)
     if not path.is_file():
-        known = ", ".join(list_conditioning()[:5]) or "none yet: 'Save Conditioning' makes them"
-        raise ValueError(f"there is no conditioning file '{name}'; found are {known}")
+        known = ", ".join(list_conditioning()[:5]) or "a file from 'Save Conditioning', of which there are none"
+        raise ValueError(f"unknown conditioning file '{name}'; expected {known}")
     return path
 
 
 def _output_path(name: str) -> Path:
     stem = name.strip().removesuffix(".safetensors")
     if not stem or not re.fullmatch(r"[^\x00-\x1f<>:\"|?*\\]+", stem):
-        raise ValueError(f"'{name}' is not a usable file name; letters, digits, '-', '_' and '/' for folders are safe")
+        raise ValueError(f"'{name}' is not a valid file name; use letters, digits, '-', '_', and '/' for folders")
     return _inside(Path(folder_paths.get_output_directory()) / FOLDER, f"{stem}.safetensors")
 
 
 def _inside(folder: Path, name: str) -> Path:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"'{name}' lies outside the folder '{FOLDER}'; use a plain file name")
+        raise ValueError(f"'{name}' is outside the folder '{FOLDER}'; use a plain file name")
     return path
 
 
 def _check_savable(options: dict) -> None:
-    foreign = [key for key, value in options.items() if value is not None and key not in (*TENSORS, *NUMBERS, *IGNORED)]
-    if foreign:
+    unsupported = [key for key, value in options.items() if value is not None and key not in (*TENSORS, *NUMBERS, *IGNORED)]
+    if unsupported:
         raise ValueError(
-            f"only prompts can be saved; this conditioning also carries {', '.join(sorted(foreign))}: "
-            "save it before images, control or hooks are added"
+            f"only prompts can be saved; this conditioning also carries {', '.join(sorted(unsupported))}: "
+            "save it before adding images, control or hooks"
         )
 
 
@@ -117,22 +132,24 @@ def _numbers(metadata: dict[str, str], name: str) -> list[dict]:
         values = json.loads(metadata[METADATA_KEY])
         conds = values["conds"]
     except (KeyError, TypeError, json.JSONDecodeError):
-        raise ValueError(f"'{name}' holds no conditioning: it was not made by 'Save Conditioning'") from None
+        raise ValueError(f"'{name}' has no conditioning; expected a file from 'Save Conditioning'") from None
     if values.get("format") != FORMAT or not conds:
-        raise ValueError(f"'{name}' has conditioning format {values.get('format')!r}; this version reads {FORMAT!r}")
+        raise ValueError(
+            f"unsupported conditioning format {values.get('format')!r} in '{name}'; this version reads format {FORMAT!r}"
+        )
     return conds
 
 
 def _checked(cross_attn: Tensor, name: str) -> Tensor:
     if cross_attn.ndim != 3 or not cross_attn.is_floating_point():
         raise ValueError(
-            f"'{name}' holds an embedding of shape {tuple(cross_attn.shape)}; a prompt is (1, tokens, width) floating point"
+            f"'{name}' has an embedding of shape {tuple(cross_attn.shape)}; expected (1, tokens, width) in floating point"
         )
     return cross_attn
 
 
 def name_problem(name: str, *, existing: bool = False) -> str | None:
-    """What is wrong with a file name; None if nothing is."""
+    """Return the error in a file name, or None."""
     try:
         find_conditioning(name) if existing else _output_path(name)
     except ValueError as error:
@@ -141,6 +158,6 @@ def name_problem(name: str, *, existing: bool = False) -> str | None:
 
 
 def fingerprint(name: str) -> tuple[str, int, int]:
-    """Changes when the file does."""
+    """Return a value that changes with the file."""
     status = find_conditioning(name).stat()
     return name, status.st_mtime_ns, status.st_size

@@ -92,7 +92,7 @@ def test_samplers(t2v_model):
         sample(t2v_model, sampler=make_sampler("lcm"))
     with pytest.raises(ValueError, match="chooses its own number of steps"):
         sample(t2v_model, FREE, sampler=make_sampler("dpm_adaptive"))
-    with pytest.raises(ValueError, match="'dpm_fast' needs at least 2 steps"):
+    with pytest.raises(ValueError, match="'dpm_fast' requires at least 2 steps"):
         check_sampler(make_sampler("dpm_fast"), WAN, (2, 2, 1))
     with pytest.raises(ValueError, match="s_churn is 0.5"):
         sample(t2v_model, sampler=comfy.samplers.ksampler("euler", {"s_churn": 0.5}))
