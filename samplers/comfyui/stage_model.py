@@ -187,7 +187,7 @@ def _comfyui_prediction_is_clean(stage: Stage) -> bool:
 def _scale_rope(bound: ModelPatcher, scale: tuple[float, float, float]) -> None:
     """Multiply the distance of RoPE positions (time, height, width) by ``scale``, on top of the model's own scale."""
     if not hasattr(comfy.model_patcher.ModelPatcher, "set_model_rope_options"):
-        raise ValueError("this ComfyUI cannot scale RoPE positions, which rope 'scaled' requires; update ComfyUI")
+        raise ValueError("rope 'scaled' requires a newer ComfyUI; update it, or set the rope of the pyramid to 'native'")
     options = bound.model_options["transformer_options"] = dict(bound.model_options.get("transformer_options", {}))
     rope = dict(options.get("rope_options") or {})
     for name, factor in zip(("scale_t", "scale_y", "scale_x"), scale, strict=True):
