@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..plots.bands import band_chart, band_text
-from ..plots.chart import draw
 from ..plots.cost import cost_chart, cost_text
+from ..plots.drawing import draw
 from ..pyramid.stages import PRESETS
 from ..samplers.analysis import as_image, calibrate, cost_of
 from ..samplers.schedule import levels_for, steps_problem

@@ -1,1 +1,1 @@
-"""Pictures of pyramids: drawn with matplotlib where the host has it, else with Pillow, which it always has."""
+"""Charts of pyramids, drawn with Pillow, which ComfyUI requires itself."""

@@ -1,4 +1,4 @@
-"""Band energies of latents with the boundaries they propose."""
+"""Band energies of latents and the boundaries they propose, as text and as a chart."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from ..pyramid.spectrum import BandEnergy
 from .chart import COLOURS, Area, Chart, Line
 
 FLOOR = 1e-4
+"""Lowest signal-to-noise ratio that the chart shows."""
 
 
 def band_text(bands: Sequence[BandEnergy], threshold: float) -> str:
+    """Return one line for the threshold and one for each band."""
     lines = [
-        f"level {band.level + 1} -> {band.level}: energy {band.energy:.4g}, drowned above natural level {band.natural:.4f}"
+        f"level {band.level + 1} -> {band.level}: energy {band.energy:.4g}, masked above natural level {band.natural:.4f}"
         for band in bands
     ]
     return "\n".join([f"threshold {threshold:g} (signal to noise)", *lines])
 
 
 def band_chart(bands: Sequence[BandEnergy], threshold: float) -> Chart:
-    """Signal-to-noise ratio of each band over the natural noise level, and where it falls below the threshold."""
+    """Return a chart of each band's signal-to-noise ratio over the natural noise level, with the threshold.
+
+    A band of energy E at level sigma has the ratio ``(1 - sigma)^2 E / sigma^2``.
+    """
     naturals = [i / 200 for i in range(1, 200)]
     lines = []
     for band, colour in zip(bands, COLOURS, strict=False):
@@ -36,13 +41,13 @@ def band_chart(bands: Sequence[BandEnergy], threshold: float) -> Chart:
         if noisy > clean
     ]
     return Chart(
-        "Band energies",
-        "natural noise level",
-        "signal to noise",
-        (0, 1),
-        (FLOOR, 1e3),
-        [*lines, limit],
-        areas,
+        title="Band energies",
+        x_label="natural noise level",
+        y_label="signal to noise",
+        x_range=(0, 1),
+        y_range=(FLOOR, 1e3),
+        lines=[*lines, limit],
+        areas=areas,
         log=True,
     )
 

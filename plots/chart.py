@@ -1,26 +1,25 @@
-"""A chart as data, and the choice of what draws it."""
+"""A chart as data."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
-SIZE = (1000, 600)
-"""Pixels. The front end shows it at about half of that, so labels are large."""
-
-HEADROOM = 0.09
-"""Share of the chart's height above ``y_range``."""
-
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
-"""Told apart by colour-blind readers (Paul Tol's bright scheme)."""
+"""Colours that colour-blind readers can distinguish (Paul Tol's bright scheme)."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points joined by straight segments. label: in the legend, empty for none."""
+    """Points joined by straight segments.
+
+    Attributes:
+        x: Positions on the x axis.
+        y: Values at these positions.
+        colour: Colour, "#rrggbb".
+        label: Text in the legend; empty for none.
+        dots: Whether the points are marked.
+    """
 
     x: Sequence[float]
     y: Sequence[float]
@@ -31,7 +30,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Area:
-    """A shaded stretch of the x axis. text: a word at its top. label: in the legend, empty for none."""
+    """A shaded range of the x axis.
+
+    Attributes:
+        start: Left edge.
+        end: Right edge.
+        colour: Colour, "#rrggbb".
+        text: Short text at the top of the area.
+        label: Text in the legend; empty for none.
+    """
 
     start: float
     end: float
@@ -42,7 +49,18 @@ class Area:
 
 @dataclass(frozen=True)
 class Chart:
-    """y runs linearly from ``y_range[0]`` to ``y_range[1]``, or logarithmically; above it is room for the areas' words."""
+    """Lines and areas on two axes.
+
+    Attributes:
+        title: Title above the chart.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        x_range: Ends of the x axis.
+        y_range: Ends of the y axis; the chart adds space above for the texts of the areas.
+        lines: Lines.
+        areas: Areas, behind the lines.
+        log: Whether the y axis is logarithmic.
+    """
 
     title: str
     x_label: str
@@ -52,20 +70,3 @@ class Chart:
     lines: Sequence[Line] = ()
     areas: Sequence[Area] = ()
     log: bool = False
-
-
-def top_of_axis(chart: Chart) -> float:
-    """The value at the upper edge, above ``y_range`` by the headroom."""
-    low, high = chart.y_range
-    if chart.log:
-        return high * (high / low) ** (HEADROOM / (1 - HEADROOM))
-    return high + (high - low) * HEADROOM / (1 - HEADROOM)
-
-
-def draw(chart: Chart) -> Image.Image:
-    """An RGB picture of ``SIZE``."""
-    if importlib.util.find_spec("matplotlib") is not None:
-        from .with_matplotlib import draw_chart
-    else:
-        from .with_pillow import draw_chart
-    return draw_chart(chart)

@@ -1,4 +1,4 @@
-"""What a schedule costs: as text and as a chart."""
+"""The cost of a schedule, as text and as a chart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .chart import COLOURS, Area, Chart, Line
 
 
 def cost_text(costs: Sequence[StageCost], plain_tflops: float) -> str:
-    """The total against 50 steps at full size, and one line per stage, low to high resolution."""
+    """Return the total relative to 50 steps at full size, and one line per stage, low to high resolution."""
     lines = []
     for cost in costs:
         size = video_size(cost.shape)
@@ -23,7 +23,13 @@ def cost_text(costs: Sequence[StageCost], plain_tflops: float) -> str:
 
 
 def cost_chart(costs: Sequence[StageCost], levels: Sequence[Sequence[float]], plain_tflops: float) -> Chart:
-    """The natural noise level over the steps, with size and share of the cost of each stage."""
+    """Return a chart of the natural noise level over the steps, with the size and share of the cost of each stage.
+
+    Args:
+        costs: Cost of each stage in running order.
+        levels: Natural levels of the stages that run.
+        plain_tflops: Cost of 50 steps at full size.
+    """
     running = [cost for cost in costs if cost.steps]
     total = sum(cost.tflops for cost in running)
     steps, areas, done = [], [], 0
@@ -32,8 +38,8 @@ def cost_chart(costs: Sequence[StageCost], levels: Sequence[Sequence[float]], pl
         share = f"{100 * cost.tflops / total:.3g} % of the cost"
         label = f"{size.width}x{size.height}, {size.frames} frames, {cost.steps} steps: {share}"
         areas.append(Area(done, done + cost.steps, colour, f"stage {cost.index}", label))
-        steps += [(done + place, level) for place, level in enumerate(stage)]
+        steps += [(done + step, level) for step, level in enumerate(stage)]
         done += cost.steps
     line = Line([x for x, _ in steps], [y for _, y in steps], "#222222", dots=done <= 60)
     title = f"{total:.4g} TFLOPs, {100 * total / plain_tflops:.3g} % of 50 full steps"
-    return Chart(title, "step", "natural noise level", (0, done), (0, 1), [line], areas)
+    return Chart(title, "step", "natural noise level", x_range=(0, done), y_range=(0, 1), lines=[line], areas=areas)

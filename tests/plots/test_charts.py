@@ -1,16 +1,13 @@
-"""Charts by both backends: what they show is where it should be. (They were looked at, too.)"""
-
-import builtins
+"""Charts show lines and areas in the right places; the cost and calibration nodes report the right numbers."""
 
 import numpy as np
 import pytest
 import torch
 from comfyui_graph import empty
-from PIL import Image
 
 from pyramidalwan.nodes.analysis import PyramidalWanCalibrate, PyramidalWanCost
-from pyramidalwan.plots import chart, with_pillow
-from pyramidalwan.plots.chart import SIZE, Area, Chart, Line, draw, top_of_axis
+from pyramidalwan.plots.chart import Area, Chart, Line
+from pyramidalwan.plots.drawing import BOTTOM, SIZE, TOP, draw, top_of_axis
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.analysis import calibrate, cost_of
 
@@ -21,25 +18,15 @@ SIMPLE = Chart(
 )  # fmt: skip
 
 
-def backends():
-    yield "pillow", with_pillow.draw_chart
-    try:
-        from pyramidalwan.plots import with_matplotlib
-    except ImportError:
-        return
-    yield "matplotlib", with_matplotlib.draw_chart
-
-
 def red(picture):
-    """Where the pure red line is: mean row for the leftmost and the rightmost of its columns."""
+    """Return the rows and columns of all pure red pixels."""
     pixels = np.asarray(picture).astype(int)
     rows, columns = np.nonzero((pixels[..., 0] > 200) & (pixels[..., 1] < 60) & (pixels[..., 2] < 60))
     return rows, columns
 
 
-@pytest.mark.parametrize(("name", "backend"), list(backends()), ids=lambda v: v if isinstance(v, str) else "")
-def test_a_falling_line_falls(name, backend):
-    picture = backend(SIMPLE)
+def test_a_falling_line_falls_and_an_area_is_shaded():
+    picture = draw(SIMPLE)
     assert picture.size == SIZE and picture.mode == "RGB"
     rows, columns = red(picture)
     curve = columns > 250  # right of the legend's sample of the line
@@ -50,27 +37,14 @@ def test_a_falling_line_falls(name, backend):
     assert blue[2] > blue[0] + 15 and abs(white[2] - white[0]) < 12
 
 
-def test_logarithmic_axes():
+def test_the_middle_of_a_logarithmic_axis_is_the_geometric_mean():
     flat = Chart("t", "x", "y", (0, 1), (1e-4, 1e4), [Line([0, 1], [1, 1], "#ff0000")], log=True)
     assert top_of_axis(flat) > 1e4
-    rows, _ = red(with_pillow.draw_chart(flat))
-    assert abs(rows.mean() - (with_pillow.TOP + with_pillow.BOTTOM + 0.09 * (with_pillow.BOTTOM - with_pillow.TOP)) / 2) < 4
+    rows, _ = red(draw(flat))
+    assert abs(rows.mean() - (TOP + BOTTOM + 0.09 * (BOTTOM - TOP)) / 2) < 4
 
 
-def test_pillow_draws_where_there_is_no_matplotlib(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(chart.importlib.util, "find_spec", lambda name: None)
-    assert isinstance(draw(SIMPLE), Image.Image)
-
-
-def test_the_cost_node_says_what_the_paper_says():
+def test_the_cost_node_reports_the_published_costs():
     text, image = PyramidalWanCost.execute(empty(21, 56, 104), "20-20-10", "1", "auto", 5.0, WAN).args
     lines = text.splitlines()
     assert lines[1].startswith("stage 0: 208x112 with 21 frames, 546 tokens, 20 steps x 1.626 TFLOPs")
@@ -83,14 +57,14 @@ def test_the_cost_node_says_what_the_paper_says():
     assert "total: 1007 TFLOPs" in skipped
 
 
-def test_the_cost_of_the_model_in_the_graph(t2v_model):
+def test_the_cost_is_that_of_the_connected_model(t2v_model):
     text = PyramidalWanCost.execute(empty(21, 56, 104), "2-2-1", "1", "auto", 5.0, WAN, t2v_model).args[0]
     assert float(text.splitlines()[0].split()[1]) < 20  # a tiny model
     with pytest.raises(ValueError, match="does not fit a pyramid of 3 stages"):
         PyramidalWanCost.execute(empty(21, 60, 104), "2-2-1", "1", "auto", 5.0, WAN)
 
 
-def test_calibration_measures_and_proposes():
+def test_calibration_proposes_boundaries_that_rise_with_a_lower_threshold():
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(2, 16, 5, 4, 4, generator=generator) * 3
     smooth = torch.nn.functional.interpolate(coarse, size=(5, 16, 16), mode="trilinear")
@@ -102,7 +76,7 @@ def test_calibration_measures_and_proposes():
     assert careful.boundaries[1] > spec.boundaries[1]
 
 
-def test_calibration_refuses_what_it_cannot_measure():
+def test_calibration_rejects_latents_it_cannot_measure():
     with pytest.raises(ValueError, match="needs encoded clips"):
         calibrate(empty(), WAN, 0.1)
     with pytest.raises(ValueError, match="1 stage has no boundary"):
