@@ -82,7 +82,8 @@ def _transition_widgets() -> list[io.Input]:
             "boundaries",
             default=", ".join(map(str, default.boundaries)),
             tooltip="Natural noise levels at which the resolution changes, from low to high resolution, so falling: one "
-            "fewer than stages, between 0 and 1, such as 0.896, 0.602.",
+            "fewer than stages, between 0 and 1, such as 0.896, 0.602. The grids auto and distilled move those of "
+            "stock weights.",
         ),
         io.String.Input(
             "downsample_axes",

@@ -122,8 +122,8 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
                 ),
                 io.Sigmas.Input(
                     "sigmas",
-                    tooltip="Natural noise levels of the whole run, falling to 0, from 'Pyramidal "
-                    "Schedule' or any scheduler. If they start below 1, the latent must be an encoded video.",
+                    tooltip="Natural noise levels from 'Pyramidal Schedule' or any scheduler. If they start below 1, the "
+                    "latent must be an encoded video. They may end above 0 for another sampler to continue.",
                 ),
                 io.Latent.Input(
                     "latent",
@@ -137,8 +137,8 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
                 ),
                 *_stage_range_widgets(),
                 *_optional_sockets(
-                    "Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free. Connect the pyramid "
-                    "output of 'Pyramidal Schedule' if its grid is distilled or its steps start with 0."
+                    "Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free. With 'Pyramidal "
+                    "Schedule', connect its pyramid output."
                 ),
             ],
             outputs=_outputs(),

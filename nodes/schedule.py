@@ -21,9 +21,9 @@ def grid_widgets() -> list[io.Input]:
                 "grid",
                 options=list(GRID_CHOICES),
                 default="auto",
-                tooltip="How the steps of a stage are spaced. auto: uniform for pyramidal models, shift for stock weights. "
-                "uniform: evenly in the noise. shift: by a flow shift, as stock Wan. distilled: exactly the levels of a "
-                "step-distilled LoRA for plain Wan; the boundaries move to them.",
+                tooltip="How steps are spaced. auto: uniform for pyramidal models; for stock weights the levels of an ordinary "
+                "run, and the boundaries move to them. uniform: evenly in the noise. shift: by a flow shift in each stage. "
+                "distilled: timesteps of a step-distilled LoRA for plain Wan, also in the low stages.",
             )
         ),
         advanced(
@@ -34,7 +34,8 @@ def grid_widgets() -> list[io.Input]:
                 max=100.0,
                 step=0.1,
                 round=0.01,
-                tooltip="The flow shift of the grids shift and distilled. Larger: more steps at high noise. Wan uses 3 to 8.",
+                tooltip="Flow shift of the model; not used by the grid uniform. Larger: more steps at high noise. Wan uses "
+                "3 to 8.",
             )
         ),
     ]
@@ -63,7 +64,7 @@ class PyramidalWanSchedule(io.ComfyNode):
                     "pyramid_out",
                     display_name="pyramid",
                     tooltip="The pyramid of these SIGMAS; connect this one from here on. It lacks stages skipped with 0 and "
-                    "has the boundaries that the grid distilled moves.",
+                    "has the boundaries that the grid moves.",
                 ),
             ],
         )

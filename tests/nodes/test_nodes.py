@@ -104,13 +104,11 @@ def test_a_schedule_includes_the_boundaries_and_all_steps():
     sigmas, spec = values(PyramidalWanSchedule.execute(PRESETS["pyramidal-wan"], "0-2-1", "auto", 5.0))
     assert len(sigmas) == 4 and spec.number_of_stages == 2
     assert "only leading stages" in PyramidalWanSchedule.validate_inputs("2-0-1")
-    uniform, shifted = (
-        values(PyramidalWanSchedule.execute(spec, "2-2", grid, 5.0))[0]
-        for grid in ("uniform", "shift")
-        for spec in [PRESETS["training-free"]]
-    )
-    assert torch.equal(values(PyramidalWanSchedule.execute(PRESETS["training-free"], "2-2", "auto", 5.0))[0], shifted)
-    assert not torch.allclose(uniform, shifted)
+    stock = PRESETS["training-free"]
+    sigmas, spec = values(PyramidalWanSchedule.execute(stock, "2-2", "auto", 5.0))
+    assert sigmas.tolist() == pytest.approx([1, 15 / 16, 5 / 6, 5 / 8, 0]) and spec.boundaries == pytest.approx((5 / 6,))
+    uniform, shifted = (values(PyramidalWanSchedule.execute(stock, "2-2", grid, 5.0))[0] for grid in ("uniform", "shift"))
+    assert not torch.allclose(uniform, shifted) and uniform[2] == shifted[2] == pytest.approx(0.8)
     wan = PRESETS["pyramidal-wan"]
     auto, even = (values(PyramidalWanSchedule.execute(wan, "2-2-2", grid, 5.0))[0] for grid in ("auto", "uniform"))
     assert torch.equal(auto, even)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .graph import MUTED, Graph, Node
-from .notes import STEPS_THREE, STEPS_TWO, STOCK, add_notes, cost_sentence
+from .notes import STEPS_THREE, STEPS_TWO, STOCK, add_notes, cost_sentence, start_level
 from .parts import (
     CLIP_VISION,
     FRAMES,
@@ -218,8 +218,8 @@ def v2v(graph: Graph) -> None:
 **Choose a video of your own in 'Load Video'.** Its first {FRAMES} frames are encoded, noised, and sampled again from there.
 
 `denoise` sets how much changes: only that share of the steps, the last ones, runs. With `20-10` a denoise of 0.3 starts at
-noise level 0.57, 0.5 at 0.79 and 0.7 at 0.91; 1 keeps nothing of the video. Up to 0.33 all steps run at full size, above it the
-first ones run at half size.
+noise level {start_level("20-10", 0.3):.2f}, 0.5 at {start_level("20-10", 0.5):.2f} and 0.7 at {start_level("20-10", 0.7):.2f};
+1 keeps nothing of the video. Up to 0.33 all steps run at full size, above it the first ones run at half size.
 
 {STEPS_TWO}
 

@@ -6,7 +6,8 @@ import math
 import re
 
 from pyramid.flops import WAN_DIMENSIONS, forward_tflops, schedule_cost, tokens, total_tflops
-from pyramid.schedules import parse_steps
+from pyramid.schedules import keep_last, parse_steps
+from pyramid.segments import plain_levels
 from pyramid.sizes import VideoSize
 from pyramid.stages import PRESETS
 
@@ -22,6 +23,7 @@ EMPTY_LINE = 9
 whose type is the larger one."""
 
 PLAIN_STEPS = 50
+SHIFT = 5.0
 
 STEPS_TWO = """## Steps are written low-high
 
@@ -57,6 +59,14 @@ def cost_sentence(preset: str, steps: str, *, cfg: bool = True, height: int = HE
         f"`{steps}` at {WIDTH}x{height} with {FRAMES} frames takes {100 * ours / plain:.2g} % of the operations of "
         f"{PLAIN_STEPS} ordinary steps with cfg (counted without text encoder and VAE; times depend on the card)."
     )
+
+
+def start_level(steps: str, denoise: float) -> float:
+    """Return the natural noise level where video to video starts with the defaults of the sampler (grid auto, shift 5)."""
+    spec = PRESETS["training-free"]
+    _, levels = plain_levels(spec, parse_steps(steps, spec.number_of_stages), SHIFT)
+    count = sum(len(stage) - 1 for stage in levels)
+    return next(stage[0] for stage in keep_last(levels, round(denoise * count)) if stage)
 
 
 def models_text(names: tuple[str, ...], missing: tuple[str, ...] = ()) -> str:
