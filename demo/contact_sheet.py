@@ -1,4 +1,4 @@
-"""Strips of frames of several videos in one picture, for comparing them."""
+"""A contact sheet: frames of several videos in one picture, a row for each video."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 from PIL import Image, ImageDraw, ImageFont
+
+from tiny_wan.world.videos import evenly_spaced_frames
 
 FRAMES, SIDE, GAP = 6, 160, 6
 TEXT, TITLE = 26, 34
@@ -16,21 +17,14 @@ BACKGROUND, FOREGROUND = (24, 24, 27), (235, 235, 235)
 
 @dataclass(frozen=True)
 class Strip:
-    """A video file and what stands above its frames."""
+    """A video file and the text above its frames."""
 
     video: Path
     label: str
 
 
-def frames_of(video: Path, count: int = FRAMES) -> list[Image.Image]:
-    """Evenly spaced ones, the first and the last among them."""
-    with av.open(str(video)) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
-    return [frames[round(place * (len(frames) - 1) / max(1, count - 1))] for place in range(count)]
-
-
 def contact_sheet(strips: Sequence[Strip], path: Path, *, title: str) -> Path:
-    """Writes a PNG with a row for each video."""
+    """Write a PNG with a row for each video, and return its path."""
     row = TEXT + SIDE + GAP
     sheet = Image.new("RGB", (FRAMES * (SIDE + GAP) + GAP, TITLE + len(strips) * row + GAP), BACKGROUND)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
@@ -38,9 +32,9 @@ def contact_sheet(strips: Sequence[Strip], path: Path, *, title: str) -> Path:
     for number, strip in enumerate(strips):
         top = TITLE + number * row
         draw.text((GAP, top + TEXT // 2), strip.label, FOREGROUND, font, anchor="lm")
-        for place, frame in enumerate(frames_of(strip.video)):
+        for column, frame in enumerate(evenly_spaced_frames(strip.video, FRAMES)):
             scaled = frame.resize((SIDE, SIDE * frame.height // frame.width), Image.Resampling.LANCZOS)
-            sheet.paste(scaled, (GAP + place * (SIDE + GAP), top + TEXT))
+            sheet.paste(scaled, (GAP + column * (SIDE + GAP), top + TEXT))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     return path

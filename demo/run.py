@@ -1,4 +1,4 @@
-"""One prompt, sampled plainly and through a pyramid: the real ComfyUI with the pack, a trained tiny Wan, on a CPU.
+"""One prompt, sampled without and with a pyramid: the real ComfyUI with the pack and a trained tiny Wan, on a CPU.
 
 Run: make demo    (or .venv/bin/python -m demo.run, from the root of the checkout)
      make demo PROMPT="a white disc moving up on the left over a striped grey background"
@@ -37,12 +37,22 @@ SEED = 3
 
 PAPER_SIZE = VideoSize(width=832, height=448, frames=81)
 PAPER_SCHEDULES = (("0-0-50", True), ("20-20-10", True), ("2-2-1", False))
-"""Steps from low to high resolution, and whether cfg runs every one of them twice."""
+"""Steps from low to high resolution, and whether cfg runs the model twice in every one of them."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """A way to sample the prompt. name: of its files. preset: one of the pyramid's. model: file of tiny_wan/weights."""
+    """A way to sample the prompt.
+
+    Attributes:
+        name: First part of its files' names.
+        label: Its row in the table.
+        preset: Name of a pyramid preset.
+        steps: Steps per stage, from low to high resolution.
+        cfg: Guidance scale; 1 runs the model once a step.
+        model: File in tiny_wan/weights.
+        sampler: ComfyUI's name of the sampler.
+    """
 
     name: str
     label: str
@@ -54,7 +64,7 @@ class Sampling:
 
     @property
     def tflops(self) -> float:
-        """Of the same steps with Wan2.1 1.3B at the paper's size."""
+        """TFLOPs of the same steps with Wan2.1 1.3B at the paper's size."""
         spec = PRESETS[self.preset]
         steps = parse_steps(self.steps, spec.number_of_stages)
         return total_tflops(schedule_cost(spec, PAPER_SIZE.latent, steps, WAN_DIMENSIONS["1.3B"], cfg=self.cfg != 1))
@@ -70,21 +80,28 @@ SAMPLINGS = (
 
 
 @dataclass(frozen=True)
-class Made:
-    """What came of a sampling. video: the first seed; every: all seeds, one after the other."""
+class Result:
+    """The videos of a sampling.
+
+    Attributes:
+        sampling: How they were sampled.
+        first_video: The video of the first seed.
+        all_videos: The videos of all seeds, one after the other in one file.
+        seconds: Wall-clock time.
+    """
 
     sampling: Sampling
-    video: Path
-    every: Path
+    first_video: Path
+    all_videos: Path
     seconds: float
 
 
 def sampling_graph(sampling: Sampling, prompt: str, size: VideoSize = SIZE, *, seeds: int = SEEDS) -> Graph:
-    """Text to video with several seeds at once; prompts are files, so no text encoder is loaded."""
+    """Build a text-to-video graph with several seeds in one batch; prompts are files, so no text encoder is loaded."""
     sides = {"width": size.width, "height": size.height, "frames": size.frames, "batch_size": seeds}
     wires = {name: [name, 0] for name in ("model", "positive", "negative", "latent", "pyramid")}
     settings = {"seed": SEED, "steps": sampling.steps, "cfg": f"{sampling.cfg:g}", "sampler_name": sampling.sampler}
-    saved = {"fps": FPS}, {"format": "mp4", "codec": "h264"}
+    mp4 = {"format": "mp4", "codec": "h264"}
     nodes = {
         "model": ("UNETLoader", {"unet_name": sampling.model, "weight_dtype": "default"}),
         "vae": ("VAELoader", {"vae_name": "tiny_wan_vae.safetensors"}),
@@ -95,10 +112,10 @@ def sampling_graph(sampling: Sampling, prompt: str, size: VideoSize = SIZE, *, s
         "samples": ("PyramidalWanSampler", {**wires, **settings}),
         "frames": ("VAEDecode", {"samples": ["samples", 0], "vae": ["vae", 0]}),
         "first": ("ImageFromBatch", {"image": ["frames", 0], "batch_index": 0, "length": size.frames}),
-        "video": ("CreateVideo", {"images": ["first", 0], **saved[0]}),
-        "file": ("SaveVideo", {"video": ["video", 0], "filename_prefix": f"demo/{sampling.name}", **saved[1]}),
-        "all": ("CreateVideo", {"images": ["frames", 0], **saved[0]}),
-        "every": ("SaveVideo", {"video": ["all", 0], "filename_prefix": f"demo/{sampling.name}-all-seeds", **saved[1]}),
+        "first_video": ("CreateVideo", {"images": ["first", 0], "fps": FPS}),
+        "save_first": ("SaveVideo", {"video": ["first_video", 0], "filename_prefix": f"demo/{sampling.name}", **mp4}),
+        "all_videos": ("CreateVideo", {"images": ["frames", 0], "fps": FPS}),
+        "save_all": ("SaveVideo", {"video": ["all_videos", 0], "filename_prefix": f"demo/{sampling.name}-all-seeds", **mp4}),
     }
     return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
 
@@ -114,6 +131,7 @@ class ProgressLine:
         self._started = time.monotonic()
 
     def show(self, progress: Progress) -> None:
+        """Print the progress of the running node."""
         name = self._graph[progress.node]["class_type"]
         if sys.stdout.isatty():
             done = self.BAR * progress.step // max(progress.steps, 1)
@@ -125,12 +143,13 @@ class ProgressLine:
         self._node = progress.node
 
     def end(self) -> None:
+        """Clear the line."""
         if sys.stdout.isatty():
             print("\r\033[K", end="", flush=True)
 
 
 def cost_table() -> str:
-    """What the released 1.3B model would cost, from `pyramid.flops`: plain sampling against two pyramid schedules."""
+    """Return a table of TFLOPs of Wan2.1 1.3B: ordinary sampling and two pyramid schedules."""
     spec = PRESETS["pyramidal-wan"]
     lines = [f"{'steps, low to high':<20}{'cfg':<6}{'TFLOPs':>8}{'of plain':>10}"]
     plain = 0.0
@@ -143,9 +162,9 @@ def cost_table() -> str:
     return "\n".join(lines)
 
 
-async def make_videos(workspace: Workspace, samplings: Sequence[Sampling], prompt: str) -> list[Made]:
-    """Start ComfyUI, run the graphs, stop ComfyUI."""
-    made = []
+async def make_videos(workspace: Workspace, samplings: Sequence[Sampling], prompt: str) -> list[Result]:
+    """Start ComfyUI, run the graphs, and stop ComfyUI."""
+    results = []
     async with ComfyUIServer(workspace) as server:
         for sampling in samplings:
             print(f"{sampling.label} ...", flush=True)
@@ -155,33 +174,35 @@ async def make_videos(workspace: Workspace, samplings: Sequence[Sampling], promp
                 outputs = await server.run(graph, line.show)
             finally:
                 line.end()
-            video, every = (workspace.output / "demo" / outputs[name]["images"][0]["filename"] for name in ("file", "every"))
-            made.append(Made(sampling, video, every, time.monotonic() - began))
-    return made
+            names = [outputs[node]["images"][0]["filename"] for node in ("save_first", "save_all")]
+            first, every = (workspace.output / "demo" / name for name in names)
+            results.append(Result(sampling, first, every, time.monotonic() - began))
+    return results
 
 
-def read_back(made: Made, caption: Caption) -> tuple[list[str], float]:
-    """What image analysis sees in the first seed, and the share of attributes that are right over all seeds."""
-    clips = list(clips_of(made.every, ClipShape(SIZE.frames, SIZE.height, SIZE.width)))
+def read_back(result: Result, caption: Caption) -> tuple[list[str], float]:
+    """Return the attributes that image analysis reads in the first seed's video, and the share that is right over all seeds."""
+    clips = list(clips_of(result.all_videos, ClipShape(SIZE.frames, SIZE.height, SIZE.width)))
     readings = read(torch.stack(clips))
     shares = accuracy(readings, [caption] * len(readings))
     return [readings[0].words[name] for name in ATTRIBUTES], sum(shares[name] for name in ATTRIBUTES) / len(ATTRIBUTES)
 
 
-def report(made: Sequence[Made], caption: Caption) -> tuple[str, list[Strip]]:
-    """A table, and a strip of frames for each sampling."""
-    plain = made[0]
-    lines = [f"{'':<38}{'as asked':>9}{'cost':>7}{'time':>7}   read back from the first video"]
+def report(results: Sequence[Result], caption: Caption) -> tuple[str, list[Strip]]:
+    """Return a table, and a strip of frames for each sampling; costs are relative to the first sampling."""
+    plain = results[0]
+    lines = [f"{'':<38}{'accuracy':>9}{'cost':>7}{'time':>7}   attributes read from the first video"]
     strips = []
-    for one in made:
-        words, share = read_back(one, caption)
-        cost = one.sampling.tflops / plain.sampling.tflops
-        lines.append(f"{one.sampling.label:<38}{share:>9.0%}{cost:>7.0%}{one.seconds:>6.0f}s   {', '.join(words)}")
-        strips.append(Strip(one.video, f"{one.sampling.label}: {share:.0%} as asked, {cost:.0%} of the cost"))
+    for result in results:
+        words, share = read_back(result, caption)
+        label, cost = result.sampling.label, result.sampling.tflops / plain.sampling.tflops
+        lines.append(f"{label:<38}{share:>9.0%}{cost:>7.0%}{result.seconds:>6.0f}s   {', '.join(words)}")
+        strips.append(Strip(result.first_video, f"{label}: {share:.0%} accuracy, {cost:.0%} of the cost"))
     return "\n".join(lines), strips
 
 
 async def main() -> None:
+    """Sample the prompt in every way, and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt", default=PROMPT, help='default: "%(default)s"')
     caption = parse(parser.parse_args().prompt)
@@ -191,12 +212,12 @@ async def main() -> None:
     workspace = default_workspace()
     print(f'"{caption}", {SEEDS} seeds\nStarting ComfyUI ({workspace.comfyui}) ...', flush=True)
     prepare(workspace)
-    made = await make_videos(workspace, SAMPLINGS, write_prompt(workspace, str(caption)))
-    table, strips = report(made, caption)
+    results = await make_videos(workspace, SAMPLINGS, write_prompt(workspace, str(caption)))
+    table, strips = report(results, caption)
     sheet = contact_sheet(strips, workspace.output / "demo" / "comparison.png", title=str(caption))
-    print(f"\n{table}\n\n'as asked': attributes of {SEEDS} videos that image analysis reads back as the prompt has them;")
-    print("'cost': operations on Wan2.1 1.3B; 'time': here, with decoding, the first row also with loading.\n")
-    print("\n".join(str(path) for path in (sheet, *(one.video for one in made))))
+    print(f"\n{table}\n\naccuracy: share of the prompt's attributes that image analysis reads in {SEEDS} videos;")
+    print("cost: operations on Wan2.1 1.3B; time: on this machine, with decoding, and in the first row with loading.\n")
+    print("\n".join(str(path) for path in (sheet, *(result.first_video for result in results))))
     print(f"\nWan2.1 1.3B at {PAPER_SIZE.width}x{PAPER_SIZE.height}, {PAPER_SIZE.frames} frames, would take:\n\n{cost_table()}")
 
 

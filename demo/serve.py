@@ -1,4 +1,4 @@
-"""ComfyUI in the browser with this pack and tiny random models in it.
+"""ComfyUI in the browser, with this pack and tiny models, random and trained.
 
 Run: make serve    (or .venv/bin/python -m demo.serve [--port 8188] [any option of ComfyUI])
 """
@@ -16,6 +16,7 @@ from harness.workspace import default_workspace, prepare
 
 
 def main() -> None:
+    """Prepare the workspace and replace this process by ComfyUI."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8188)
     options, arguments = parser.parse_known_args()

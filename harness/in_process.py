@@ -1,4 +1,4 @@
-"""ComfyUI and the pack inside this process, for tests and benchmarks: no server, the host's own objects."""
+"""ComfyUI and the pack inside this process, for tests, benchmarks and recipes: no server, ComfyUI's own objects."""
 
 from __future__ import annotations
 
@@ -9,32 +9,44 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "pyramidalwan"
-"""Under this name the pack is imported, as a package by its path, which is how the host does it."""
+"""The name under which the pack is imported: as a package by its path, which is how ComfyUI imports it."""
 
 
 def comfyui_folder() -> Path:
-    """``$COMFYUI_DIR``, or the ComfyUI that the set-up made."""
-    return Path(os.environ.get("COMFYUI_DIR") or ROOT / ".host" / "ComfyUI")
+    """Return ComfyUI's folder: ``$COMFYUI_DIR``; else the checkout in .host; else the ComfyUI that this pack is installed in.
 
-
-def use_comfyui(*, cpu: bool = True) -> None:
-    """Makes ``comfy`` and ``pyramidalwan`` importable.
-
-    The host's folder goes first: its ``nodes.py`` must win over our folder of that name. The host reads the command line
-    when it is imported unless it is told not to.
+    Raises:
+        FileNotFoundError: There is no ComfyUI in any of them.
     """
-    folder = comfyui_folder()
-    if not (folder / "main.py").is_file():
-        raise FileNotFoundError(f"no ComfyUI in {folder}: run 'make test', or set COMFYUI_DIR to a checkout")
-    sys.path.insert(0, str(folder))
+    chosen = os.environ.get("COMFYUI_DIR")
+    candidates = [Path(chosen)] if chosen else [ROOT / ".host" / "ComfyUI", ROOT.parents[1]]
+    for folder in candidates:
+        if (folder / "main.py").is_file():
+            return folder.resolve()
+    searched = ", ".join(map(str, candidates))
+    raise FileNotFoundError(f"no ComfyUI in {searched}; run 'make set-up', or set COMFYUI_DIR to a checkout")
+
+
+def use_comfyui(*, cpu: bool = True, pack: bool = True) -> None:
+    """Make ``comfy`` importable, and ``pyramidalwan`` unless ``pack`` is False.
+
+    ComfyUI's folder is put first on ``sys.path``, because its ``nodes.py`` must take precedence over our folder of that name.
+    ComfyUI parses the command line on import unless that is switched off. ``cpu`` has no effect once ComfyUI has chosen its
+    device.
+    """
+    folder = str(comfyui_folder())
+    if "comfy" not in sys.modules or folder not in sys.path:
+        sys.path.insert(0, folder)
     import comfy.options
 
     comfy.options.enable_args_parsing(False)
     from comfy.cli_args import args
 
-    args.cpu = cpu
-    args.base_directory = str(ROOT / ".host" / "base")  # newer hosts make folders where inputs are looked for
-    _import_pack()
+    if "comfy.model_management" not in sys.modules:
+        args.cpu = cpu
+    args.base_directory = str(ROOT / ".host" / "base")  # newer versions create folders where they look for inputs
+    if pack:
+        _import_pack()
 
 
 def _import_pack() -> None:

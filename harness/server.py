@@ -1,4 +1,4 @@
-"""Start a ComfyUI of one's own, queue graphs over HTTP, wait for them, stop it.
+"""A headless ComfyUI in a process of its own: start it, queue graphs over HTTP, wait for them, stop it.
 
     async with ComfyUIServer(workspace) as server:
         outputs = await server.run(graph)
@@ -33,12 +33,18 @@ class ServerError(RuntimeError):
 
 
 class GraphError(RuntimeError):
-    """ComfyUI refused a graph, or a node of it failed."""
+    """ComfyUI rejected a graph, or one of its nodes failed."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The id of the node that runs, and how far it is; zeros while it has not said."""
+    """How far a graph has run.
+
+    Attributes:
+        node: Id of the node that runs.
+        step: Steps of that node that are done; 0 until it reports them.
+        steps: Steps of that node in all; 0 until it reports them.
+    """
 
     node: str
     step: int = 0
@@ -46,7 +52,7 @@ class Progress:
 
 
 def command(workspace: Workspace, *, port: int, database: str, arguments: tuple[str, ...] = ()) -> list[str]:
-    """The command line of a ComfyUI that reads and writes nothing outside the workspace."""
+    """Return the command line of a ComfyUI that reads and writes nothing outside the workspace."""
     folders = ["--base-directory", str(workspace.base), "--output-directory", str(workspace.output)]
     address = ["--port", str(port), "--database-url", database]
     return [
@@ -56,7 +62,7 @@ def command(workspace: Workspace, *, port: int, database: str, arguments: tuple[
 
 
 class ComfyUIServer:
-    """A headless ComfyUI on the CPU, alive inside ``async with``. Its log lies in the workspace's base folder."""
+    """A headless ComfyUI on the CPU, which runs inside ``async with``. Its log is in the workspace's base folder."""
 
     def __init__(self, workspace: Workspace, *, arguments: tuple[str, ...] = (), start_timeout: float = 180):
         self.workspace = workspace
@@ -89,9 +95,16 @@ class ComfyUIServer:
     async def run(
         self, graph: Graph, on_progress: Callable[[Progress], None] = lambda progress: None, *, timeout: float = 600
     ) -> dict[str, dict]:
-        """Queue a graph, wait until it is done and return what its output nodes made, by node id.
+        """Queue a graph, wait until it is done, and return the outputs of its output nodes by node id.
 
-        Widgets that the graph leaves out take their defaults, as they do in the front end.
+        Args:
+            graph: The graph in API format; widgets that it leaves out take their defaults, as they do in the front end.
+            on_progress: Called for every node that starts and every step that it reports.
+            timeout: Seconds.
+
+        Raises:
+            GraphError: ComfyUI rejected the graph, a node failed, or the time ran out.
+            ServerError: ComfyUI died.
         """
         try:
             return await asyncio.wait_for(self._run(graph, on_progress), timeout)
@@ -101,7 +114,7 @@ class ComfyUIServer:
             raise self._failure("closed the connection") from None
 
     async def get(self, path: str) -> Any:
-        """The JSON that a route answers with."""
+        """Return the JSON with which a route answers."""
         async with self._http.get(path) as response:
             response.raise_for_status()
             return await response.json()
@@ -148,7 +161,7 @@ class ComfyUIServer:
         async with self._http.post("/prompt", json={"prompt": graph, "client_id": self._client}) as response:
             answer = await response.json()
         if "prompt_id" not in answer or answer.get("node_errors"):
-            raise GraphError(f"ComfyUI refused the graph: {_refusal(answer)}; the log is {self.log}")
+            raise GraphError(f"ComfyUI rejected the graph: {_reasons(answer)}; the log is {self.log}")
         return answer["prompt_id"]
 
     async def _stop(self) -> None:
@@ -167,12 +180,12 @@ class ComfyUIServer:
 
 
 def _defaults(inputs: dict[str, list]) -> dict[str, Any]:
-    """The defaults of those inputs that are widgets and have one."""
+    """Return the defaults of those inputs that are widgets and have one."""
     options = {name: spec[1] for name, spec in inputs.items() if len(spec) > 1}
     return {name: widget["default"] for name, widget in options.items() if "default" in widget}
 
 
-def _refusal(answer: dict) -> str:
+def _reasons(answer: dict) -> str:
     errors = [answer["error"]] if answer.get("error") else []
     reasons = [f"{error['message']} {error['details']}".strip() for error in errors]
     for node in answer.get("node_errors", {}).values():

@@ -1,44 +1,29 @@
-"""Where ComfyUI is, and its two Wan classes, for recipes and scripts that run outside it."""
+"""ComfyUI's Wan networks and latent format, for recipes and scripts that run outside ComfyUI."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from pyramid.latent_shape import CHANNELS
 
-ROOT = Path(__file__).resolve().parents[1]
+from .in_process import use_comfyui
+
+if TYPE_CHECKING:
+    from comfy.latent_formats import Wan21
+    from comfy.ldm.wan.model import WanModel
+    from comfy.ldm.wan.vae import WanVAE
+
 VAE_DIM_MULT = (1, 2, 4, 4)
+HEAD_DIM = 128
 
 
-def host_folder() -> Path:
-    """ComfyUI's folder: `$COMFYUI_DIR`, the checkout in .host, or the host that this pack is installed in."""
-    candidates = [os.environ.get("COMFYUI_DIR"), ROOT / ".host" / "ComfyUI", ROOT.parents[1]]
-    for folder in filter(None, candidates):
-        if (Path(folder) / "comfy" / "ldm" / "wan").is_dir():
-            return Path(folder)
-    tried = ", ".join(str(folder) for folder in candidates if folder)
-    raise FileNotFoundError(f"ComfyUI not found; looked in {tried}. Set COMFYUI_DIR to its folder, or run `make set-up`")
-
-
-def use_host() -> None:
-    """Make `comfy` importable, on the CPU where there is no accelerator. The command line stays ours."""
-    if "comfy" not in sys.modules and str(host_folder()) not in sys.path:
-        sys.path.insert(0, str(host_folder()))
-    import comfy.cli_args
-
-    if "comfy.model_management" not in sys.modules and not torch.cuda.is_available():
-        comfy.cli_args.args.cpu = True
-
-
-def build_vae(*, dim: int) -> torch.nn.Module:
-    """The host's Wan 2.1 VAE of width `dim`, weights uninitialised. Its loader builds the same from a state dict."""
-    use_host()
+def build_vae(*, dim: int) -> WanVAE:
+    """Build ComfyUI's Wan 2.1 VAE of width ``dim`` with uninitialised weights, as its loader does from a state dict."""
+    _use_comfyui()
     from comfy.ldm.wan.vae import WanVAE
 
     return WanVAE(
@@ -46,15 +31,19 @@ def build_vae(*, dim: int) -> torch.nn.Module:
     )
 
 
-def build_transformer(*, dim: int, ffn_dim: int, layers: int, in_dim: int = CHANNELS) -> torch.nn.Module:
-    """The host's Wan 2.1 text-to-video transformer, weights uninitialised. The host's loader wants heads of 128.
+def build_transformer(*, dim: int, ffn_dim: int, layers: int, in_dim: int = CHANNELS) -> WanModel:
+    """Build ComfyUI's Wan 2.1 text-to-video transformer with uninitialised weights.
 
-    in_dim: 36 takes mask and image beside the noisy latent, as Wan 2.2's image-to-video transformer does.
+    Args:
+        dim: Width, a multiple of 128: ComfyUI's loader takes heads of that size.
+        ffn_dim: Width of the feed-forward layers.
+        layers: Number of blocks.
+        in_dim: Input channels; 36 takes mask and image beside the noisy latent, as Wan 2.2's image-to-video transformer does.
     """
-    if dim % 128:
-        nearest = max(128, round(dim / 128) * 128)
-        raise ValueError(f"dim {dim} must be a multiple of 128, the host's head size for Wan (nearest: {nearest})")
-    use_host()
+    if dim % HEAD_DIM:
+        nearest = max(HEAD_DIM, round(dim / HEAD_DIM) * HEAD_DIM)
+        raise ValueError(f"dim {dim} is not a multiple of {HEAD_DIM}, ComfyUI's head size for Wan (nearest: {nearest})")
+    _use_comfyui()
     import comfy.ops
     from comfy.ldm.wan.model import WanModel
 
@@ -62,7 +51,7 @@ def build_transformer(*, dim: int, ffn_dim: int, layers: int, in_dim: int = CHAN
         model_type="t2v",
         dim=dim,
         ffn_dim=ffn_dim,
-        num_heads=dim // 128,
+        num_heads=dim // HEAD_DIM,
         num_layers=layers,
         in_dim=in_dim,
         out_dim=CHANNELS,
@@ -71,9 +60,12 @@ def build_transformer(*, dim: int, ffn_dim: int, layers: int, in_dim: int = CHAN
     )
 
 
-def latent_format():
-    """The host's Wan 2.1 latent format: `process_in` and `process_out` between host latents and model latents."""
-    use_host()
+def latent_format() -> Wan21:
+    """Return ComfyUI's Wan 2.1 latent format.
+
+    ``process_in`` converts the latents that VAE nodes exchange to those that the model sees, ``process_out`` back.
+    """
+    _use_comfyui()
     import comfy.latent_formats
 
     return comfy.latent_formats.Wan21()
@@ -81,13 +73,17 @@ def latent_format():
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """The host's networks give gradients: newer hosts have fused operations that do not, and leave them out in training."""
-    use_host()
+    """Let gradients flow through ComfyUI's networks: newer versions use fused operations without gradients outside training."""
+    _use_comfyui()
     from comfy import model_management
 
     before = getattr(model_management, "in_training", None)
-    model_management.in_training = True
+    setattr(model_management, "in_training", True)  # noqa: B010  (older versions do not declare it)
     try:
         yield
     finally:
-        model_management.in_training = before
+        setattr(model_management, "in_training", before)  # noqa: B010
+
+
+def _use_comfyui() -> None:
+    use_comfyui(cpu=not torch.cuda.is_available(), pack=False)

@@ -1,29 +1,36 @@
-"""The folders that a trial ComfyUI works in, so that nothing of the checkout's own is read or littered."""
+"""The folders that a trial ComfyUI works in, apart from the checkout's own models, inputs and outputs."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+from pyramid.training.engine.atomic import atomic_file
 from tiny_wan.checkpoints import TEXT_DIM, write_checkpoints
 from tiny_wan.world.words import save_conditioning
 
-ROOT = Path(__file__).resolve().parent.parent
+from .in_process import ROOT, comfyui_folder
+
 PACK_NAME = "comfyui-pyramidalwan"
 WEIGHTS = ROOT / "tiny_wan" / "weights"
 PROMPTS = ("tiny_random_prompt.safetensors", "tiny_random_negative_prompt.safetensors")
 EMPTY_PROMPT = "empty_prompt.safetensors"
 FOLDERS = {"tiny_wan_t2v": "diffusion_models", "tiny_wan_i2v": "diffusion_models", "tiny_wan_vae": "vae"}
-"""Trained weights by the first part of their file's name, and the model folder they belong to; all others are LoRAs."""
+"""Model folder of trained weights, by the first part of their file's name; all others are LoRAs."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """comfyui: folder of the program; base: models, custom nodes, inputs and user data; output: what graphs save."""
+    """The folders of one ComfyUI.
+
+    Attributes:
+        comfyui: The program.
+        base: Models, custom nodes, inputs and user data.
+        output: Files that graphs save.
+    """
 
     comfyui: Path
     base: Path
@@ -31,15 +38,12 @@ class Workspace:
 
 
 def default_workspace() -> Workspace:
-    """``$COMFYUI_DIR`` or the ComfyUI that the set-up made, with data in ``.host/base`` and results in ``output``."""
-    comfyui = Path(os.environ.get("COMFYUI_DIR") or ROOT / ".host" / "ComfyUI")
-    if not (comfyui / "main.py").is_file():
-        raise FileNotFoundError(f"no ComfyUI in {comfyui}: run 'make demo', or set COMFYUI_DIR to a checkout")
-    return Workspace(comfyui.resolve(), ROOT / ".host" / "base", ROOT / "output")
+    """Return the workspace of `make demo` and `make serve`: data in ``.host/base`` and results in ``output``."""
+    return Workspace(comfyui_folder(), ROOT / ".host" / "base", ROOT / "output")
 
 
 def prepare(workspace: Workspace) -> None:
-    """Link the pack in as a custom node, and write the tiny checkpoints, random and trained, and prompts."""
+    """Link the pack as a custom node and the trained tiny weights as models; write the random checkpoints and the prompts."""
     for folder in ("custom_nodes", "input/conditioning", "user"):
         (workspace.base / folder).mkdir(parents=True, exist_ok=True)
     workspace.output.mkdir(parents=True, exist_ok=True)
@@ -55,16 +59,15 @@ def prepare(workspace: Workspace) -> None:
 
 
 def write_prompt(workspace: Workspace, prompt: str) -> str:
-    """Writes a prompt of the tiny world as embeddings; returns the file's name for 'Load Conditioning'."""
+    """Write a prompt of the tiny world as embeddings, and return the file's name for 'Load Conditioning'."""
     name = prompt_file(prompt)
-    path = workspace.base / "input" / "conditioning" / name
-    unfinished = path.with_name(f"{name}.{os.getpid()}.unfinished")
-    save_conditioning(unfinished, prompt)
-    unfinished.replace(path)
+    with atomic_file(workspace.base / "input" / "conditioning" / name) as partial:
+        save_conditioning(partial, prompt)
     return name
 
 
 def prompt_file(prompt: str) -> str:
+    """Return the file name of a prompt's embeddings."""
     return f"{prompt.replace(' ', '_')}.safetensors" if prompt else EMPTY_PROMPT
 
 
@@ -79,9 +82,8 @@ def _link_trained(models: Path) -> None:
 
 
 def _write_prompts(folder: Path) -> None:
-    """Random prompt embeddings: with them no text encoder is needed."""
+    """Write random prompt embeddings, with which no text encoder is needed."""
     for seed, name in enumerate(PROMPTS):
         embedding = torch.randn(1, 32, TEXT_DIM, generator=torch.Generator().manual_seed(seed))
-        unfinished = folder / f"{name}.{os.getpid()}.unfinished"
-        save_file({"cross_attn": embedding}, unfinished)
-        unfinished.replace(folder / name)
+        with atomic_file(folder / name) as partial:
+            save_file({"cross_attn": embedding}, partial)

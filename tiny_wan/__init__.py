@@ -1,1 +1,1 @@
-"""The tiny Wan world: captions, clips, metrics, and the recipes of a miniature Wan VAE and text-to-video model."""
+"""The tiny Wan: a miniature world of captions, clips and metrics, and the recipes of a miniature Wan VAE and transformers."""

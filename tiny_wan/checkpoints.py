@@ -1,7 +1,7 @@
-"""Tiny random checkpoints in the layout of Wan2.1's: the real ComfyUI loads them as it loads the real ones.
+"""Tiny random checkpoints in the layout of Wan2.1's: ComfyUI loads them as it loads the real ones.
 
 They are a few megabytes, so everything around the network can be run and tested on a laptop's CPU. The weights are
-random: what they make is finite, depends on every input and looks like noise.
+random: the outputs are finite, depend on every input and look like noise.
 
 Run: .venv/bin/python -m tiny_wan.checkpoints MODELS_FOLDER
 writes diffusion_models/tiny_random_wan_{t2v,i2v}.safetensors and vae/tiny_random_wan_vae.safetensors.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,12 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pyramid.latent_shape import CHANNELS
+from pyramid.training.engine.atomic import atomic_file
 
 StateDict = dict[str, Tensor]
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 HEAD_DIM = 128
-"""ComfyUI takes the number of heads to be the width divided by this."""
+"""ComfyUI's loader computes the number of heads as the width divided by this."""
 
 TEXT_DIM = 4096
 TIME_FREQUENCIES = 256
@@ -35,17 +35,17 @@ VAE_WIDTHS = (1, 2, 4, 4)
 
 
 def t2v_state_dict(*, seed: int = 0, dim: int = 128, ffn_dim: int = 256, layers: int = 2) -> StateDict:
-    """A text-to-video transformer. dim must be a multiple of 128."""
+    """Return a random text-to-video transformer; ``dim`` is a multiple of 128."""
     return _random(_transformer(dim, ffn_dim, layers, in_channels=CHANNELS, image=False), seed)
 
 
 def i2v_state_dict(*, seed: int = 0, dim: int = 128, ffn_dim: int = 256, layers: int = 2) -> StateDict:
-    """An image-to-video transformer: 16 latent, 4 mask and 16 image channels in, and CLIP vision tokens."""
+    """Return a random image-to-video transformer: 16 latent, 4 mask and 16 image channels as input, and CLIP vision tokens."""
     return _random(_transformer(dim, ffn_dim, layers, in_channels=2 * CHANNELS + 4, image=True), seed)
 
 
 def vae_state_dict(*, seed: int = 0, dim: int = 16) -> StateDict:
-    """A Wan2.1 VAE, encoder and decoder; dim is the width at full resolution (96 in the released one)."""
+    """Return a random Wan2.1 VAE, encoder and decoder; ``dim`` is the width at full resolution (96 in the released one)."""
     return _random(_vae(dim), seed)
 
 
@@ -55,7 +55,7 @@ def _random(shapes: Shapes, seed: int) -> StateDict:
 
 
 def _weight(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Scaled so that activations keep the size of their inputs: by fan-in, gains of norms near 1, biases near 0."""
+    """Draw a weight that keeps the variance of activations: scaled by fan-in, gains of norms near 1, biases near 0."""
     noise = torch.randn(shape, generator=generator)
     if name.endswith("modulation"):
         return noise / math.sqrt(shape[-1])
@@ -68,7 +68,8 @@ def _weight(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
 
 def _transformer(dim: int, ffn_dim: int, layers: int, *, in_channels: int, image: bool) -> Shapes:
     if dim % HEAD_DIM:
-        raise ValueError(f"dim is {dim}; ComfyUI takes heads of {HEAD_DIM}, so its multiples are allowed")
+        nearest = max(HEAD_DIM, round(dim / HEAD_DIM) * HEAD_DIM)
+        raise ValueError(f"dim {dim} is not a multiple of {HEAD_DIM}, ComfyUI's head size for Wan (nearest: {nearest})")
     yield from _layer("patch_embedding", dim, in_channels, *PATCH)
     yield from _layer("text_embedding.0", dim, TEXT_DIM)
     yield from _layer("text_embedding.2", dim, dim)
@@ -110,7 +111,7 @@ def _vae(dim: int) -> Shapes:
 
 
 def _vae_encoder(dim: int) -> Shapes:
-    """Three halvings: the first in space only, the others in time as well."""
+    """List the encoder: three halvings, the first in space only, the others in time as well."""
     widths = [dim * factor for factor in VAE_WIDTHS]
     yield from _layer("encoder.conv1", dim, 3, 3, 3, 3)
     number, width = 0, dim
@@ -129,7 +130,7 @@ def _vae_encoder(dim: int) -> Shapes:
 
 
 def _vae_decoder(dim: int) -> Shapes:
-    """Three doublings, the last in space only. Each halves the width before the next level sets its own."""
+    """List the decoder: three doublings, the last in space only. Each halves the width, which the next level then sets."""
     widths = [dim * factor for factor in reversed(VAE_WIDTHS)]
     yield from _layer("decoder.conv1", widths[0], CHANNELS, 3, 3, 3)
     yield from _vae_middle("decoder.middle", widths[0])
@@ -166,7 +167,7 @@ def _residual(name: str, width: int, out: int) -> Shapes:
 
 
 def _layer(name: str, *shape: int) -> Shapes:
-    """Weight and bias of a linear layer, a convolution or (one axis) a norm."""
+    """List weight and bias of a linear layer, a convolution or (one axis) a norm."""
     yield f"{name}.weight", shape
     yield f"{name}.bias", shape[:1]
 
@@ -174,18 +175,15 @@ def _layer(name: str, *shape: int) -> Shapes:
 CHECKPOINTS: dict[str, Callable[[], StateDict]] = {
     "diffusion_models/tiny_random_wan_t2v.safetensors": t2v_state_dict,
     "diffusion_models/tiny_random_wan_i2v.safetensors": i2v_state_dict,
-    "vae/tiny_random_wan_vae.safetensors": lambda: vae_state_dict(dim=4),  # the decoder is what takes time on a CPU
+    "vae/tiny_random_wan_vae.safetensors": lambda: vae_state_dict(dim=4),  # narrow: decoding dominates the time on a CPU
 }
 
 
 def write_checkpoints(models: Path) -> list[Path]:
-    """Write them under ``models``; a file is either there as a whole or not at all."""
+    """Write the checkpoints into ComfyUI's ``models`` folder, each atomically, and return their paths."""
     for name, state_dict in CHECKPOINTS.items():
-        path = models / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-        save_file(state_dict(), unfinished)
-        unfinished.replace(path)
+        with atomic_file(models / name) as partial:
+            save_file(state_dict(), partial)
     return [models / name for name in CHECKPOINTS]
 
 

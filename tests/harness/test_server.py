@@ -1,4 +1,4 @@
-"""The real ComfyUI over HTTP, with the pack in it; and what is said when it does not come up."""
+"""The real ComfyUI over HTTP with the pack in it, and the errors if it does not start."""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from demo.contact_sheet import contact_sheet
-from demo.run import PROMPT, SAMPLINGS, Made, Sampling, VideoSize, cost_table, report, sampling_graph
+from demo.run import PROMPT, SAMPLINGS, Result, Sampling, VideoSize, cost_table, report, sampling_graph
 from harness.server import ComfyUIServer, GraphError, ServerError, command
 from harness.workspace import Workspace, default_workspace, prepare, write_prompt
 from tiny_wan.world.grammar import parse
@@ -19,7 +19,7 @@ from tiny_wan.world.videos import save_video
 
 @pytest.fixture
 def broken(tmp_path):
-    """Makes a workspace whose ComfyUI is the given program."""
+    """Return a function that makes a workspace whose ComfyUI is the given program."""
 
     def make(program):
         (tmp_path / "main.py").write_text(program)
@@ -33,14 +33,14 @@ async def start(workspace, **options):
         pass
 
 
-def test_a_death_at_the_start_shows_the_end_of_the_log(broken):
+def test_a_crash_at_the_start_shows_the_end_of_the_log(broken):
     workspace = broken("for line in range(100): print(line)\nraise SystemExit('no torch here')")
     with pytest.raises(ServerError, match=r"(?s)ended with exit status 1.*\n  99\n  no torch here") as error:
         asyncio.run(start(workspace))
     assert "  50\n" not in str(error.value)
 
 
-def test_a_server_that_never_answers_is_given_up_and_stopped(broken):
+def test_a_server_that_never_answers_is_stopped(broken):
     workspace = broken("import time\nprint('thinking', flush=True)\ntime.sleep(60)")
     server = ComfyUIServer(workspace, start_timeout=2)
     with pytest.raises(ServerError, match=r"did not answer within 2 s.*\n  thinking"):
@@ -62,20 +62,20 @@ def test_cancelling_the_start_stops_the_server(broken):
     assert server.process.returncode is not None
 
 
-def test_the_command_line_keeps_inside_the_workspace(tmp_path):
+def test_the_command_line_stays_inside_the_workspace(tmp_path):
     line = command(Workspace(tmp_path / "c", tmp_path / "b", tmp_path / "o"), port=5, database="sqlite:///:memory:")
     assert line[:2] == [sys.executable, str(tmp_path / "c" / "main.py")]
     assert line[line.index("--base-directory") + 1] == str(tmp_path / "b")
     assert line[line.index("--output-directory") + 1] == str(tmp_path / "o")
 
 
-def test_without_comfyui_it_says_what_to_do(monkeypatch, tmp_path):
+def test_a_missing_comfyui_is_an_error_with_the_solution(monkeypatch, tmp_path):
     monkeypatch.setenv("COMFYUI_DIR", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="set COMFYUI_DIR to a checkout"):
         default_workspace()
 
 
-def test_a_graph_runs_and_mistakes_are_named(tmp_path):
+def test_a_graph_runs_and_invalid_graphs_are_rejected(tmp_path):
     workspace = Workspace(default_workspace().comfyui, tmp_path / "base", tmp_path / "output")
     prepare(workspace)
     sampling = Sampling("test", "test", "pyramidal-wan", "2-2-1", 1.0)
@@ -96,9 +96,9 @@ def test_a_graph_runs_and_mistakes_are_named(tmp_path):
 
     server, outputs = asyncio.run(scenario())
     assert server.process.returncode is not None
-    (saved,) = outputs["file"]["images"]
+    (saved,) = outputs["save_first"]["images"]
     assert measure(workspace.output / saved["subfolder"] / saved["filename"]) == (64, 64, 17)
-    (saved,) = outputs["every"]["images"]
+    (saved,) = outputs["save_all"]["images"]
     assert measure(workspace.output / saved["subfolder"] / saved["filename"]) == (64, 64, 2 * 17)
     steps = [progress for progress in seen if progress.node == "samples" and progress.steps]
     assert (steps[-1].step, steps[-1].steps) == (5, 5)
@@ -111,14 +111,14 @@ def measure(path):
 
 
 def test_the_report_reads_the_videos_and_compares_costs(tmp_path):
-    """Rendered clips of the prompt: all of it is read back, also after video compression."""
+    """Every attribute of rendered clips is read, also after video compression."""
     caption = parse(PROMPT)
     scenes = [scene_for(caption, seed=seed) for seed in range(2)]
     clips = render(scenes, frames=17, height=128, width=128)
     save_video(tmp_path / "first.mp4", clips[0])
     save_video(tmp_path / "every.mp4", torch.cat(list(clips), dim=1))
-    made = [Made(sampling, tmp_path / "first.mp4", tmp_path / "every.mp4", 1.0) for sampling in SAMPLINGS]
-    table, strips = report(made, caption)
+    results = [Result(sampling, tmp_path / "first.mp4", tmp_path / "every.mp4", 1.0) for sampling in SAMPLINGS]
+    table, strips = report(results, caption)
     plain, pyramid = table.splitlines()[1:3]
     assert "ring, red, left, centre, striped, blue" in plain and plain.split()[3:5] == ["100%", "100%"]
     assert "25%" in pyramid

@@ -1,4 +1,4 @@
-"""The tiny checkpoints are what the real host's loaders take for Wan2.1."""
+"""ComfyUI's loaders recognise the tiny checkpoints as Wan2.1."""
 
 import comfy.sd
 import pytest
@@ -28,7 +28,7 @@ def test_comfyui_recognises_the_transformers(state_dict, kind, in_dim, sizes):
 
 
 @pytest.mark.parametrize("kind", ["t2v", "i2v"])
-def test_every_input_matters_and_nothing_explodes(kind, request):
+def test_the_output_depends_on_every_input_and_keeps_its_scale(kind, request):
     network = request.getfixturevalue(f"{kind}_model").model.diffusion_model
     draw = torch.Generator().manual_seed(1)
     inputs = {
@@ -57,18 +57,18 @@ def test_comfyui_recognises_the_vae():
     assert video.isfinite().all() and video.std() > 0.05
 
 
-def test_a_seed_makes_one_set_of_weights():
+def test_weights_are_a_function_of_the_seed():
     first, again, other = t2v_state_dict(seed=3), t2v_state_dict(seed=3), t2v_state_dict(seed=4)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_a_width_that_is_no_multiple_of_a_head_is_refused():
-    with pytest.raises(ValueError, match="dim is 96; .* 128"):
+def test_a_width_that_is_not_a_multiple_of_the_head_size_is_rejected():
+    with pytest.raises(ValueError, match="dim 96 is not a multiple of 128"):
         t2v_state_dict(dim=96)
 
 
-def test_written_files_replace_old_ones_and_leave_nothing_else(tmp_path):
+def test_written_files_replace_old_ones_and_leave_no_temporary_files(tmp_path):
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "tiny_random_wan_vae.safetensors").write_bytes(b"cut off")
     paths = write_checkpoints(tmp_path)

@@ -1,4 +1,4 @@
-"""The grammar: every caption has one sentence and back, prompts that are none are refused in words that help."""
+"""The grammar: captions and sentences correspond one to one; other prompts are rejected with a suggestion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tiny_wan.world.grammar import ATTRIBUTES, EXAMPLE, VOCABULARY, Caption, draw_captions, every_caption, parse
 
 
-def test_every_caption_is_its_own_sentence():
+def test_captions_and_sentences_correspond_one_to_one():
     captions = every_caption()
     sentences = {str(caption) for caption in captions}
     assert len(sentences) == len(captions) == 4 * 6 * 5 * 3 * 4 * 3
@@ -20,12 +20,12 @@ def test_the_example_reads_as_english():
     assert str(EXAMPLE) == "a red ring moving left on the right over a striped blue background"
 
 
-def test_parsing_forgives_case_spaces_and_a_full_stop():
+def test_parsing_ignores_case_spaces_and_a_full_stop():
     assert parse("  A red  ring moving left on the right over a striped blue background. ") == EXAMPLE
 
 
 @pytest.mark.parametrize(
-    ("prompt", "complaint"),
+    ("prompt", "message"),
     [
         ("a cat", "the tiny world understands"),
         ("a red ring on the right over a striped blue background", "moving left"),
@@ -33,12 +33,12 @@ def test_parsing_forgives_case_spaces_and_a_full_stop():
         ("a red ring moving left on the right above a striped blue background", "did you mean"),
     ],
 )
-def test_a_prompt_outside_the_grammar_is_refused_with_the_way_out(prompt, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_a_prompt_outside_the_grammar_is_rejected_with_a_suggestion(prompt, message):
+    with pytest.raises(ValueError, match=message):
         parse(prompt)
 
 
-def test_a_caption_refuses_unknown_words():
+def test_a_caption_rejects_unknown_words():
     with pytest.raises(ValueError, match="colour 'rad'.*nearest: 'red'"):
         Caption(shape="ring", colour="rad", motion="left", place="right", pattern="striped", ground="blue")
 

@@ -1,4 +1,4 @@
-"""The tiny world as a cache of the training code."""
+"""A cache of the tiny world for the training code."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_a_cache_holds_every_stage_of_every_scene(tmp_path, code, definition):
     assert [tuple(cache.latent(0, stage).shape) for stage in range(3)] == [(16, 2, 4, 4), (16, 3, 8, 8), (16, 5, 16, 16)]
 
 
-def test_an_interrupted_cache_goes_on(tmp_path, code, monkeypatch):
+def test_an_interrupted_cache_is_completed(tmp_path, code, monkeypatch):
     monkeypatch.setattr(make_cache, "PER_SHARD", 2)
     make_cache.make_cache(tmp_path, code, clips=4, preset="pyramidal-wan", definition="pixels")
     expected = Cache(tmp_path).latent(1, 0).clone()

@@ -1,4 +1,4 @@
-"""Detail, motion, distance, diversity and intervals: each against a case whose answer is known."""
+"""Detail, motion, distance, diversity and intervals, each against a case with a known answer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def blurred(video):
     return F.avg_pool3d(video, (1, 3, 3), stride=1, padding=(0, 1, 1), count_include_pad=False)
 
 
-def test_detail_is_the_energy_that_block_means_take_away():
+def test_detail_is_the_energy_that_block_means_remove():
     checker = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8).expand(1, 3, 2, 16, 16)
     torch.testing.assert_close(detail(checker), torch.tensor([[1.0, 0.0]]))
     coarse = checker[..., :8, :8].repeat_interleave(2, -1).repeat_interleave(2, -2)
     torch.testing.assert_close(detail(coarse), torch.tensor([[0.0, 1.0]]))
 
 
-def test_a_blur_costs_detail(video):
+def test_a_blur_reduces_detail(video):
     finest, second = (detail(blurred(video)).mean(dim=0) / detail(video).mean(dim=0)).tolist()
     assert finest < 0.45
     assert finest < second < 0.7
@@ -49,7 +49,7 @@ def test_the_frechet_distance_of_gaussians_has_its_closed_form():
     assert frechet_distance(reference, reference) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_distance_tells_other_data_from_more_of_the_same(video):
+def test_the_distance_is_larger_to_other_data_than_to_more_of_the_same(video):
     known = features(video)
     fresh = render([scene_at(index, seed=22) for index in range(96)], frames=9, height=64, width=64)
     same = frechet_distance(features(fresh), known)
@@ -58,19 +58,19 @@ def test_the_distance_tells_other_data_from_more_of_the_same(video):
         assert frechet_distance(features(changed), known) > 1.2 * same
 
 
-def test_features_are_what_the_docstring_counts(video):
+def test_there_are_45_features(video):
     assert features(video[:2]).shape == (2, 45)
 
 
 def test_diversity_is_one_for_the_data_and_zero_for_copies():
     scenes = [scene_for(EXAMPLE, seed=seed) for seed in range(64)]
-    found = features(render(scenes, frames=5, height=64, width=64))
-    scale = found.std(dim=0)
-    assert diversity(found[:32], scale) == pytest.approx(diversity(found[32:], scale), rel=0.15)
-    assert diversity(found[:1].repeat(8, 1), scale) == pytest.approx(0.0, abs=1e-6)
+    data = features(render(scenes, frames=5, height=64, width=64))
+    scale = data.std(dim=0)
+    assert diversity(data[:32], scale) == pytest.approx(diversity(data[32:], scale), rel=0.15)
+    assert diversity(data[:1].repeat(8, 1), scale) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
+def test_intervals_have_about_their_nominal_coverage():
     rng = np.random.default_rng(0)
     covered = 0
     for draw in range(200):
@@ -79,7 +79,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_pairing_removes_what_rows_share():
+def test_pairing_removes_the_common_variance():
     rng = np.random.default_rng(0)
     difficulty = rng.normal(0.0, 1.0, 256)
     ours, theirs = difficulty + rng.normal(0.1, 0.05, 256), difficulty + rng.normal(0.0, 0.05, 256)

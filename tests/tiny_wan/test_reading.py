@@ -1,4 +1,4 @@
-"""Reading attributes back: right on the truth and under blur and noise, and *wrong* where the picture was changed."""
+"""Attribute reading: right on rendered clips, also with blur and noise, and *wrong* where the picture was changed."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def shares(video, captions) -> dict[str, float]:
     return accuracy(read(video), captions)
 
 
-def test_the_truth_is_read_right(truth):
+def test_rendered_clips_are_read_correctly(truth):
     captions, _, video = truth
     assert min(shares(video, captions).values()) >= 0.98
 
 
 @pytest.mark.parametrize(("frames", "height", "width"), [(33, 64, 64), (5, 32, 32), (5, 96, 160)])
-def test_other_sizes_are_read_right(truth, frames, height, width):
+def test_other_sizes_are_read_correctly(truth, frames, height, width):
     captions, scenes, _ = truth
     video = render(scenes[:32], frames=frames, height=height, width=width)
     assert min(shares(video, captions[:32]).values()) >= 0.95
 
 
-def test_blur_and_noise_are_borne(truth):
+def test_reading_tolerates_blur_and_noise(truth):
     captions, _, video = truth
     blurred = F.avg_pool3d(video, (1, 3, 3), stride=1, padding=(0, 1, 1), count_include_pad=False)
     noisy = blurred + 0.2 * torch.randn(video.shape, generator=torch.Generator().manual_seed(0))
     assert min(shares(noisy, captions).values()) >= 0.95
 
 
-def test_lengths_are_measured(truth):
+def test_positions_and_displacements_are_measured(truth):
     _, scenes, video = truth
     for scene, reading in zip(scenes, read(video), strict=True):
         assert reading.centre == pytest.approx(scene.centre, abs=0.025)
@@ -51,20 +51,20 @@ def test_lengths_are_measured(truth):
         assert reading.seen == 1.0
 
 
-def test_a_film_run_backwards_moves_the_other_way(truth):
+def test_reversing_the_frames_reverses_the_motion(truth):
     captions, _, video = truth
     still = sum(caption.motion == "still" for caption in captions) / CLIPS
     assert shares(video.flip(2), captions)["motion"] == pytest.approx(still, abs=0.02)
 
 
-def test_a_frozen_film_stands_still(truth):
+def test_a_repeated_frame_is_still(truth):
     captions, _, video = truth
     frozen = video[:, :, 4:5].expand_as(video)
     assert {reading.words["motion"] for reading in read(frozen)} == {"still"}
     assert shares(frozen, captions)["shape"] >= 0.98
 
 
-def test_a_mirror_swaps_the_places(truth):
+def test_mirroring_swaps_left_and_right(truth):
     captions, _, video = truth
     centre = sum(caption.place == "centre" for caption in captions) / CLIPS
     mirrored = shares(video.flip(-1), captions)
@@ -72,7 +72,7 @@ def test_a_mirror_swaps_the_places(truth):
     assert mirrored["colour"] == mirrored["shape"] == 1.0
 
 
-def test_a_blurred_background_loses_its_pattern_only(truth):
+def test_a_blurred_background_loses_only_its_pattern(truth):
     captions, _, video = truth
     plain = sum(caption.pattern == "plain" for caption in captions) / CLIPS
     smooth = F.avg_pool3d(video, (1, 13, 13), stride=1, padding=(0, 6, 6), count_include_pad=False)
@@ -88,7 +88,7 @@ def test_an_empty_scene_has_no_shape(truth):
     assert accuracy(bare, captions)["motion"] == 0.0
 
 
-def test_turned_colours_are_wrong(truth):
+def test_permuted_colour_channels_are_read_as_wrong_colours(truth):
     captions, _, video = truth
     assert shares(video.roll(1, dims=1), captions)["colour"] < 0.4
 

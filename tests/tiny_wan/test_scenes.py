@@ -1,4 +1,4 @@
-"""The generator: seeded, independent of batching, and the same movement and picture at every sampling."""
+"""The generator: seeded, independent of batching, with the same movement and picture at every resolution and frame count."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_the_stream_does_not_depend_on_the_batch():
     assert torch.equal(whole[1], torch.cat([video for _, video in parts]))
 
 
-def test_seeds_give_other_scenes():
+def test_different_seeds_give_different_scenes():
     assert scene_at(0, seed=1) != scene_at(0, seed=2) != scene_at(1, seed=2)
     assert scene_for(caption(), seed=1) != scene_for(caption(), seed=2)
 
 
 @pytest.mark.parametrize(("frames", "height", "width"), [(17, 128, 128), (33, 64, 64), (1, 32, 32), (9, 48, 80)])
-def test_any_size_and_length(frames, height, width):
+def test_clips_of_any_size_and_length_are_rendered(frames, height, width):
     video = render([scene_at(index, seed=0) for index in range(3)], frames=frames, height=height, width=width)
     assert video.shape == (3, 3, frames, height, width)
     assert video.dtype == torch.float32
@@ -46,7 +46,7 @@ def test_any_size_and_length(frames, height, width):
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_background_of_a_small_rendering_is_the_mean_of_the_large_one(pattern):
-    """Exactly, also for stripes finer than two small pixels: this is what makes a stage's data right."""
+    """The equality is exact, also for stripes finer than two small pixels; a stage's training data depend on it."""
     scenes = [scene_for(caption(pattern=pattern, place="left", motion="still"), seed=seed) for seed in range(4)]
     large, small = (render(scenes, frames=1, height=side, width=side)[:, :, 0] for side in (128, 32))
     right = slice(20, None)  # without the shape
@@ -69,7 +69,7 @@ def test_fewer_frames_show_the_same_movement():
 @pytest.mark.parametrize(
     ("motion", "dx", "dy"), [("left", -1, 0), ("right", 1, 0), ("up", 0, -1), ("down", 0, 1), ("still", 0, 0)]
 )
-def test_motion_words_move_that_way(motion, dx, dy):
+def test_shapes_move_in_the_direction_of_the_caption(motion, dx, dy):
     scene = scene_for(caption(motion=motion), seed=0)
     video = render([scene], frames=9, height=64, width=64)[0, 0]  # a red disc over blue: the red channel is the disc
     weight = (video > 0.4).float()

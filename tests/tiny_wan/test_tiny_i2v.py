@@ -1,12 +1,11 @@
-"""The tiny image-to-video transformer: it sees what the host shows it, and goes on from the frame that it is given."""
+"""The tiny image-to-video transformer: training matches ComfyUI's conditioning, and videos start with the given frame."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from harness.in_process import use_comfyui
-from harness.wan_modules import ROOT
+from harness.in_process import ROOT, use_comfyui
 from tiny_wan.recipes.patch_code import fit
 from tiny_wan.recipes.train_i2v import START, ImageRecipe
 from tiny_wan.recipes.train_t2v import Size, draw_batch
@@ -33,7 +32,7 @@ def comfyui_model():
 
 
 def conditioning(captions, videos):
-    """Prompts with the first frames of videos (B, 3, T, H, W) in -1..1, by the host's own node, one clip at a time."""
+    """Yield prompts with the first frame of each video (B, 3, T, H, W) in -1..1, by ComfyUI's own node."""
     use_comfyui()
     import comfy.sd
     import comfy.utils
@@ -46,8 +45,8 @@ def conditioning(captions, videos):
         yield vae, WanImageToVideo.execute(positive, negative, vae, SIDE, SIDE, FRAMES, 1, start_image=first).args
 
 
-def test_the_start_is_the_text_to_video_model(code):
-    """The new channels have no effect yet."""
+def test_training_starts_as_the_text_to_video_model(code):
+    """The new channels have no effect before the first step."""
     recipe = ImageRecipe()
     batch = draw_batch(0, Size(2, 4, 2, 1.0), recipe, code)
     assert batch.beside.shape == (2, 20, 2, 4, 4)
@@ -62,31 +61,31 @@ def test_the_start_is_the_text_to_video_model(code):
 
 
 @pytest.mark.skipif(not FILE.is_file(), reason="no trained image-to-video weights in tiny_wan/weights")
-def test_training_sees_what_comfyui_shows(code):
-    """Mask and image of one clip, of the recipe and of the host's node with the tiny VAE."""
+def test_the_recipes_mask_and_image_equal_comfyuis(code):
+    """ComfyUI's node encodes with the tiny VAE, the recipe with the patch code."""
     captions = draw_captions(2, seed=5)
     videos = render([scene_for(caption, seed=1) for caption in captions], frames=FRAMES, height=SIDE, width=SIDE)
     ours = ImageRecipe().beside(videos, code.latents(videos), code, torch.Generator().manual_seed(0))
     model = comfyui_model().model
-    for place, (_, (positive, _, latent)) in enumerate(conditioning(captions, videos)):
+    for row, (_, (positive, _, latent)) in enumerate(conditioning(captions, videos)):
         noise = torch.zeros_like(latent["samples"])
         theirs = model.concat_cond(noise=noise, device=noise.device, **positive[0][1])
-        assert theirs.shape == ours[place : place + 1].shape
-        assert torch.equal(theirs[0, :4], ours[place, :4])
-        apart = (theirs[0, 4:, 0] - ours[place, 4:, 0]).square().mean() / ours[place, 4:, 0].square().mean()
-        assert apart < 0.05
+        assert theirs.shape == ours[row : row + 1].shape
+        assert torch.equal(theirs[0, :4], ours[row, :4])
+        error = (theirs[0, 4:, 0] - ours[row, 4:, 0]).square().mean() / ours[row, 4:, 0].square().mean()
+        assert error < 0.05
 
 
 @pytest.mark.skipif(not FILE.is_file(), reason="no trained image-to-video weights in tiny_wan/weights")
 def test_a_video_starts_with_its_image_and_follows_its_prompt():
-    """Through the sampler node, plainly: the first frame is the image, and the texture of the ground is kept."""
+    """Sampled by the sampler node without a pyramid: the first frame is the image, colours and motion are the prompt's."""
     use_comfyui()
     from pyramidalwan.nodes.sampler import PyramidalWanSampler
     from pyramidalwan.pyramid.stages import PRESETS
 
     captions = draw_captions(4, seed=6)
     videos = render([scene_for(caption, seed=2) for caption in captions], frames=FRAMES, height=SIDE, width=SIDE)
-    model, right, apart = comfyui_model(), [], []
+    model, right, errors = comfyui_model(), [], []
     for (vae, (positive, negative, latent)), caption, video in zip(
         conditioning(captions, videos), captions, videos, strict=True
     ):
@@ -95,9 +94,9 @@ def test_a_video_starts_with_its_image_and_follows_its_prompt():
             denoise=1.0, grid="auto", shift=5.0, start_stage="auto", end_stage="auto", pyramid=PRESETS["plain"],
         )  # fmt: skip
         made = vae.decode(output.args[0]["samples"]).reshape(-1, SIDE, SIDE, 3).permute(3, 0, 1, 2) * 2 - 1
-        apart.append((made[:, 0] - video[:, 0]).square().mean().item() / video[:, 0].var().item())
+        errors.append((made[:, 0] - video[:, 0]).square().mean().item() / video[:, 0].var().item())
         (reading,) = read(made[None])
         right.append(reading.agrees(caption))
-    assert sum(apart) / len(apart) < 0.2  # of another scene it is about 2
+    assert sum(errors) / len(errors) < 0.2  # between different scenes it is about 2
     for name in ("colour", "ground", "motion"):
         assert sum(row[name] for row in right) >= 3, name

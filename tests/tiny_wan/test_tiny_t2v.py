@@ -1,4 +1,4 @@
-"""The tiny transformer's recipe: the right target, the right levels, every stage size, resumable, and loadable by the host."""
+"""The tiny transformer's recipe: target, noise levels and sizes are right, a run resumes exactly, ComfyUI loads the export."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from harness.wan_modules import build_transformer
 from tiny_wan.recipes import train_t2v
 from tiny_wan.recipes.judge import sample_plain
-from tiny_wan.recipes.loop import drawn_ahead, warm_up_and_decay
+from tiny_wan.recipes.loop import drawn_ahead
 from tiny_wan.recipes.patch_code import PatchCode, fit
 from tiny_wan.recipes.train_t2v import Batch, Phase, Recipe, Size, Trainer, draw_batch, flow_loss, size_at
-from tiny_wan.recipes.training_state import Average, Run
+from tiny_wan.recipes.training_state import Run
 from tiny_wan.world.grammar import VOCABULARY
 from tiny_wan.world.words import embed_all, word_vector
 
@@ -32,7 +32,7 @@ def code() -> PatchCode:
 
 
 class ExactVelocity(torch.nn.Module):
-    """The velocity of one known clean latent: every noisy x was made of it, so noise - clean = (x - clean) / sigma."""
+    """The velocity of a known clean latent: every noisy x contains it, so noise - clean = (x - clean) / sigma."""
 
     def __init__(self, clean):
         super().__init__()
@@ -65,31 +65,31 @@ def test_batches_are_a_function_of_seed_and_step(code):
         assert not torch.equal(a, c) or a.numel() == 0
 
 
-def test_levels_are_stratified_and_shifted_towards_noise(code):
+def test_noise_levels_are_stratified_and_shifted_towards_noise(code):
     sigma = torch.cat([draw_batch(step, Size(2, 4, 16, 1.0), TINY, code).sigma for step in range(20)])
     u = sigma / (TINY.sigma_shift - (TINY.sigma_shift - 1.0) * sigma)
     assert torch.histc(u, 16, 0, 1).tolist() == [20.0] * 16
     assert sigma.mean() > 0.6
 
 
-def test_prompts_are_dropped_as_often_as_asked(code):
+def test_prompts_are_dropped_with_the_configured_probability(code):
     always = draw_batch(0, Size(2, 4, 8, 1.0), dataclasses.replace(TINY, drop_prompt=1.0), code)
     assert torch.equal(always.context, embed_all([None] * 8))
 
 
 @pytest.mark.parametrize("shape", [(size.frames, size.side) for phase in Recipe().phases for size in phase.sizes])
-def test_the_recipe_covers_a_size_that_renders(shape, code):
+def test_every_size_of_the_recipe_can_be_drawn(shape, code):
     frames, side = shape
     assert draw_batch(0, Size(frames, side, 1, 1.0), Recipe(), code).clean.shape == (1, 16, frames, side, side)
 
 
 def test_the_recipe_trains_on_every_stage_of_a_standard_clip():
-    """5x16x16 halved in space, and in space and time: 5x8x8 and 3x8x8, then 2x4x4."""
+    """They are 5x16x16, halved in space or in space and time: 5x8x8 and 3x8x8, then 2x4x4."""
     for phase in Recipe().phases:
         assert {(5, 16), (5, 8), (3, 8), (2, 4)} <= {(size.frames, size.side) for size in phase.sizes}
 
 
-def test_sizes_come_as_often_as_their_weights_say():
+def test_sizes_are_drawn_in_proportion_to_their_weights():
     recipe = dataclasses.replace(
         TINY, phases=(Phase(10, (Size(2, 4, 1, 1.0),)), Phase(2000, (Size(2, 4, 1, 3.0), Size(5, 8, 1, 1.0))))
     )
@@ -98,25 +98,7 @@ def test_sizes_come_as_often_as_their_weights_say():
     assert drawn.count(5) / 2000 == pytest.approx(0.25, abs=0.03)
 
 
-def test_the_learning_rate_warms_up_and_falls_to_zero():
-    recipe = Recipe()
-    schedule = {"steps": recipe.steps, "warm_up": recipe.warm_up, "decay_share": recipe.decay_share}
-    factors = [warm_up_and_decay(step, **schedule) for step in range(0, recipe.steps + 1, 50)]
-    assert factors[0] < 0.01 and max(factors) == 1.0 and factors[-1] == 0.0
-    assert factors[: len(factors) // 2] == sorted(factors[: len(factors) // 2])
-    assert factors[len(factors) // 2 :] == sorted(factors[len(factors) // 2 :], reverse=True)
-
-
-def test_the_average_follows_the_weights():
-    model = torch.nn.Linear(2, 2)
-    average = Average(model, decay=0.9)
-    before = average.values["weight"].clone()
-    model.weight.data.add_(1.0)
-    average.update(model, step=10_000)
-    torch.testing.assert_close(average.values["weight"], before + 0.1)
-
-
-def test_one_batch_is_learnt(code):
+def test_a_single_batch_is_learned(code):
     recipe = dataclasses.replace(TINY, layers=2, ffn_dim=128, phases=(Phase(200, (Size(2, 4, 4, 1.0),)),))
     trainer, batch = Trainer.start(recipe, torch.device("cpu")), draw_batch(0, Size(2, 4, 4, 1.0), recipe, code)
     with torch.enable_grad():
@@ -125,7 +107,7 @@ def test_one_batch_is_learnt(code):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, code):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, code):
     for name in ("once", "twice"):
         (tmp_path / name).mkdir()
         code.save(tmp_path / name / "patch_code.safetensors")
@@ -151,15 +133,15 @@ def test_the_export_loads_in_comfyui(tmp_path):
     train_t2v.init_weights(model, seed=0)
     run = Run(tmp_path)
     run.open(TINY)
-    run.save(lambda: {"average": Average(model, decay=0.9).values, "step": 3, "seconds": 1.0}, force=True)
+    run.save(lambda: {"average": dict(model.named_parameters()), "step": 3, "seconds": 1.0}, force=True)
     train_t2v.export(run, tmp_path / "t2v.safetensors", TINY)
     patcher = comfy.sd.load_diffusion_model_state_dict(load_file(tmp_path / "t2v.safetensors"))
     assert type(patcher.model).__name__ == "WAN21"
     assert patcher.model.diffusion_model.dim == 128
 
 
-def test_no_word_dies(code):
-    """Too high a rate for 4096 inputs drives GELUs so far below zero that whole attributes are never heard of again."""
+def test_the_units_of_every_word_stay_alive(code):
+    """With too high a learning rate for 4096 inputs, GELUs saturate below zero and whole attributes lose their gradient."""
     size = Size(2, 4, 16, 1.0)
     trainer = Trainer.start(dataclasses.replace(TINY, phases=(Phase(1000, (size,)),)), torch.device("cpu"))
     with torch.enable_grad():
@@ -173,7 +155,7 @@ def test_no_word_dies(code):
         assert trainer.model.text_embedding[0](vectors).abs().mean() < 2.0, attribute  # 4.4 and more at the full rate
 
 
-def test_batches_drawn_ahead_come_in_order_and_are_not_drawn_after_the_end():
+def test_batches_are_drawn_ahead_in_order_and_no_longer_once_the_consumer_stops():
     drawn = []
 
     def draw(step: int) -> int:
@@ -190,6 +172,6 @@ def test_batches_drawn_ahead_come_in_order_and_are_not_drawn_after_the_end():
     assert max(drawn) < 12
 
 
-def test_a_width_comfyui_cannot_load_is_refused():
+def test_a_width_that_comfyui_cannot_load_is_rejected():
     with pytest.raises(ValueError, match="multiple of 128.*nearest: 256"):
         build_transformer(dim=200, ffn_dim=64, layers=1)

@@ -1,4 +1,4 @@
-"""The tiny VAE: whole clips equal the host's chunks, the host's constants hold after folding, and training trains."""
+"""The tiny VAE: whole clips equal ComfyUI's chunks, folding keeps the function, and both halves learn."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.wan_modules import ROOT, build_vae, latent_format
+from harness.in_process import ROOT
+from harness.wan_modules import build_vae, latent_format
 from tiny_wan.recipes import train_vae, whole_clip
 from tiny_wan.recipes.patch_code import PatchCode, fit, hadamard, patches
-from tiny_wan.recipes.train_vae import Crop, Recipe, Trainer, draw_video, fold_host_constants, held_out, psnr
+from tiny_wan.recipes.train_vae import Crop, Recipe, Trainer, draw_video, fold_latent_format, held_out, psnr
 from tiny_wan.recipes.training_state import Run
 from tiny_wan.world.reading import accuracy, read
 from tiny_wan.world.scenes import render, scene_at
@@ -27,7 +28,7 @@ def code() -> PatchCode:
 
 @pytest.fixture
 def vae() -> torch.nn.Module:
-    """Random weights, all of them, so that no path is silent."""
+    """Build a VAE in which no weight is zero, so every path contributes."""
     vae = build_vae(dim=8)
     train_vae.init_weights(vae, seed=0)
     generator = torch.Generator().manual_seed(0)
@@ -44,17 +45,17 @@ def test_whole_clips_equal_comfyuis_chunks(vae, frames):
     torch.testing.assert_close(whole_clip.decode(vae, latent), vae.decode(latent), atol=1e-5, rtol=1e-5)
 
 
-def test_folding_moves_between_comfyui_latents_and_model_latents(vae):
+def test_folding_converts_between_comfyui_latents_and_model_latents(vae):
     video = render([scene_at(0, seed=0)], frames=5, height=32, width=32)
     folded = build_vae(dim=8)
-    folded.load_state_dict(fold_host_constants(vae.state_dict()))
+    folded.load_state_dict(fold_latent_format(vae.state_dict()))
     constants, model_latent = latent_format(), vae.encode(video)
     comfyui_latent = folded.encode(video)
     torch.testing.assert_close(constants.process_in(comfyui_latent), model_latent, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(folded.decode(comfyui_latent), vae.decode(model_latent), atol=1e-4, rtol=1e-4)
 
 
-def test_the_code_gives_unit_variance_and_is_the_best_linear_one(code):
+def test_the_patch_code_has_unit_variance_and_reconstructs_well(code):
     video = render([scene_at(index, seed=9) for index in range(24)], frames=17, height=128, width=128)
     latents = code.latents(video)
     assert latents.shape == (24, 16, 5, 16, 16)
@@ -64,7 +65,7 @@ def test_the_code_gives_unit_variance_and_is_the_best_linear_one(code):
     torch.testing.assert_close(code.latents(code.video(latents))[:, :, 1:], latents[:, :, 1:], atol=1e-3, rtol=1e-3)
 
 
-def test_the_first_frame_stands_still_in_its_patch():
+def test_the_first_frame_is_repeated_to_fill_its_patch():
     video = torch.arange(5.0)[None, None, :, None, None].expand(1, 3, 5, 8, 8)
     frames = patches(video)[0, :, 0, 0].view(2, 4, 3, 8, 8)[:, :, 0, 0, 0]
     assert frames.tolist() == [[0.0] * 4, [1.0, 2.0, 3.0, 4.0]]
@@ -90,8 +91,8 @@ def test_both_halves_learn(code):
         assert values[-1] < 0.7 * values[0], half
 
 
-def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path):
-    """Not one number differs: weights, averages, optimisers and data go on where they stopped."""
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    """Bit for bit: weights, averages, optimisers and data continue where they stopped."""
     (tmp_path / "once").mkdir()
     (tmp_path / "twice").mkdir()
     fit(seed=1, clips_per_size=32).save(tmp_path / "once" / "patch_code.safetensors")
@@ -107,7 +108,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path):
             assert torch.equal(value, twice[kind][name]), name
 
 
-def test_a_folder_of_another_recipe_is_refused(tmp_path):
+def test_a_folder_of_another_recipe_is_rejected(tmp_path):
     Run(tmp_path).open(TINY)
     with pytest.raises(ValueError, match="other options.*'dim': [(]8, 16[)]"):
         Run(tmp_path).open(dataclasses.replace(TINY, dim=16))
@@ -129,8 +130,8 @@ def test_the_export_loads_in_comfyui(tmp_path):
 
 
 @pytest.mark.skipif(not SHIPPED.exists(), reason="no trained VAE in tiny_wan/weights")
-def test_the_shipped_vae_keeps_every_attribute():
-    """At least 26 dB and 95 % of every attribute on whole standard clips, encoded and decoded."""
+def test_the_shipped_vae_preserves_every_attribute():
+    """After encoding and decoding, standard clips have at least 26 dB and 95 % of every attribute."""
     weights = {name: value.float() for name, value in load_file(SHIPPED).items()}
     vae = build_vae(dim=8)
     vae.load_state_dict(weights)
@@ -141,7 +142,7 @@ def test_the_shipped_vae_keeps_every_attribute():
     assert min(accuracy(read(restored), [scene.caption for scene in scenes]).values()) >= 0.95
 
 
-def test_the_report_names_what_it_measures(code):
+def test_the_report_has_all_measures(code):
     trainer = Trainer.start(TINY, torch.device("cpu"))
     report = held_out(trainer.vae, code, clips=1, frames=5, side=32)
     assert set(report) == {"psnr_code", "psnr", "encoder_error"}

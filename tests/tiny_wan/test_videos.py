@@ -1,4 +1,4 @@
-"""Real files, written and read with PyAV."""
+"""Video files, written and read with PyAV."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ import torch
 from tiny_wan.world.metrics import motion
 from tiny_wan.world.reading import read
 from tiny_wan.world.scenes import render, scene_at
-from tiny_wan.world.videos import ClipShape, clips_in, clips_of, decode, fit_frame, save_video, video_files
+from tiny_wan.world.videos import (
+    ClipShape,
+    clips_in,
+    clips_of,
+    decode,
+    evenly_spaced_frames,
+    fit_frame,
+    save_video,
+    video_files,
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two videos of 40 and 9 frames, the second in a subfolder, and a file that is none."""
+    """Write two videos of 40 and 9 frames, the second in a subfolder, and a file that is not a video."""
     root = tmp_path_factory.mktemp("videos")
     (root / "more").mkdir()
     save_video(root / "long.mp4", render([scene_at(0, seed=1)], frames=40, height=96, width=160)[0])
@@ -30,7 +39,7 @@ def test_a_video_survives_the_round_trip(folder):
     assert read(frames[None])[0].agrees(scene_at(0, seed=1).caption)["motion"]
 
 
-def test_clips_are_cut_without_overlap_and_the_short_rest_is_dropped(folder):
+def test_clips_do_not_overlap_and_an_incomplete_one_is_dropped(folder):
     clips = list(clips_of(folder / "long.mp4", ClipShape(frames=17, height=64, width=64)))
     assert [tuple(clip.shape) for clip in clips] == [(3, 17, 64, 64)] * 2
     assert all(-1.0 <= clip.min() < clip.max() <= 1.0 for clip in clips)
@@ -45,13 +54,13 @@ def test_a_stride_skips_frames(folder):
     assert motion(second[None]) > motion(every[None])
 
 
-def test_a_folder_is_walked_in_order(folder):
+def test_the_videos_of_a_folder_are_read_in_order(folder):
     assert [path.name for path in video_files(folder)] == ["long.mp4", "short.mp4"]
-    found = [path.name for path, _ in clips_in(folder, ClipShape(frames=9, height=64, width=64))]
-    assert found == ["long.mp4"] * 4 + ["short.mp4"]
+    sources = [path.name for path, _ in clips_in(folder, ClipShape(frames=9, height=64, width=64))]
+    assert sources == ["long.mp4"] * 4 + ["short.mp4"]
 
 
-def test_frames_are_covered_and_cut_in_the_middle():
+def test_frames_are_scaled_to_cover_and_cropped_to_the_centre():
     frame = torch.zeros(3, 40, 100)
     frame[:, :, 45:55] = 1.0
     fitted = fit_frame(frame, height=64, width=64)
@@ -60,7 +69,14 @@ def test_frames_are_covered_and_cut_in_the_middle():
     torch.testing.assert_close(fitted, fitted.flip(-1), atol=1e-4, rtol=0)
 
 
-def test_mistakes_are_told(tmp_path):
+def test_evenly_spaced_frames_include_the_first_and_the_last(folder):
+    frames = list(decode(folder / "long.mp4"))
+    chosen = [torch.tensor(list(image.getdata())) for image in evenly_spaced_frames(folder / "long.mp4", 4)]
+    expected = [frames[index].permute(1, 2, 0).flatten(0, 1).mul(255).round() for index in (0, 13, 26, 39)]
+    assert all(torch.equal(a.float(), b) for a, b in zip(chosen, expected, strict=True))
+
+
+def test_invalid_folders_and_shapes_are_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no video in .*\.mp4"):
         video_files(tmp_path)
     with pytest.raises(ValueError, match="1 [+] 4k frames; got 16.*nearest: 17"):

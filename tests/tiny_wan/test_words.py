@@ -1,4 +1,4 @@
-"""Word embeddings: fixed for ever, told apart by attribute and word, written as the conditioning file of the node."""
+"""Word embeddings: constant, different for every attribute and word, and written as a conditioning file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ FIRST_OF_EMPTY = [0.1184436, 0.1061140, 0.6315938]
 
 
 def test_the_table_never_changes():
-    """Shipped weights were trained on these vectors: a change here silently breaks them."""
+    """The shipped weights were trained on these vectors; any change breaks them without an error."""
     vector = word_vector("motion", "left")
     assert vector.shape == (TEXT_WIDTH,)
     torch.testing.assert_close(vector[:3], torch.tensor(FIRST_OF_MOTION_LEFT))
     torch.testing.assert_close(embed(None)[0, :3], torch.tensor(FIRST_OF_EMPTY))
 
 
-def test_the_same_word_differs_by_attribute():
+def test_a_word_has_a_different_vector_for_every_attribute():
     motion, place = word_vector("motion", "left"), word_vector("place", "left")
     assert abs(torch.cosine_similarity(motion, place, dim=0)) < 0.06
 
@@ -31,7 +31,7 @@ def test_prompts_captions_and_the_empty_prompt_have_one_length():
     assert embed_all([EXAMPLE, None]).shape == (2, TEXT_LENGTH, TEXT_WIDTH)
 
 
-def test_the_conditioning_file(tmp_path):
+def test_the_conditioning_file_holds_embedding_and_prompt(tmp_path):
     save_conditioning(tmp_path / "prompt.safetensors", str(EXAMPLE))
     with safe_open(tmp_path / "prompt.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("cross_attn"), embed(EXAMPLE)[None])

@@ -1,9 +1,9 @@
-"""Watch a training run of the tiny transformer: sample prompts and read the attributes back.
+"""Monitor a training run of the tiny transformer: sample prompts and read their attributes from the clips.
 
     python -m tiny_wan.recipes.judge --size 5x16 --clips 64 --steps 25 --cfg 4
 
-Latents are decoded by the linear patch code, which costs nothing and is good enough to read attributes from, so this can be
-run beside a training. The published tables sample in ComfyUI and decode with the tiny VAE (`benchmarks/quality.py`).
+Latents are decoded by the linear patch code, which takes next to no time and is good enough to read attributes, so this can run
+beside a training. The published tables sample in ComfyUI and decode with the tiny VAE (`benchmarks/quality`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,19 @@ from .train_t2v import STATE, Recipe, saved_code
 
 @torch.no_grad()
 def sample_plain(model: nn.Module, noise: Tensor, context: Tensor, *, steps: int, cfg: float, shift: float) -> Tensor:
-    """Plain Euler sampling on a shifted grid: noise (B, 16, t, h, w) and context (B, 6, 4096) -> clean latents."""
+    """Sample by Euler steps on a shifted grid, without a pyramid.
+
+    Args:
+        model: The transformer.
+        noise: (B, 16, t, h, w).
+        context: (B, 6, 4096).
+        steps: Number of steps.
+        cfg: Guidance scale.
+        shift: Flow shift of the grid.
+
+    Returns:
+        Clean latents (B, 16, t, h, w).
+    """
     u = torch.linspace(1.0, 0.0, steps + 1)
     sigmas = (shift * u / (1.0 + (shift - 1.0) * u)).tolist()
     both = torch.cat([context, embed_all([None] * len(context)).to(context)])
@@ -39,7 +51,7 @@ def sample_plain(model: nn.Module, noise: Tensor, context: Tensor, *, steps: int
 
 
 def averaged_transformer(folder: Path, recipe: Recipe) -> tuple[nn.Module, int]:
-    """The run folder's averaged weights and the step they are from."""
+    """Load a run folder's averaged weights, and return the model and its step."""
     state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     model = build_transformer(dim=recipe.dim, ffn_dim=recipe.ffn_dim, layers=recipe.layers)
     model.load_state_dict(state["average"])
@@ -47,7 +59,8 @@ def averaged_transformer(folder: Path, recipe: Recipe) -> tuple[nn.Module, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    """Read the command line, sample, and print the shares of right attributes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--out", type=Path, default=STATE, help="run folder (default: %(default)s)")
     parser.add_argument("--size", default="5x16", help="latent FRAMESxSIDE (default: %(default)s)")
     parser.add_argument("--clips", type=int, default=64)
@@ -63,9 +76,8 @@ def main() -> None:
     captions = draw_captions(options.clips, seed=options.seed)
     noise = torch.randn(options.clips, 16, frames, side, side, generator=torch.Generator().manual_seed(options.seed))
     context, model = embed_all(captions).to(options.device), model.to(options.device)
-    settings = {"steps": options.steps, "cfg": options.cfg, "shift": options.shift}
     pieces = zip(noise.to(options.device).split(16), context.split(16), strict=True)
-    parts = [sample_plain(model, x, c, **settings).cpu() for x, c in pieces]
+    parts = [sample_plain(model, x, c, steps=options.steps, cfg=options.cfg, shift=options.shift).cpu() for x, c in pieces]
     video = saved_code(options.out, seed=Recipe().seed).video(torch.cat(parts))
     shares = {name: round(share, 3) for name, share in accuracy(read(video), captions).items()}
     print({"step": step, "size": options.size} | shares)

@@ -1,4 +1,4 @@
-"""What both training loops share beside their saved state: a learning rate schedule, and batches drawn ahead of their use."""
+"""Training batches that threads draw ahead of their use."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def warm_up_and_decay(step: int, *, steps: int, warm_up: int, decay_share: float) -> float:
-    """Factor of the learning rate: linear warm-up, constant, linear decay to zero over the last `decay_share` of the steps."""
-    return min(1.0, (step + 1) / warm_up, max((steps - step) / (decay_share * steps), 0.0))
-
-
 def drawn_ahead(draw: Callable[[int], T], start: int, stop: int, *, workers: int) -> Iterator[T]:
-    """draw(start) ... draw(stop - 1), in order; with workers, made by that many threads while the consumer is busy.
+    """Yield draw(start) ... draw(stop - 1) in order, computed by threads while the consumer is busy.
 
-    A batch is a function of its step's number, so threads change when it is made and not what it is. A GPU needs this:
-    rendering a batch on one core takes longer than its training step.
+    Threads change when a batch is drawn but not its contents, which are a function of the step. A GPU needs this: rendering a
+    batch on one core takes longer than its training step.
+
+    Args:
+        draw: Return the batch of a step.
+        start: First step.
+        stop: One past the last step.
+        workers: Number of threads; 0 draws every batch when it is needed.
     """
     if workers == 0:
         yield from map(draw, range(start, stop))

@@ -1,13 +1,13 @@
 """The linear 4x8x8 patch code that fixes the tiny VAE's latent space.
 
-A Wan latent cell stands for 4 frames of 8x8 pixels (the first latent frame for one frame, here taken as standing still for
-four). The best linear code of such patches with 16 components is their principal components. The tiny VAE's encoder is
-trained to compute this code and its decoder to invert it with the help of the neighbouring cells; so the latent space is
-known before any training, and the transformer's training clips are encoded by one matrix product.
+A Wan latent cell stands for 4 frames of 8x8 pixels (a cell of the first latent frame for a single frame, repeated four times
+here). The best linear code of such patches with 16 components is their principal components. The tiny VAE's encoder is trained
+to compute this code, and its decoder to invert it with the help of the neighbouring cells. The latent space is therefore known
+before any training, and the transformer's training clips are encoded by one matrix product.
 
-Components are scaled by a root of their deviation (half-whitened: structure stays above detail, as in a trained VAE) and
-mixed by a Hadamard matrix, which spreads the energy evenly: all 16 channels get unit variance, as the host expects of
-model latents.
+Components are scaled by the square root of their standard deviation (half-whitened: structure stays stronger than detail, as in
+a trained VAE) and mixed by a Hadamard matrix, which distributes the energy evenly: all 16 channels have unit variance, as
+ComfyUI expects of model latents.
 """
 
 from __future__ import annotations
@@ -36,47 +36,56 @@ FIT_SIZES = (  # frames, side, share: mostly the standard clip, some of every sm
 
 @dataclass(frozen=True)
 class PatchCode:
-    """`encode` (768, 16) and `decode` (16, 768) act on patches (p c q r) in -1..1 less their `mean` (768,)."""
+    """A linear code of patches, flattened as (p c q r), in -1..1.
+
+    Attributes:
+        mean: Mean patch (768,), subtracted before encoding.
+        encode: Matrix (768, 16).
+        decode: Matrix (16, 768).
+    """
 
     mean: Tensor
     encode: Tensor
     decode: Tensor
 
     def latents(self, video: Tensor) -> Tensor:
-        """(B, 3, 1 + 4k, 8h, 8w) in -1..1 -> model latents (B, 16, 1 + k, h, w) of about unit variance."""
+        """Encode videos (B, 3, 1 + 4k, 8h, 8w) in -1..1 as model latents (B, 16, 1 + k, h, w) of about unit variance."""
         return rearrange((patches(video) - self.mean) @ self.encode, "b t h w c -> b c t h w")
 
     def video(self, latents: Tensor) -> Tensor:
-        """The linear reconstruction, `latents`' best inverse without looking at neighbours: (B, 3, 1 + 4k, 8h, 8w)."""
+        """Reconstruct videos (B, 3, 1 + 4k, 8h, 8w) linearly, every patch from its own latent cell."""
         values = rearrange(latents, "b c t h w -> b t h w c") @ self.decode + self.mean
         p, q, r = PATCH
         video = rearrange(values, "b t h w (p c q r) -> b c (t p) (h q) (w r)", p=p, q=q, r=r)
         return torch.cat([video[:, :, :p].mean(dim=2, keepdim=True), video[:, :, p:]], dim=2)
 
     def to(self, device: torch.device | str) -> PatchCode:
+        """Return a copy on the device."""
         return PatchCode(self.mean.to(device), self.encode.to(device), self.decode.to(device))
 
     def save(self, path: Path) -> None:
+        """Write the code as a safetensors file."""
         save_file({"mean": self.mean, "encode": self.encode.contiguous(), "decode": self.decode.contiguous()}, path)
 
     @staticmethod
     def load(path: Path) -> PatchCode:
+        """Read a file written by `save`."""
         return PatchCode(**load_file(path))
 
 
 def patches(video: Tensor) -> Tensor:
-    """(B, 3, 1 + 4k, 8h, 8w) -> (B, 1 + k, h, w, 768); the first frame is repeated to fill its patch."""
+    """Cut videos (B, 3, 1 + 4k, 8h, 8w) into patches (B, 1 + k, h, w, 768); the first frame is repeated to fill its patch."""
     p, q, r = PATCH
     if (video.shape[2] - 1) % p or video.shape[3] % q or video.shape[4] % r:
         raise ValueError(
-            f"a clip needs 1 + 4k frames and sides divisible by 8; got {tuple(video.shape[2:])} (frames, height, width)"
+            f"a clip must have 1 + 4k frames and sides divisible by 8; got {tuple(video.shape[2:])} (frames, height, width)"
         )
     video = torch.cat([video[:, :, :1].expand(-1, -1, p, -1, -1), video[:, :, 1:]], dim=2)
     return rearrange(video, "b c (t p) (h q) (w r) -> b t h w (p c q r)", p=p, q=q, r=r)
 
 
 def fit(*, seed: int, clips_per_size: int = 192) -> PatchCode:
-    """Principal components of the generator's patches over `FIT_SIZES`; deterministic in the seed, about 10 s on one core."""
+    """Fit the principal components of the generator's patches over `FIT_SIZES`: deterministic, about 10 s on one core."""
     mean, second = torch.zeros(768, dtype=torch.float64), torch.zeros(768, 768, dtype=torch.float64)
     for frames, side, share in FIT_SIZES:
         stream = clips(seed=seed, batch=32, frames=frames, height=side, width=side)
@@ -87,14 +96,14 @@ def fit(*, seed: int, clips_per_size: int = 192) -> PatchCode:
             second += weight * rows.T @ rows
     variance, axes = torch.linalg.eigh(second - torch.outer(mean, mean))
     variance, axes = variance.flip(0)[:CHANNELS], axes.flip(1)[:, :CHANNELS]
-    axes = axes * axes.sum(dim=0).sign()  # an eigenvector's sign is arbitrary: fix it, so that a refit is the same code
+    axes = axes * axes.sum(dim=0).sign()  # an eigenvector's sign is arbitrary: fixed, a refit gives the same code
     scale = variance.pow(0.25) * variance.sqrt().mean().sqrt()  # half-whitened; mean variance of the scaled components is 1
     mix = hadamard(CHANNELS)
     return PatchCode(mean.float(), ((axes / scale) @ mix).float(), (mix.T @ (axes * scale).T).float())
 
 
 def hadamard(size: int) -> Tensor:
-    """The orthonormal Hadamard matrix of a power-of-two size, by Sylvester's doubling; float64."""
+    """Return the orthonormal Hadamard matrix of a power-of-two size, by Sylvester's construction, in float64."""
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)], 0)

@@ -1,12 +1,12 @@
-"""Train the tiny Wan 2.1 text-to-video transformer: plain flow matching on several resolutions and lengths.
+"""Train the tiny Wan 2.1 text-to-video transformer by flow matching on several resolutions and lengths.
 
     python -m tiny_wan.recipes.train_t2v                       # start, or continue where the last one stopped
-    python -m tiny_wan.recipes.train_t2v --minutes 60          # one piece of an hour; run the same command again for the next
+    python -m tiny_wan.recipes.train_t2v --minutes 60          # one hour; run the same command again for the next
     python -m tiny_wan.recipes.train_t2v --export tiny_wan/weights/tiny_wan_t2v.safetensors
 
-The same command runs on a GPU (minutes) and on a CPU (hours). As Wan was: x = (1 - sigma) clean + sigma noise, the target is
-noise - clean, the network is told 1000 sigma, sigma is drawn uniformly and then shifted towards noise.
-Clean latents come from the patch code that the tiny VAE is trained to compute (`patch_code.py`), of clips rendered on the
+The same command runs on a GPU (minutes) and on a CPU (hours). As in Wan, x = (1 - sigma) clean + sigma noise, the target is
+noise - clean, the network is conditioned on 1000 sigma, and sigma is drawn uniformly and then shifted towards noise.
+Clean latents are the patch code (`patch_code.py`), which the tiny VAE is trained to compute, of clips that are rendered on the
 fly at each size: every sample is new, and a smaller stage sees the encoding of the smaller *video*.
 """
 
@@ -17,26 +17,41 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.wan_modules import ROOT, build_transformer, differentiable
+from harness.in_process import ROOT
+from harness.wan_modules import build_transformer, differentiable
+from pyramid.training.engine.atomic import atomic_file
+from pyramid.training.engine.ema import ExponentialMovingAverage
+from pyramid.training.engine.schedules import learning_rate_factor
 
 from ..world import words
 from ..world.scenes import render, scene_at
-from .loop import drawn_ahead, warm_up_and_decay
+from .loop import drawn_ahead
 from .patch_code import PatchCode, fit
-from .training_state import Average, Run
+from .training_state import Run
+
+if TYPE_CHECKING:
+    from comfy.ldm.wan.model import WanModel
 
 STATE = ROOT / ".state" / "t2v"
 
 
 @dataclass(frozen=True)
 class Size:
-    """A training shape: latent frames and latent side, clips in a batch, and how often it is drawn (relative weight)."""
+    """A training shape.
+
+    Attributes:
+        frames: Latent frames.
+        side: Latent height and width.
+        batch: Clips in a batch.
+        weight: Relative frequency with which it is drawn.
+    """
 
     frames: int
     side: int
@@ -45,13 +60,13 @@ class Size:
 
     @property
     def video(self) -> tuple[int, int]:
-        """(frames, side) in pixels."""
+        """Frames and side of the video, in pixels."""
         return 1 + 4 * (self.frames - 1), 8 * self.side
 
 
 @dataclass(frozen=True)
 class Phase:
-    """`steps` optimiser steps on a mix of sizes."""
+    """A number of optimiser steps on a mix of sizes."""
 
     steps: int
     sizes: tuple[Size, ...]
@@ -59,7 +74,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, except the kind of machine."""
+    """Everything that determines the weights, except the machine."""
 
     dim: int = 128
     ffn_dim: int = 512
@@ -91,25 +106,26 @@ class Recipe:
 
     @property
     def steps(self) -> int:
+        """Optimiser steps of all phases."""
         return sum(phase.steps for phase in self.phases)
 
-    def build(self) -> nn.Module:
-        """The network that training starts with."""
+    def build(self) -> WanModel:
+        """Build the network that training starts with."""
         model = build_transformer(dim=self.dim, ffn_dim=self.ffn_dim, layers=self.layers)
         init_weights(model, seed=self.seed)
         return model
 
     def beside(self, video: Tensor, clean: Tensor, code: PatchCode, generator: torch.Generator) -> Tensor:
-        """What the network sees beside the noisy latent of a video: nothing."""
+        """Return the channels that the network sees beside the noisy latent: none."""
         return clean[:, :0]
 
     def stored(self, name: str, weight: Tensor) -> Tensor:
-        """As it stands in the exported file."""
+        """Return a weight in the precision of the exported file."""
         return weight.half()
 
 
-def init_weights(model: nn.Module, *, seed: int) -> None:
-    """Wan's own initialisation: Xavier for matrices, 0.02 for the embeddings' matrices, a head that starts at zero."""
+def init_weights(model: WanModel, *, seed: int) -> None:
+    """Initialise as Wan does: Xavier for matrices, deviation 0.02 for those of the embeddings, zero for the head."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in model.named_parameters():
         if name.startswith("head.head"):
@@ -126,13 +142,13 @@ def init_weights(model: nn.Module, *, seed: int) -> None:
             nn.init.xavier_uniform_(value.flatten(1), generator=generator)
 
 
-def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices (updates scaled to AdamW's size), AdamW for embeddings, head, norms, modulations.
+def make_optimizers(model: WanModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Build Muon for the blocks' matrices (updates scaled to AdamW's size) and AdamW for embeddings, head, norms, modulations.
 
-    AdamW moves every weight by about the learning rate, so a unit with `fan_in` inputs moves `fan_in` times as far. At the
-    text width of 4096 that is several units a step: GELUs die, and a word whose units are all dead is lost for good. Hence
-    the learning rate of a wide matrix is divided by how much wider than the model it is. (`learning_rate` in a parameter
-    group is what the schedule multiplies.)
+    AdamW changes every weight by about the learning rate, and so a unit with `fan_in` inputs by up to `fan_in` times that. At
+    the text width of 4096 these are several units per step: GELUs die, and a word whose units are all dead is lost for good.
+    The learning rate of a wide matrix is therefore divided by the ratio of its width to the model's. (The schedule multiplies
+    `learning_rate` in a parameter group.)
     """
     inner = [value for name, value in model.named_parameters() if name.startswith("blocks") and value.ndim == 2]
     chosen = {id(value) for value in inner}
@@ -142,20 +158,21 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
             width = value[0].numel() if name.endswith("weight") and value.ndim > 1 else 1
             groups.setdefault(recipe.outer_learning_rate * min(1.0, model.dim / width), []).append(value)
     outer = [{"params": values, "lr": rate, "learning_rate": rate} for rate, values in groups.items()]
-    common = {"weight_decay": recipe.weight_decay}
-    muon = [{"params": inner, "learning_rate": recipe.learning_rate}]
+    decay, muon = recipe.weight_decay, [{"params": inner, "learning_rate": recipe.learning_rate}]
     return [
-        torch.optim.Muon(muon, lr=recipe.learning_rate, momentum=0.95, adjust_lr_fn="match_rms_adamw", **common),
-        torch.optim.AdamW(outer, betas=(0.9, 0.99), fused=True, **common),
+        torch.optim.Muon(muon, lr=recipe.learning_rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(outer, betas=(0.9, 0.99), weight_decay=decay, fused=True),
     ]
 
 
 def size_at(step: int, recipe: Recipe) -> Size:
-    """The shape of step number `step`; a function of the recipe alone, so that a continued run equals an uninterrupted one."""
+    """Return the shape of step number `step`: a function of the recipe alone, so a resumed run equals an uninterrupted one."""
     for phase in recipe.phases:
         if step < phase.steps:
             break
         step -= phase.steps
+    else:
+        raise ValueError(f"step is past the recipe's last one by {step}; the recipe has {recipe.steps} steps")
     weights = np.array([size.weight for size in phase.sizes])
     rng = np.random.default_rng(np.random.SeedSequence([recipe.seed, 1, phase.steps, step]))
     return phase.sizes[rng.choice(len(weights), p=weights / weights.sum())]
@@ -163,8 +180,15 @@ def size_at(step: int, recipe: Recipe) -> Size:
 
 @dataclass(frozen=True)
 class Batch:
-    """clean and noise (B, 16, t, h, w); sigma (B,); context (B, 6, 4096); beside (B, C, t, h, w): further channels that the
-    network sees."""
+    """A training batch.
+
+    Attributes:
+        clean: Latents (B, 16, t, h, w).
+        noise: Unit noise (B, 16, t, h, w).
+        sigma: Noise levels (B,).
+        context: Prompt embeddings (B, 6, 4096).
+        beside: Further input channels of the network (B, C, t, h, w).
+    """
 
     clean: Tensor
     noise: Tensor
@@ -173,12 +197,13 @@ class Batch:
     beside: Tensor
 
     def to(self, device: torch.device) -> Batch:
+        """Return a copy on the device."""
         values = (self.clean, self.noise, self.sigma, self.context, self.beside)
         return Batch(*(value.to(device, non_blocking=True) for value in values))
 
 
 def draw_batch(step: int, size: Size, recipe: Recipe, code: PatchCode) -> Batch:
-    """The batch of a step, every random choice from (recipe.seed, step). Sigmas are stratified over the batch."""
+    """Draw the batch of a step, with every random choice from (recipe.seed, step). Sigmas are stratified over the batch."""
     rng = np.random.default_rng(np.random.SeedSequence([recipe.seed, 2, step]))
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     scenes = [scene_at(step * 64 + row, seed=recipe.seed) for row in range(size.batch)]
@@ -193,7 +218,7 @@ def draw_batch(step: int, size: Size, recipe: Recipe, code: PatchCode) -> Batch:
 
 
 def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean squared error of the velocity noise - clean: ()."""
+    """Return the mean squared error of the velocity noise - clean: ()."""
     sigma = batch.sigma[:, None, None, None, None]
     noisy = (1.0 - sigma) * batch.clean + sigma * batch.noise
     with torch.autocast(noisy.device.type, torch.bfloat16):
@@ -203,27 +228,31 @@ def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 @dataclass
 class Trainer:
-    """The state of a run: weights, averages, optimisers, where it stands."""
+    """The state of a run: weights, averages, optimisers, steps and seconds."""
 
     recipe: Recipe
-    model: nn.Module
-    average: Average
+    model: WanModel
+    average: ExponentialMovingAverage
     optimizers: list[torch.optim.Optimizer]
     step: int = 0
     seconds: float = 0.0
 
     @staticmethod
     def start(recipe: Recipe, device: torch.device) -> Trainer:
+        """Build the network, its averages and its optimisers."""
         model = recipe.build().to(device)
-        return Trainer(recipe, model, Average(model, decay=recipe.ema_decay), make_optimizers(model, recipe))
+        average = ExponentialMovingAverage(dict(model.named_parameters()), decay=recipe.ema_decay)
+        return Trainer(recipe, model, average, make_optimizers(model, recipe))
 
     def state(self) -> dict:
+        """Return the state to save."""
         return {
             "model": self.model.state_dict(), "average": self.average.values, "step": self.step, "seconds": self.seconds,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }  # fmt: skip
 
     def load(self, state: dict) -> None:
+        """Continue from a saved state."""
         self.model.load_state_dict(state["model"])
         self.average.load(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -231,9 +260,9 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def train_step(self, batch: Batch) -> float:
-        """One optimiser step; returns the loss."""
+        """Run one optimiser step and return the loss."""
         recipe = self.recipe
-        factor = warm_up_and_decay(self.step, steps=recipe.steps, warm_up=recipe.warm_up, decay_share=recipe.decay_share)
+        factor = learning_rate_factor(self.step, steps=recipe.steps, warm_up=recipe.warm_up, decay_share=recipe.decay_share)
         with differentiable():
             loss = flow_loss(self.model, batch)
             loss.backward()
@@ -243,13 +272,13 @@ class Trainer:
                 group["lr"] = group["learning_rate"] * factor
             optimizer.step()
         self.model.zero_grad(set_to_none=True)
-        self.average.update(self.model, self.step)
+        self.average.update(self.step)
         self.step += 1
         return loss.item()
 
 
 def train(recipe: Recipe, run: Run, *, device: torch.device, seconds: float, workers: int = 0, report_every: int = 500) -> None:
-    """Train until the recipe's steps or `seconds` are over, whichever comes first, and save."""
+    """Train until the recipe's last step or for `seconds`, whichever comes first, and save."""
     trainer, saved = Trainer.start(recipe, device), run.open(recipe)
     if saved:
         trainer.load(saved)
@@ -266,7 +295,7 @@ def train(recipe: Recipe, run: Run, *, device: torch.device, seconds: float, wor
         trainer.seconds = before + time.monotonic() - began
         if trainer.step % report_every == 0:
             means = {name: float(np.mean(values)) for name, values in sorted(losses.items())}
-            run.report(step=trainer.step, minutes=trainer.seconds / 60, **means)
+            run.report({"step": trainer.step, "minutes": trainer.seconds / 60} | means)
             losses.clear()
         run.save(trainer.state)
         if time.monotonic() - began > seconds:
@@ -275,15 +304,16 @@ def train(recipe: Recipe, run: Run, *, device: torch.device, seconds: float, wor
 
 
 def saved_code(folder: Path, *, seed: int) -> PatchCode:
-    """The patch code, fitted once and kept in the run folder."""
+    """Return the patch code, which is fitted once and kept in the run folder."""
     path = folder / "patch_code.safetensors"
     if not path.exists():
-        fit(seed=seed).save(path)
+        with atomic_file(path) as partial:
+            fit(seed=seed).save(partial)
     return PatchCode.load(path)
 
 
 def export(run: Run, path: Path, recipe: Recipe) -> None:
-    """Write the averaged weights in the host's layout, with their recipe's numbers in the header."""
+    """Write the averaged weights in ComfyUI's layout, with the run's steps and hours in the header."""
     state = torch.load(run.folder / "state.pt", map_location="cpu", weights_only=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: recipe.stored(name, value).contiguous() for name, value in state["average"].items()}
@@ -291,18 +321,25 @@ def export(run: Run, path: Path, recipe: Recipe) -> None:
     print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB after {state['step']} steps")
 
 
-def main(description: str = __doc__, recipe: Recipe = Recipe(), state: Path = STATE) -> None:  # noqa: B008
+def main(description: str, recipe: Recipe, state: Path) -> None:
+    """Read the command line, and train or export.
+
+    Args:
+        description: Docstring of the script; its first paragraph is the help text.
+        recipe: The recipe to run.
+        state: Default run folder.
+    """
     parser = argparse.ArgumentParser(
-        description=description.split("\n\n")[0], epilog="To continue, run the same command again."
+        description=description.partition("\n\n")[0], epilog="To continue, run the same command again."
     )
     parser.add_argument("--out", type=Path, default=state, help="run folder (default: %(default)s)")
-    parser.add_argument("--mirror", type=Path, help="second folder that gets a copy of every saved state")
+    parser.add_argument("--mirror", type=Path, help="second folder for a copy of every saved state")
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="stop after this long (default: at the recipe's last step)"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="threads that draw batches ahead (default: 8 beside a GPU, else 0)")
+    parser.add_argument("--workers", type=int, help="threads that draw batches ahead (default: 8 with a GPU, else 0)")
     parser.add_argument("--export", type=Path, help="write the weights of the run folder to this file, and stop")
     options = parser.parse_args()
     run = Run(options.out, options.mirror)
@@ -314,4 +351,4 @@ def main(description: str = __doc__, recipe: Recipe = Recipe(), state: Path = ST
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__ or "", Recipe(), STATE)

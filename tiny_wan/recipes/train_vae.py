@@ -1,13 +1,13 @@
 """Train the tiny Wan VAE: the encoder to compute the patch code, the decoder to invert it.
 
     python -m tiny_wan.recipes.train_vae                       # start, or continue where the last one stopped
-    python -m tiny_wan.recipes.train_vae --minutes 60          # one piece of an hour; run the same command again for the next
+    python -m tiny_wan.recipes.train_vae --minutes 60          # one hour; run the same command again for the next
     python -m tiny_wan.recipes.train_vae --export tiny_wan/weights/tiny_wan_vae.safetensors
 
-The two halves are two regressions that share no gradient: the latent space is given (`patch_code.py`), so neither waits for
-the other and no adversary or KL term is needed to keep it in shape. In the last part of the recipe the decoder also sees the
-encoder's own latents, so that it forgives what the encoder gets wrong. Both train on crops and on clips of full length,
-with the plain causal convolutions that equal the host's chunks (`whole_clip.py`).
+The two halves are separate regressions without common gradients: the latent space is given (`patch_code.py`), so neither
+depends on the other, and no adversarial or KL term is needed to regularise it. In the last part of the recipe the decoder also
+sees the encoder's latents, and learns to correct the encoder's errors. Both train on crops and on clips of full length, with
+plain causal convolutions, which equal ComfyUI's chunks (`whole_clip.py`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,27 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.wan_modules import ROOT, build_vae, latent_format
+from harness.in_process import ROOT
+from harness.wan_modules import build_vae, latent_format
+from pyramid.training.engine.ema import ExponentialMovingAverage
+from pyramid.training.engine.schedules import learning_rate_factor
 
 from ..world.scenes import render, scene_at
 from . import whole_clip
-from .loop import drawn_ahead, warm_up_and_decay
+from .loop import drawn_ahead
 from .patch_code import PatchCode
 from .train_t2v import saved_code
-from .training_state import Average, Run
+from .training_state import Run
+
+if TYPE_CHECKING:
+    from comfy.ldm.wan.vae import WanVAE
 
 STATE = ROOT / ".state" / "vae"
 HALVES = ("decoder", "encoder")
@@ -38,7 +45,15 @@ HALVES = ("decoder", "encoder")
 
 @dataclass(frozen=True)
 class Crop:
-    """A training shape: frames and side of the rendered clip, side of the crop, clips in a batch, relative frequency."""
+    """A training shape.
+
+    Attributes:
+        frames: Frames of the rendered clip.
+        side: Height and width of the rendered clip, in pixels.
+        crop: Height and width of the crop, in pixels.
+        batch: Clips in a batch.
+        weight: Relative frequency with which it is drawn.
+    """
 
     frames: int
     side: int
@@ -49,7 +64,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, except the kind of machine."""
+    """Everything that determines the weights, except the machine."""
 
     dim: int = 8
     steps: int = 6_400  # decoder and encoder steps together
@@ -61,16 +76,19 @@ class Recipe:
         Crop(9, 64, 64, 2, 1.0),
         Crop(5, 32, 32, 8, 0.5),
     )
-    learning_rate: float = 5e-3  # of the convolutions, by Muon; the rest take a third of it, by AdamW
+    learning_rate: float = 5e-3  # of the convolutions, by Muon; a third of it for the rest, by AdamW
     warm_up: int = 200  # steps
     decay_share: float = 0.4  # the learning rate falls to zero over this last share
-    own_latents_from: float = 0.6  # after this share of the steps every other decoder batch comes from the encoder
+    encoder_latents_from: float = 0.6  # after this share of the steps every other decoder batch comes from the encoder
     ema_decay: float = 0.998
     seed: int = 1
 
 
 def init_weights(vae: nn.Module, *, seed: int) -> None:
-    """Variance-preserving convolutions; residual branches and attention end in zeros: the net starts as its linear path."""
+    """Initialise variance-preserving convolutions, and zeros at the end of residual branches and attention.
+
+    The network starts as its linear path.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, value in vae.named_parameters():
         if name.endswith("gamma"):
@@ -84,43 +102,50 @@ def init_weights(vae: nn.Module, *, seed: int) -> None:
 
 
 def half_of(vae: nn.Module, half: str) -> dict[str, nn.Parameter]:
-    """The parameters that belong to one half, its 1x1 convolution at the latent included."""
-    own = ("encoder.", "conv1.") if half == "encoder" else ("decoder.", "conv2.")
-    return {name: value for name, value in vae.named_parameters() if name.startswith(own)}
+    """Return the parameters of one half, including its 1x1 convolution at the latent."""
+    prefixes = ("encoder.", "conv1.") if half == "encoder" else ("decoder.", "conv2.")
+    return {name: value for name, value in vae.named_parameters() if name.startswith(prefixes)}
 
 
-def channels_last(vae: nn.Module) -> nn.Module:
-    """Store the convolutions' weights channels last: 1.6 times as fast on a CPU, and what a GPU's kernels want."""
-    formats = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def channels_last(vae: Network) -> Network:
+    """Store the convolutions' weights channels last, which GPU kernels expect and which is 1.6 times as fast on a CPU."""
     for module in vae.modules():
-        for kind, layout in formats.items():
-            if isinstance(module, kind):
-                module.weight.data = module.weight.data.contiguous(memory_format=layout)
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        elif isinstance(module, nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
     return vae
 
 
 def matrix_of(weight: Tensor) -> Tensor:
-    """A channels-last convolution weight (out, in, ...) as (out, kernel * in), without a copy."""
+    """Return a view of a channels-last convolution weight (out, in, ...) as (out, kernel * in)."""
     return weight.permute(0, *range(2, weight.ndim), 1).reshape(len(weight), -1)
 
 
 class MatrixView:
-    """Muon for convolutions: it wants matrices, so it steps on (out, in * kernel) views that share their weights' memory."""
+    """Muon for convolutions: it requires matrices, so it steps on (out, kernel * in) views that share the weights' memory."""
 
-    def __init__(self, weights: list[nn.Parameter], **options):
+    def __init__(self, weights: list[nn.Parameter], *, lr: float, momentum: float, weight_decay: float):
         self.weights = weights
         self.matrices = [nn.Parameter(matrix_of(weight.data)) for weight in weights]
-        self.optimizer = torch.optim.Muon(self.matrices, adjust_lr_fn="match_rms_adamw", **options)
+        self.optimizer = torch.optim.Muon(
+            self.matrices, lr=lr, momentum=momentum, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
 
     def step(self) -> None:
+        """Step on the weights' gradients."""
         for weight, matrix in zip(self.weights, self.matrices, strict=True):
+            assert weight.grad is not None, "step follows backward"
             matrix.grad = matrix_of(weight.grad)
         self.optimizer.step()
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Both optimisers of one half; `factor` is the schedule's."""
+    """The two optimisers of one half."""
 
     muon: MatrixView
     adamw: torch.optim.Optimizer
@@ -128,6 +153,7 @@ class Optimizer:
 
     @staticmethod
     def of(parameters: dict[str, nn.Parameter], *, learning_rate: float) -> Optimizer:
+        """Build Muon for convolutions and AdamW for the rest."""
         matrices = [value for value in parameters.values() if value.ndim > 1 and value.numel() > 8 * len(value)]
         chosen = {id(value) for value in matrices}
         rest = [value for value in parameters.values() if id(value) not in chosen]
@@ -137,6 +163,7 @@ class Optimizer:
         )
 
     def step(self, factor: float) -> None:
+        """Step with the learning rate times the schedule's factor."""
         for optimizer, rate in ((self.muon.optimizer, self.learning_rate), (self.adamw, self.learning_rate / 3)):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
@@ -144,9 +171,11 @@ class Optimizer:
         self.adamw.step()
 
     def state(self) -> list[dict]:
+        """Return the state to save."""
         return [self.muon.optimizer.state_dict(), self.adamw.state_dict()]
 
     def load(self, state: list[dict]) -> None:
+        """Continue from a saved state."""
         self.muon.optimizer.load_state_dict(state[0])
         self.adamw.load_state_dict(state[1])
 
@@ -163,18 +192,26 @@ def draw_video(step: int, recipe: Recipe) -> Tensor:
 
 
 def half_at(step: int, recipe: Recipe) -> str:
-    """Which half a step trains: the encoder's steps are spread evenly."""
+    """Return the half that a step trains; the encoder's steps are evenly distributed."""
     share = recipe.encoder_share
     return "encoder" if math.floor((step + 1) * share) > math.floor(step * share) else "decoder"
 
 
-def half_loss(vae: nn.Module, video: Tensor, half: str, *, code: PatchCode, own_latents: bool) -> Tensor:
-    """Mean squared error, of the latents for the encoder and of the video for the decoder: ()."""
+def half_loss(vae: WanVAE, video: Tensor, half: str, *, code: PatchCode, encoder_latents: bool) -> Tensor:
+    """Return the mean squared error, of the latents for the encoder and of the video for the decoder: ().
+
+    Args:
+        vae: The network.
+        video: Clips (B, 3, T, H, W) in -1..1.
+        half: "encoder" or "decoder".
+        code: The code that defines the latents.
+        encoder_latents: Whether the decoder sees the encoder's latents instead of the code's.
+    """
     latents, video = code.latents(video), video.contiguous(memory_format=torch.channels_last_3d)
     with torch.autocast(video.device.type, torch.bfloat16):
         if half == "encoder":
             return (whole_clip.encode(vae, video).float() - latents).square().mean()
-        if own_latents:
+        if encoder_latents:
             with torch.no_grad():
                 latents = whole_clip.encode(vae, video)
         latents = latents.contiguous(memory_format=torch.channels_last_3d)
@@ -182,50 +219,59 @@ def half_loss(vae: nn.Module, video: Tensor, half: str, *, code: PatchCode, own_
 
 
 def psnr(video: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal to noise ratio of each clip in dB, (B,); the range -1..1 has a peak of 2."""
+    """Return the peak signal-to-noise ratio of each clip in dB, (B,); the range -1..1 has a peak of 2."""
     return 10.0 * torch.log10(4.0 / (video - reference).square().flatten(1).mean(dim=1))
 
 
 @torch.no_grad()
 def held_out(
-    vae: nn.Module, code: PatchCode, *, clips: int = 2, frames: int = 17, side: int = 128, seed: int = 4242
+    vae: WanVAE, code: PatchCode, *, clips: int = 2, frames: int = 17, side: int = 128, seed: int = 4242
 ) -> dict[str, float]:
-    """Quality on whole clips that no training stream contains: dB from the code, dB end to end, the encoder's error."""
+    """Measure the quality on whole clips that no training stream contains.
+
+    Returns:
+        psnr_code: dB of the decoder on the code's latents. psnr: dB of encoder and decoder. encoder_error: root mean square
+        error of the encoder's latents, relative to their standard deviation.
+    """
     device = next(vae.parameters()).device
     video = render([scene_at(row, seed=seed) for row in range(clips)], frames=frames, height=side, width=side).to(device)
-    latents, own = code.latents(video), whole_clip.encode(vae, video)
+    latents, encoded = code.latents(video), whole_clip.encode(vae, video)
     return {
         "psnr_code": psnr(whole_clip.decode(vae, latents).clamp(-1, 1), video).mean().item(),
-        "psnr": psnr(whole_clip.decode(vae, own).clamp(-1, 1), video).mean().item(),
-        "encoder_error": ((own - latents).square().mean() / latents.var()).sqrt().item(),
+        "psnr": psnr(whole_clip.decode(vae, encoded).clamp(-1, 1), video).mean().item(),
+        "encoder_error": ((encoded - latents).square().mean() / latents.var()).sqrt().item(),
     }
 
 
 @dataclass
 class Trainer:
-    """The state of a run: weights, averages, optimisers, where it stands."""
+    """The state of a run: weights, averages, optimisers, steps and seconds."""
 
     recipe: Recipe
-    vae: nn.Module
-    average: Average
+    vae: WanVAE
+    average: ExponentialMovingAverage
     optimizers: dict[str, Optimizer]
     step: int = 0
     seconds: float = 0.0
 
     @staticmethod
     def start(recipe: Recipe, device: torch.device) -> Trainer:
+        """Build the network, its averages and its optimisers."""
         vae = channels_last(build_vae(dim=recipe.dim)).to(device)
         init_weights(vae, seed=recipe.seed)
         optimizers = {half: Optimizer.of(half_of(vae, half), learning_rate=recipe.learning_rate) for half in HALVES}
-        return Trainer(recipe, vae, Average(vae, decay=recipe.ema_decay), optimizers)
+        average = ExponentialMovingAverage(dict(vae.named_parameters()), decay=recipe.ema_decay)
+        return Trainer(recipe, vae, average, optimizers)
 
     def state(self) -> dict:
+        """Return the state to save."""
         return {
             "model": self.vae.state_dict(), "average": self.average.values, "step": self.step, "seconds": self.seconds,
             "optimizers": {half: optimizer.state() for half, optimizer in self.optimizers.items()},
         }  # fmt: skip
 
     def load(self, state: dict) -> None:
+        """Continue from a saved state."""
         self.vae.load_state_dict(state["model"])
         self.average.load(state["average"])
         for half, optimizer in self.optimizers.items():
@@ -233,23 +279,23 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def train_step(self, video: Tensor, code: PatchCode) -> tuple[str, float]:
-        """One step of the half whose turn it is; returns its name and its loss."""
+        """Run one step of the half whose turn it is, and return its name and loss."""
         half = half_at(self.step, self.recipe)
-        own = self.step % 2 == 1 and self.step > self.recipe.own_latents_from * self.recipe.steps
-        loss = half_loss(self.vae, video, half, code=code, own_latents=own)
+        encoder_latents = self.step % 2 == 1 and self.step > self.recipe.encoder_latents_from * self.recipe.steps
+        loss = half_loss(self.vae, video, half, code=code, encoder_latents=encoder_latents)
         loss.backward()
         nn.utils.clip_grad_norm_(half_of(self.vae, half).values(), 1.0)
         recipe = self.recipe
-        factor = warm_up_and_decay(self.step, steps=recipe.steps, warm_up=recipe.warm_up, decay_share=recipe.decay_share)
+        factor = learning_rate_factor(self.step, steps=recipe.steps, warm_up=recipe.warm_up, decay_share=recipe.decay_share)
         self.optimizers[half].step(factor)
         self.vae.zero_grad(set_to_none=True)
-        self.average.update(self.vae, self.step)
+        self.average.update(self.step)
         self.step += 1
         return half, loss.item()
 
 
 def train(recipe: Recipe, run: Run, *, device: torch.device, seconds: float, workers: int = 0, report_every: int = 500) -> None:
-    """Train until the recipe's steps or `seconds` are over, whichever comes first, and save."""
+    """Train until the recipe's last step or for `seconds`, whichever comes first, and save."""
     trainer, saved = Trainer.start(recipe, device), run.open(recipe)
     if saved:
         trainer.load(saved)
@@ -262,7 +308,7 @@ def train(recipe: Recipe, run: Run, *, device: torch.device, seconds: float, wor
         if trainer.step % report_every == 0:
             averaged = averaged_vae(trainer.average.values, dim=recipe.dim).to(device)
             means = {half: float(np.mean(values)) for half, values in losses.items() if values}
-            run.report(step=trainer.step, minutes=trainer.seconds / 60, **means, **held_out(averaged, code))
+            run.report({"step": trainer.step, "minutes": trainer.seconds / 60} | means | held_out(averaged, code))
             losses = {half: [] for half in HALVES}
         run.save(trainer.state)
         if time.monotonic() - began > seconds:
@@ -270,18 +316,19 @@ def train(recipe: Recipe, run: Run, *, device: torch.device, seconds: float, wor
     run.save(trainer.state, force=True)
 
 
-def averaged_vae(values: dict[str, Tensor], *, dim: int) -> nn.Module:
+def averaged_vae(values: dict[str, Tensor], *, dim: int) -> WanVAE:
+    """Build a network with the averaged weights."""
     vae = build_vae(dim=dim)
     vae.load_state_dict(values)
     return vae.requires_grad_(False)
 
 
 @torch.no_grad()
-def fold_host_constants(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that speak host latents: the host's per-channel mean and deviation go into the two 1x1 convolutions.
+def fold_latent_format(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fold ComfyUI's per-channel mean and deviation of latents into the two 1x1 convolutions, and return the new weights.
 
-    The host computes model = (latent - mean) / std. So the encoder's last convolution has to give std * model + mean, and the
-    decoder's first one has to undo it: W ((z - mean) / std) + b = (W / std) z + (b - W (mean / std)).
+    ComfyUI computes model = (latent - mean) / std. The encoder's last convolution must therefore return std * model + mean, and
+    the decoder's first one invert it: W ((z - mean) / std) + b = (W / std) z + (b - W (mean / std)).
     """
     constants = latent_format()
     mean, std = constants.latents_mean.flatten(), constants.latents_std.flatten()
@@ -296,24 +343,26 @@ def fold_host_constants(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def export(run: Run, path: Path) -> None:
-    """Write the averaged weights in the host's layout and convention, half precision."""
+    """Write the averaged weights in ComfyUI's layout and convention, in fp16."""
     state = torch.load(run.folder / "state.pt", map_location="cpu", weights_only=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.half().contiguous() for name, value in fold_host_constants(state["average"]).items()}
+    weights = {name: value.half().contiguous() for name, value in fold_latent_format(state["average"]).items()}
     save_file(weights, path, metadata={"steps": str(state["step"]), "hours": f"{state['seconds'] / 3600:.2f}"})
     print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB after {state['step']} steps")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog="To continue, run the same command again.")
+    """Read the command line, and train or export."""
+    summary = (__doc__ or "").partition("\n\n")[0]
+    parser = argparse.ArgumentParser(description=summary, epilog="To continue, run the same command again.")
     parser.add_argument("--out", type=Path, default=STATE, help="run folder (default: %(default)s)")
-    parser.add_argument("--mirror", type=Path, help="second folder that gets a copy of every saved state")
+    parser.add_argument("--mirror", type=Path, help="second folder for a copy of every saved state")
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="stop after this long (default: at the recipe's last step)"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="threads that draw batches ahead (default: 8 beside a GPU, else 0)")
+    parser.add_argument("--workers", type=int, help="threads that draw batches ahead (default: 8 with a GPU, else 0)")
     parser.add_argument("--export", type=Path, help="write the weights of the run folder to this file, and stop")
     options = parser.parse_args()
     run = Run(options.out, options.mirror)

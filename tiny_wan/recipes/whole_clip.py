@@ -1,19 +1,33 @@
-"""The host's Wan VAE on whole clips at once.
+"""ComfyUI's Wan VAE on whole clips at once.
 
-The host encodes and decodes chunk by chunk with a cache, which is right for long videos and useless for training. These two
-functions run the same modules over all frames. They equal the host's result up to rounding, because every convolution is
-causal and the cache holds exactly the frames that the convolution's padding would otherwise replace by zeros. Only the
-temporal resampling needs care: the first frame goes round it, and when decoding the second one starts its own history.
+ComfyUI encodes and decodes chunk by chunk with a cache, which suits long videos and does not suit training. These two functions
+run the same modules over all frames. They equal ComfyUI's result up to rounding, because every convolution is causal and the
+cache holds exactly the frames that the convolution's padding would otherwise replace by zeros. Only the temporal resampling is
+special: the first frame bypasses it, and in decoding the second frame starts with an empty history.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from comfy.ldm.wan.vae import WanVAE
 
 
-def encode(vae: nn.Module, video: Tensor) -> Tensor:
-    """(B, 3, 1 + 4k, 8h, 8w) in -1..1 -> the mean of the posterior, a host latent: (B, 16, 1 + k, h, w)."""
+def encode(vae: WanVAE, video: Tensor) -> Tensor:
+    """Return the mean of the posterior as a ComfyUI latent.
+
+    Args:
+        vae: The network.
+        video: (B, 3, 1 + 4k, 8h, 8w) in -1..1.
+
+    Returns:
+        (B, 16, 1 + k, h, w).
+    """
+    layer: Any
     x = vae.encoder.conv1(video)
     for layer in vae.encoder.downsamples:
         x = layer(x)
@@ -24,8 +38,8 @@ def encode(vae: nn.Module, video: Tensor) -> Tensor:
     return vae.conv1(x).chunk(2, dim=1)[0]
 
 
-def decode(vae: nn.Module, latent: Tensor) -> Tensor:
-    """Host latent (B, 16, 1 + k, h, w) -> video (B, 3, 1 + 4k, 8h, 8w), about -1..1."""
+def decode(vae: WanVAE, latent: Tensor) -> Tensor:
+    """Return the video (B, 3, 1 + 4k, 8h, 8w), about in -1..1, of a ComfyUI latent (B, 16, 1 + k, h, w)."""
     x = vae.decoder.conv1(vae.conv2(latent))
     for layer in vae.decoder.middle:
         x = layer(x)
@@ -38,8 +52,8 @@ def decode(vae: nn.Module, latent: Tensor) -> Tensor:
     return x
 
 
-def _twice_the_frames(layer: nn.Module, x: Tensor) -> Tensor:
-    """(B, C, T, H, W) -> (B, C, 2T, H, W): the temporal convolution makes two frames' channels of each frame."""
+def _twice_the_frames(layer: Any, x: Tensor) -> Tensor:
+    """Double the frames, (B, C, T, H, W) -> (B, C, 2T, H, W): the temporal convolution outputs the channels of two frames."""
     batch, channels, frames, height, width = x.shape
     pairs = layer.time_conv(x).reshape(batch, 2, channels, frames, height, width)
     return torch.stack((pairs[:, 0], pairs[:, 1]), dim=3).reshape(batch, channels, 2 * frames, height, width)

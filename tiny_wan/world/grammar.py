@@ -25,10 +25,15 @@ PLACE_PHRASES = {"left": "on the left", "centre": "in the centre", "right": "on 
 
 @dataclass(frozen=True)
 class Caption:
-    """What a clip shows. `str(caption)` is the prompt, `parse` its inverse.
+    """The contents of a clip. `str(caption)` is the prompt, and `parse` its inverse.
 
-    `place` is the horizontal third in which the shape is on average over the clip; `motion` is its direction of travel;
-    `pattern` is the texture behind it: vertical stripes, horizontal bands, a chequerboard or none; `ground` is its colour.
+    Attributes:
+        shape: Outline of the shape.
+        colour: Colour of the shape.
+        motion: Direction in which the shape travels.
+        place: Horizontal third in which the shape is on average over the clip.
+        pattern: Texture behind the shape: vertical stripes, horizontal bands, a chequerboard or none.
+        ground: Colour behind the shape.
     """
 
     shape: str
@@ -65,19 +70,19 @@ ATTRIBUTES = tuple(field.name for field in fields(Caption))
 
 
 def every_caption() -> list[Caption]:
-    """All captions of the grammar, in the order of the vocabulary."""
+    """Return all captions of the grammar, in the order of the vocabulary."""
     return [Caption(*words) for words in product(*(VOCABULARY[name] for name in ATTRIBUTES))]
 
 
 def draw_caption(rng: np.random.Generator) -> Caption:
-    """One caption, every attribute uniform and independent of the others."""
+    """Draw a caption with uniform, independent attributes."""
     return Caption(**{name: str(rng.choice(VOCABULARY[name])) for name in ATTRIBUTES})
 
 
 def draw_captions(count: int, *, seed: int) -> list[Caption]:
-    """`count` captions in which every word of an attribute appears equally often (to within one).
+    """Draw `count` captions in which every word of an attribute appears equally often (to within one).
 
-    For tables: a balanced draw has no luck of the draw in the mix of easy and hard words.
+    For tables: a balanced draw removes chance from the mix of easy and hard words.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xCA97]))
     columns = {}
@@ -88,10 +93,14 @@ def draw_captions(count: int, *, seed: int) -> list[Caption]:
 
 
 def parse(prompt: str) -> Caption:
-    """The caption a prompt spells. Raises `ValueError` with the template where it is not a sentence of the grammar."""
-    wanted = " ".join(prompt.lower().split())
-    words = wanted.removesuffix(".").split(" ")
-    motion, place = _phrase_in(wanted, MOTION_PHRASES), _phrase_in(wanted, PLACE_PHRASES)
+    """Return the caption that a prompt spells.
+
+    Raises:
+        ValueError: The prompt is not a sentence of the grammar; the message has the template, or the nearest caption.
+    """
+    sentence = " ".join(prompt.lower().split())
+    words = sentence.removesuffix(".").split(" ")
+    motion, place = _phrase_in(sentence, MOTION_PHRASES), _phrase_in(sentence, PLACE_PHRASES)
     if len(words) < 10 or motion is None or place is None:
         raise ValueError(
             f"cannot read the prompt {prompt!r}; the tiny world understands "
@@ -104,8 +113,8 @@ def parse(prompt: str) -> Caption:
     return caption
 
 
-def _phrase_in(prompt: str, phrases: dict[str, str]) -> str | None:
-    return next((word for word, phrase in phrases.items() if f" {phrase} " in prompt), None)
+def _phrase_in(sentence: str, phrases: dict[str, str]) -> str | None:
+    return next((word for word, phrase in phrases.items() if f" {phrase} " in sentence), None)
 
 
 EXAMPLE = Caption(shape="ring", colour="red", motion="left", place="right", pattern="striped", ground="blue")

@@ -1,6 +1,6 @@
-"""What a set of clips is worth beyond its prompts: detail, motion, distance to the data, diversity; and how sure a number is.
+"""Metrics of a set of clips: detail, motion, distance to the data, diversity; and bootstrap intervals.
 
-Clips are (B, 3, T, H, W) in -1..1. Nothing here is learnt; every feature is stated in one line, so a number can be argued with.
+Clips are (B, 3, T, H, W) in -1..1. Nothing is learned: every feature is a simple statistic of pixels.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CELLS = 3  # the frame is looked at in 3 x 3 cells
+CELLS = 3  # features are computed in 3 x 3 cells of the frame
 
 
 def detail(video: Tensor) -> Tensor:
-    """Mean square in the two finest octaves of space, (B, 2): what a 2x2 (then a 4x4) block mean takes away.
+    """Return the mean square in the two finest octaves of space, (B, 2): the energy that a 2x2 (then a 4x4) block mean removes.
 
     Divide the mean over a set by the mean over data of the same size: 1 is as sharp as the data, 0 is blurred.
     """
@@ -29,16 +29,17 @@ def detail(video: Tensor) -> Tensor:
 
 
 def motion(video: Tensor) -> Tensor:
-    """Dynamic degree, (B,): root mean square change per frame interval, after a 4x4 block mean, summed over the clip.
+    """Return the dynamic degree, (B,): root mean square change per frame interval, summed over the clip.
 
-    In units of the value range per clip. A clip and the same clip at half the frame rate move by about the same amount.
+    Measured after a 4x4 block mean, in units of the value range per clip. A clip and the same clip at half the frame rate have
+    about the same dynamic degree.
     """
     small = F.avg_pool3d(video, (1, 4, 4))
     return small.diff(dim=2).square().mean(dim=(1, 3, 4)).sqrt().sum(dim=1)
 
 
 def features(video: Tensor) -> Tensor:
-    """The 45 numbers that `frechet_distance` and `diversity` compare, (B, 45), all from luminance and colour in 3 x 3 cells.
+    """Return the features that `frechet_distance` and `diversity` compare, (B, 45), from brightness and colour in 3 x 3 cells.
 
     27: mean colour of each cell over the clip; 9: root mean square change in time in each cell, from frame to frame;
     9: log10 of the energies of horizontal, vertical and diagonal differences at 1, 2 and 4 pixels.
@@ -54,10 +55,10 @@ def features(video: Tensor) -> Tensor:
 
 
 def frechet_distance(sample: Tensor, reference: Tensor) -> float:
-    """Frechet distance of two sets of features, as Gaussians: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2).
+    """Return the Fréchet distance of two sets of features, as Gaussians: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2).
 
-    Features are first divided by the reference's deviations, so that each counts alike. It is biased upwards for small sets:
-    compare only values from the same number of clips.
+    Features are first divided by the reference's standard deviations, which weighs them equally. The estimate is biased upwards
+    for small sets: compare only values from the same number of clips.
     """
     scale = reference.double().std(dim=0).clamp(min=1e-6)
     sample, reference = sample.double() / scale, reference.double() / scale
@@ -68,16 +69,19 @@ def frechet_distance(sample: Tensor, reference: Tensor) -> float:
 
 
 def _root(matrix: Tensor) -> Tensor:
-    """The symmetric square root of a positive semi-definite matrix."""
+    """Return the symmetric square root of a positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     return vectors @ torch.diag(values.clamp(min=0.0).sqrt()) @ vectors.T
 
 
 def diversity(sample: Tensor, scale: Tensor) -> float:
-    """Mean distance per feature between clips of one prompt and n seeds: features (n, 45), in units of `scale` (45,).
+    """Return the mean distance per feature between clips of one prompt and n seeds.
 
-    Use the deviations of the data's features as the scale, and divide by the same number of real clips of that prompt:
-    1 varies as the data does, 0 makes one clip whatever the seed.
+    Divide it by the diversity of as many real clips of that prompt: 1 varies as the data does, 0 is one clip for every seed.
+
+    Args:
+        sample: Features (n, 45).
+        scale: Standard deviations (45,) of the data's features, the unit of the distances.
     """
     scaled = sample.double() / scale.double().clamp(min=1e-6)
     pairs = len(sample) * (len(sample) - 1) / 2
@@ -99,14 +103,20 @@ class Interval:
 def bootstrap(
     scores: np.ndarray, *, baseline: np.ndarray | None = None, resamples: int = 4000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Mean of `scores` (n,) and its percentile interval; with a `baseline` (n,), of the paired differences scores - baseline.
+    """Return a mean with its bootstrap percentile interval.
 
-    Row i of both must be the same prompt and seed: pairing removes the difficulty of the prompts from the interval.
+    Args:
+        scores: One score for each clip, (n,).
+        baseline: Scores (n,) to subtract; element i of both must be the same prompt and seed. Pairing removes the
+            difficulty of the prompts from the interval.
+        resamples: Number of bootstrap samples.
+        level: Coverage of the interval.
+        seed: Seed of the resampling.
     """
     values = np.asarray(scores, dtype=float)
     if baseline is not None:
         if len(baseline) != len(values):
-            raise ValueError(f"paired rows must match: got {len(values)} scores and {len(baseline)} of the baseline")
+            raise ValueError(f"got {len(values)} scores and {len(baseline)} baseline scores; pairing requires as many of both")
         values = values - np.asarray(baseline, dtype=float)
     rng = np.random.default_rng(seed)
     means = values[rng.integers(0, len(values), (resamples, len(values)))].mean(axis=1)
@@ -115,5 +125,5 @@ def bootstrap(
 
 
 def within_margin(difference: Interval, *, margin: float) -> bool:
-    """Does "not worse by more than the margin" hold? The worse end of the interval decides. Higher scores are better."""
+    """Return whether scores are not worse by more than the margin, by the worse end of the interval; higher is better."""
     return difference.low >= -margin

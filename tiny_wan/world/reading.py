@@ -1,8 +1,8 @@
-"""Read a clip's six attributes back by deterministic image analysis: no network, no randomness, the same answer every time.
+"""Read a clip's six attributes by deterministic image analysis, without a network and without randomness.
 
-The order is the one in which things can be told apart: which ground colour fills the frame, which shape colour stands out
-from it, where that colour is in every frame (place, motion), what its outline is (shape), what is periodic behind it
-(pattern). Everything works on fractions of the frame, so any size and length can be read.
+Every attribute builds on the ones before: the ground colour that fills the frame, the shape colour that differs from it, the
+position of that colour in every frame (place, motion), its outline (shape), and the periodic texture behind it (pattern).
+Lengths are fractions of the frame, so clips of any size and length can be read.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 from .grammar import ATTRIBUTES, COLOURS, GROUNDS, PATTERNS, PLACES, SHAPES, Caption
 from .scenes import COLOUR_RGB, DISTANCES, GROUND_RGB, PATTERN_PERIODS, PLACE_X, RADIUS, TRAVEL
 
-NOTHING = "none"  # the answer where no shape was found
-SHADES = (0.42, 1.75)  # the texture and the light move a ground colour along this stretch of its ray from black
+NOTHING = "none"  # the reading if no shape was found
+SHADES = (0.42, 1.75)  # texture and light multiply a ground colour by a factor in this range
 LEAST_AREA = 0.004  # a frame shows the shape where at least this share of it has its colour (a whole ring covers 0.04)
 STILL_BELOW = 0.42 * TRAVEL  # travel over the clip, fraction of the side
 PATTERN_ABOVE = 0.012  # energy of the relative brightness at the texture's frequency; a ground-truth texture has 0.06
@@ -27,32 +27,39 @@ WINDOW = 1.7 * RADIUS  # half side of the square around the centroid that belong
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read from one clip. `words` has the grammar's attributes; lengths are fractions of the frame."""
+    """The attributes read from one clip. Lengths are fractions of the frame.
+
+    Attributes:
+        words: The grammar's attributes and their words.
+        centre: Mean position (x, y) of the shape.
+        travel: Displacement (x, y) from the first frame to the last, by a straight-line fit.
+        seen: Share of the frames in which the shape was found.
+    """
 
     words: dict[str, str]
-    centre: tuple[float, float]  # mean over the clip
-    travel: tuple[float, float]  # first frame to last, by a straight-line fit
-    seen: float  # share of the frames in which the shape was found
+    centre: tuple[float, float]
+    travel: tuple[float, float]
+    seen: float
 
     def agrees(self, caption: Caption) -> dict[str, bool]:
-        """Attribute by attribute: is it what the caption says?"""
+        """Return for every attribute whether it agrees with the caption."""
         return {name: self.words[name] == getattr(caption, name) for name in ATTRIBUTES}
 
 
 def read(video: Tensor, *, batch: int = 8) -> list[Reading]:
-    """Read clips (B, 3, T, H, W) in -1..1."""
+    """Read clips (B, 3, T, H, W) in -1..1, `batch` at a time."""
     return [reading for part in video.float().split(batch) for reading in _read(part.clamp(-1, 1).add(1).div(2))]
 
 
 def accuracy(readings: Sequence[Reading], captions: Sequence[Caption]) -> dict[str, float]:
-    """Share of clips that agree with their caption, per attribute, and with all attributes at once (`all`)."""
+    """Return the share of clips that agree with their caption, per attribute and in all attributes at once (`all`)."""
     right = [reading.agrees(caption) for reading, caption in zip(readings, captions, strict=True)]
     shares = {name: sum(row[name] for row in right) / len(right) for name in ATTRIBUTES}
     return shares | {"all": sum(all(row.values()) for row in right) / len(right)}
 
 
 def _read(image: Tensor) -> list[Reading]:
-    """One batch (B, 3, T, H, W) in 0..1."""
+    """Read one batch (B, 3, T, H, W) in 0..1."""
     ground, from_ground = _ground(image)
     colour, alpha = _colour(image, from_ground)  # (B,), (B, T, H, W)
     centre, seen = _centroids(alpha)
@@ -61,24 +68,22 @@ def _read(image: Tensor) -> list[Reading]:
     pattern = _pattern(image, alpha)
     readings = []
     for row in range(len(image)):
-        found = bool(seen[row].any())
-        words = {"ground": GROUNDS[ground[row]], "pattern": PATTERNS[pattern[row]]}
-        words |= (
-            {"colour": COLOURS[colour[row]], "shape": SHAPES[shape[row]]} if found else {"colour": NOTHING, "shape": NOTHING}
-        )
-        words |= (
-            {"motion": _direction(travel[row]), "place": _place(middle[row])}
-            if found
-            else {"motion": NOTHING, "place": NOTHING}
-        )
-        readings.append(
-            Reading(words, tuple(middle[row].tolist()), tuple(travel[row].tolist()), seen[row].float().mean().item())
-        )
+        words = dict.fromkeys(("colour", "shape", "motion", "place"), NOTHING)
+        if seen[row].any():
+            words = {
+                "colour": COLOURS[colour[row]],
+                "shape": SHAPES[shape[row]],
+                "motion": _direction(travel[row]),
+                "place": _place(middle[row]),
+            }
+        words |= {"ground": GROUNDS[ground[row]], "pattern": PATTERNS[pattern[row]]}
+        (x, y), (dx, dy) = middle[row].tolist(), travel[row].tolist()
+        readings.append(Reading(words, (x, y), (dx, dy), seen[row].float().mean().item()))
     return readings
 
 
 def _ground(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Which ground colour fills most of the clip, (B,), and every pixel's distance from its shades, (B, T, H, W)."""
+    """Return the ground colour that fills most of the clip, (B,), and every pixel's distance from its shades, (B, T, H, W)."""
     distances = []
     for name in GROUNDS:
         colour = torch.tensor(GROUND_RGB[name], device=image.device)
@@ -90,7 +95,7 @@ def _ground(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _colour(image: Tensor, from_ground: Tensor) -> tuple[Tensor, Tensor]:
-    """The shape's colour, (B,), and how much of each pixel has it instead of the ground's, (B, T, H, W) in 0..1."""
+    """Return the shape's colour, (B,), and the share of each pixel that has it instead of the ground's, (B, T, H, W)."""
     palette = torch.tensor([COLOUR_RGB[name] for name in COLOURS], device=image.device)
     distances = torch.stack([(image - colour[:, None, None, None]).square().sum(dim=1).sqrt() for colour in palette], dim=1)
     nearest = distances.argmin(dim=1)
@@ -102,9 +107,9 @@ def _colour(image: Tensor, from_ground: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _centroids(alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the shape is in each frame: (B, T, 2) as (x, y) fractions of the frame, and whether it was found: (B, T).
+    """Return the shape's position in each frame, (B, T, 2) as (x, y) fractions, and whether it was found, (B, T).
 
-    The centroid of all pixels of the colour is drawn by stray ones; so it is taken again inside a window around itself.
+    Stray pixels of the same colour shift the centroid, so it is computed again inside a window around itself.
     """
     mask = (alpha > 0.5).float()
     height, width = mask.shape[-2:]
@@ -126,7 +131,7 @@ def _mean_position(mask: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _line(centre: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Straight-line fit over the frames that show the shape: middle (B, 2) and travel (B, 2), fractions of the frame."""
+    """Fit a straight line to the frames that show the shape: middle (B, 2) and travel (B, 2), fractions of the frame."""
     time = torch.linspace(-0.5, 0.5, centre.shape[1], device=centre.device) if centre.shape[1] > 1 else centre.new_zeros(1)
     weight = seen.float()[..., None]  # (B, T, 1)
     total = weight.sum(dim=1).clamp(min=1.0)
@@ -151,7 +156,7 @@ def _place(middle: Tensor) -> str:
 
 
 def _shape(alpha: Tensor, centre: Tensor, seen: Tensor, *, grid: int = 41) -> Tensor:
-    """The template that fits the outline best, averaged over the frames: (B,) indices into `SHAPES`."""
+    """Return the template that fits the outline best, averaged over the frames: (B,) indices into `SHAPES`."""
     batch, frames, height, width = alpha.shape
     short = min(height, width)
     offset = torch.linspace(-WINDOW, WINDOW, grid, device=alpha.device)  # fractions of the shorter side
@@ -172,7 +177,7 @@ def _shape(alpha: Tensor, centre: Tensor, seen: Tensor, *, grid: int = 41) -> Te
 
 
 def _templates(offset: Tensor) -> Tensor:
-    """Coverage of every shape in several sizes, its centroid in the middle: (shapes, variants, grid, grid)."""
+    """Return the coverage of every shape in several sizes, centred on its centroid: (shapes, variants, grid, grid)."""
     radii = RADIUS * torch.tensor([0.75, 0.82, 0.9, 0.96, 1.0, 1.04, 1.1, 1.2], device=offset.device)[:, None, None]
     x, y = torch.broadcast_tensors(offset[None, None, :], offset[None, :, None])
     x, y = x.expand(len(radii), -1, -1), y.expand(len(radii), -1, -1)
@@ -181,7 +186,7 @@ def _templates(offset: Tensor) -> Tensor:
 
 
 def _pattern(image: Tensor, alpha: Tensor) -> Tensor:
-    """The texture behind the shape, (B,) indices into `PATTERNS`: the strongest of three pairs of spatial frequencies."""
+    """Return the texture behind the shape, (B,) indices into `PATTERNS`: the strongest of three pairs of frequencies."""
     height, width = image.shape[-2:]
     short = min(height, width)
     behind = (F.max_pool2d(alpha, 5, stride=1, padding=2) < 0.4).float()  # (B, T, H, W)
@@ -204,7 +209,7 @@ def _pattern(image: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _without_slow_changes(light: Tensor, known: Tensor, *, kernel: int) -> Tensor:
-    """Brightness relative to its surroundings, zero where unknown: (B, H, W)."""
+    """Return the brightness relative to its surroundings, zero where unknown: (B, H, W)."""
 
     def blur(x: Tensor) -> Tensor:
         return F.avg_pool2d(x[:, None], kernel, stride=1, padding=kernel // 2)[:, 0]

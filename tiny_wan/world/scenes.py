@@ -1,8 +1,8 @@
 """Scenes and their pictures: an endless, seeded stream of short clips with exact captions.
 
-A clip lasts one unit of time and one unit of width and height whatever its sampling: 5, 9, 17 and 33 frames show the same
-movement, 32x32 and 128x128 the same picture. Rendering is area-exact for the background (a pixel holds the mean of what it
-covers), so a small rendering equals an area-downsampled large one: exactly what the stages of a pyramid are trained on.
+A clip lasts one unit of time and is one unit wide and high, whatever its sampling: 5, 9, 17 and 33 frames show the same
+movement, 32x32 and 128x128 the same picture. Rendering is area-exact for the background (a pixel holds the mean of its area),
+so a small rendering equals an area-downsampled large one, which is what the stages of a pyramid are trained on.
 """
 
 from __future__ import annotations
@@ -33,25 +33,36 @@ TRAVEL = 0.26  # fraction of the side that a moving shape covers in one clip
 RADIUS = 0.165  # fraction of the shorter side
 PATTERN_PERIODS = 10.0  # periods of the texture along the shorter side: 12.8 pixels of 128, not commensurate with a latent cell
 PATTERN_CONTRAST = 0.30  # the texture is ground * (1 +- contrast)
-LIGHT_SLOPE = (-0.5, -0.2)  # the light falls from the upper left, so that left and right look different everywhere
+LIGHT_SLOPE = (-0.5, -0.2)  # light from the upper left, which makes left and right differ everywhere
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip's caption and everything the caption leaves open. Lengths are fractions of the frame, colours 0..1."""
+    """A clip's caption and everything that the caption leaves open. Lengths are fractions of the frame, colours 0..1.
+
+    Attributes:
+        caption: The prompt.
+        centre: Position (x, y) at the middle of the clip.
+        travel: Displacement (dx, dy) from the first frame to the last.
+        radius: Size of the shape.
+        colour: RGB of the shape.
+        ground: RGB of the background.
+        phase: Phase (x, y) of the texture, in periods.
+        slope: Relative change (x, y) of the background's brightness across the frame.
+    """
 
     caption: Caption
-    centre: tuple[float, float]  # (x, y) at the middle of the clip
-    travel: tuple[float, float]  # (dx, dy) from the first frame to the last
+    centre: tuple[float, float]
+    travel: tuple[float, float]
     radius: float
     colour: tuple[float, float, float]
     ground: tuple[float, float, float]
-    phase: tuple[float, float]  # of the texture, in periods, (x, y)
-    slope: tuple[float, float]  # of the light over the background: relative change of brightness across the frame, (x, y)
+    phase: tuple[float, float]
+    slope: tuple[float, float]
 
 
 def draw_scene(caption: Caption, rng: np.random.Generator) -> Scene:
-    """A scene for the caption: position, size, speed, tint, lighting and texture phase vary within clearly named bounds."""
+    """Draw a scene for the caption: position, size, speed, tint, lighting and texture phase vary within narrow bounds."""
     dx, dy = DIRECTION[caption.motion]
     reach = TRAVEL * rng.uniform(0.88, 1.12)
     tint = rng.uniform(-0.03, 0.03, 6)
@@ -68,20 +79,20 @@ def draw_scene(caption: Caption, rng: np.random.Generator) -> Scene:
 
 
 def scene_at(index: int, *, seed: int) -> Scene:
-    """Scene number `index` of the endless stream `seed`; independent of how the stream is cut into batches."""
+    """Return scene number `index` of the endless stream `seed`, however the stream is cut into batches."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
     return draw_scene(draw_caption(rng), rng)
 
 
 def scene_for(caption: Caption, *, seed: int) -> Scene:
-    """The ground truth for a prompt and a seed."""
+    """Return the ground truth for a prompt and a seed."""
     return draw_scene(caption, np.random.default_rng(np.random.SeedSequence([seed, 0x5CE8E])))
 
 
 def clips(
     *, seed: int, batch: int, frames: int, height: int, width: int, start: int = 0
 ) -> Iterator[tuple[list[Scene], Tensor]]:
-    """The endless stream from scene number `start`: (scenes, video), video (batch, 3, frames, height, width) in -1..1."""
+    """Yield the endless stream from scene number `start`: (scenes, video), video (batch, 3, frames, height, width) in -1..1."""
     while True:
         scenes = [scene_at(index, seed=seed) for index in range(start, start + batch)]
         yield scenes, render(scenes, frames=frames, height=height, width=width)
@@ -89,7 +100,7 @@ def clips(
 
 
 def render(scenes: Sequence[Scene], *, frames: int, height: int, width: int) -> Tensor:
-    """Draw the scenes: (B, 3, frames, height, width), float32 in -1..1 (the range of the host's VAE interface)."""
+    """Render the scenes: (B, 3, frames, height, width), float32 in -1..1, the value range of Wan's VAE."""
     short = min(height, width)
     ground = _backgrounds(scenes, height, width)  # (B, 3, 1, H, W)
     cover = _coverage(scenes, frames, height, width, 1.0 / short)  # (B, 1, T, H, W)
@@ -98,7 +109,10 @@ def render(scenes: Sequence[Scene], *, frames: int, height: int, width: int) -> 
 
 
 def _backgrounds(scenes: Sequence[Scene], height: int, width: int) -> Tensor:
-    """(B, 3, 1, H, W) in 0..1. Textures are products of one-dimensional square waves, so their pixel means are too."""
+    """Render the backgrounds, (B, 3, 1, H, W) in 0..1.
+
+    Textures are products of one-dimensional square waves, and so are their pixel means.
+    """
     short = min(height, width)
     phase = torch.tensor([scene.phase for scene in scenes])  # (B, 2)
     wave_x = _square_wave(phase[:, 0], width, PATTERN_PERIODS / short)[:, None, :]  # (B, 1, W)
@@ -117,7 +131,7 @@ def _backgrounds(scenes: Sequence[Scene], height: int, width: int) -> Tensor:
 
 
 def _square_wave(phase: Tensor, samples: int, frequency: float) -> Tensor:
-    """Pixel means of a +-1 square wave: (B, samples). `phase` (B,) in periods, `frequency` in periods per pixel.
+    """Return the pixel means of a +-1 square wave: (B, samples). `phase` (B,) in periods, `frequency` in periods per pixel.
 
     The mean over a pixel is the difference of the wave's antiderivative (a triangle wave) at the pixel's two edges.
     """
@@ -127,7 +141,7 @@ def _square_wave(phase: Tensor, samples: int, frequency: float) -> Tensor:
 
 
 def _coverage(scenes: Sequence[Scene], frames: int, height: int, width: int, pixel: float) -> Tensor:
-    """How much of each pixel the shape covers: (B, 1, T, H, W) in 0..1, from signed distances in units of the shorter side."""
+    """Return the share of each pixel that the shape covers, (B, 1, T, H, W), from signed distances to its outline."""
     time = torch.linspace(-0.5, 0.5, frames) if frames > 1 else torch.zeros(1)
     centre, travel = torch.tensor([scene.centre for scene in scenes]), torch.tensor([scene.travel for scene in scenes])
     path = centre[:, :, None] + travel[:, :, None] * time  # (B, 2, T)
@@ -153,7 +167,7 @@ def _square(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
 
 
 def _triangle(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    """Equilateral, pointing up; the centroid is the origin and the inscribed radius 0.7 of the disc's."""
+    """Return the distance from an equilateral triangle that points up, with its centroid at the origin and inradius 0.7."""
     return torch.maximum(x.abs() * 0.8660254 - 0.5 * y, y).sub_(0.7 * radius)
 
 

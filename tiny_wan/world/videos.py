@@ -1,4 +1,4 @@
-"""Real videos: any folder of files that PyAV can decode, cut into clips of the shape that training wants."""
+"""Video files: decoding with PyAV, and cutting into clips of the shape that training requires."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from pyramid.training.data import clips
@@ -19,7 +20,14 @@ SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 
 @dataclass(frozen=True)
 class ClipShape:
-    """What a clip is cut to: frames (1 + 4k), pixel height and width (multiples of 8), and every how many-th frame is kept."""
+    """The shape of a clip.
+
+    Attributes:
+        frames: Number of frames, 1 + 4k.
+        height: Pixels, a multiple of 8.
+        width: Pixels, a multiple of 8.
+        stride: Every stride-th frame of the file is kept.
+    """
 
     frames: int = 17
     height: int = 128
@@ -38,15 +46,19 @@ class ClipShape:
 
 
 def video_files(folder: Path) -> list[Path]:
-    """The video files of a folder and its subfolders, sorted. An empty folder is an error that says what was looked for."""
+    """Return the video files of a folder and its subfolders, sorted.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
     files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise FileNotFoundError(f"no video in {folder}; looked for {', '.join(SUFFIXES)}")
+        raise FileNotFoundError(f"no video in {folder}; supported: {', '.join(SUFFIXES)}")
     return files
 
 
 def decode(path: Path) -> Iterator[Tensor]:
-    """The frames of a file in order, one at a time: (3, H, W) in 0..1, turned upright where the file says so."""
+    """Yield the frames of a file in order: (3, H, W) in 0..1, rotated as the file's metadata say."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
@@ -55,8 +67,15 @@ def decode(path: Path) -> Iterator[Tensor]:
             yield picture.rot90(frame.rotation // 90 % 4).permute(2, 0, 1).float() / 255.0
 
 
+def evenly_spaced_frames(path: Path, count: int) -> list[Image.Image]:
+    """Return `count` frames of a file at equal distances, the first and the last among them."""
+    with av.open(str(path)) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    return [frames[round(index * (len(frames) - 1) / max(1, count - 1))] for index in range(count)]
+
+
 def fit_frame(frame: Tensor, *, height: int, width: int) -> Tensor:
-    """Scale (3, H, W) so that it covers height x width, antialiased, and cut the middle out."""
+    """Scale a frame (3, H, W) until it covers height x width, antialiased, and crop the centre."""
     scale = max(height / frame.shape[1], width / frame.shape[2])
     size = (max(height, round(frame.shape[1] * scale)), max(width, round(frame.shape[2] * scale)))
     frame = F.interpolate(frame[None], size=size, mode="bicubic", antialias=True)[0].clamp(0.0, 1.0)
@@ -65,19 +84,19 @@ def fit_frame(frame: Tensor, *, height: int, width: int) -> Tensor:
 
 
 def clips_of(path: Path, shape: ClipShape) -> Iterator[Tensor]:
-    """Consecutive clips of one file, no overlap: (3, frames, height, width) in -1..1. A short rest at the end is dropped."""
+    """Yield consecutive clips of one file without overlap, (3, frames, height, width) in -1..1; drop an incomplete last one."""
     kept = (fit_frame(frame, height=shape.height, width=shape.width) for frame in islice(decode(path), 0, None, shape.stride))
     while len(clip := list(islice(kept, shape.frames))) == shape.frames:
         yield torch.stack(clip, dim=1) * 2.0 - 1.0
 
 
 def clips_in(folder: Path, shape: ClipShape) -> Iterator[tuple[Path, Tensor]]:
-    """All clips of all videos of a folder, file by file, with the file each came from."""
+    """Yield all clips of all videos of a folder, each with its file."""
     for path in video_files(folder):
         for clip in clips_of(path, shape):
             yield path, clip
 
 
 def save_video(path: Path, video: Tensor, *, fps: int = 8, scale: int = 1) -> None:
-    """Write (3, T, H, W) in -1..1 as an H.264 mp4, every pixel `scale` times as large."""
+    """Write a video (3, T, H, W) in -1..1 as an H.264 mp4, enlarged by an integer `scale`."""
     clips.save_video(path, video.repeat_interleave(scale, 2).repeat_interleave(scale, 3), fps=fps)

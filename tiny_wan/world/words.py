@@ -1,13 +1,14 @@
 """Prompts as conditioning: a seeded, fixed table of word embeddings in the width of Wan's text encoder.
 
-A text encoder's vector for a word depends on its sentence: "left" after "moving" is another vector than after "on the". The
-table gets the same effect by having one vector per (attribute, word). A caption is its six attribute words, the empty prompt
-(the unconditional one of classifier-free guidance) six times the word "empty", so both have the same length and the host
-runs them in one batch.
+A text encoder's vector for a word depends on the sentence: "left" has different vectors after "moving" and after "on the". The
+table has the same property, because it has one vector for every (attribute, word). A caption is its six attribute words. The
+empty prompt (the unconditional one of classifier-free guidance) is six times the word "empty": both have the same length, so
+ComfyUI runs them in one batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from zlib import crc32
@@ -26,7 +27,7 @@ TABLE_SEED = 20260104
 
 @cache
 def word_vector(attribute: str, word: str) -> Tensor:
-    """(4096,), standard normal, a function of its arguments and `TABLE_SEED` alone."""
+    """Return the vector of a word, (4096,), standard normal: a function of the arguments and `TABLE_SEED` alone."""
     rng = np.random.default_rng(np.random.SeedSequence([TABLE_SEED, crc32(f"{attribute}:{word}".encode())]))
     return torch.from_numpy(rng.standard_normal(TEXT_WIDTH, dtype=np.float32))
 
@@ -37,19 +38,19 @@ def _rows(caption: Caption | None) -> Tensor:
 
 
 def embed(caption: Caption | str | None) -> Tensor:
-    """The conditioning of a caption, a prompt, or (None or "") of the empty prompt: (6, 4096)."""
+    """Return the conditioning of a caption, a prompt, or (None or "") the empty prompt: (6, 4096)."""
     if isinstance(caption, str):
         caption = parse(caption) if caption.strip() else None
     return _rows(caption)
 
 
-def embed_all(captions: list[Caption | str | None]) -> Tensor:
-    """(B, 6, 4096)."""
+def embed_all(captions: Sequence[Caption | str | None]) -> Tensor:
+    """Return the conditioning of several captions or prompts: (B, 6, 4096)."""
     return torch.stack([embed(caption) for caption in captions])
 
 
 def save_conditioning(path: Path, prompt: str) -> None:
-    """Write a prompt as a conditioning file for the pack's loader node: safetensors, tensor `cross_attn` (1, 6, 4096)."""
+    """Write a prompt as a file for the 'Load Conditioning' node: safetensors, tensor `cross_attn` (1, 6, 4096)."""
     save_file(
         {"cross_attn": embed(prompt)[None].contiguous()}, path, metadata={"prompt": prompt, "table_seed": str(TABLE_SEED)}
     )
