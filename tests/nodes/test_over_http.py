@@ -1,4 +1,4 @@
-"""Every node in the running host over its HTTP API, text to video and image to video, with tiny models."""
+"""Every node in a running ComfyUI over its HTTP API, text to video and image to video, with tiny models."""
 
 import asyncio
 from collections import Counter
@@ -39,7 +39,7 @@ def out(reference, index):
 
 
 def prompts(graph, vae=None, image=False):
-    """(positive, negative, latent) for text or for an image."""
+    """Return (positive, negative, latent) for text or for an image."""
     positive = graph.add("PyramidalWanLoadConditioning", filename="tiny_random_prompt.safetensors")
     negative = graph.add("PyramidalWanLoadConditioning", filename="tiny_random_negative_prompt.safetensors")
     if not image:
@@ -53,7 +53,7 @@ def prompts(graph, vae=None, image=False):
 
 
 def three_forms(graph, model, positive, negative, latent):
-    """One node, advanced node and stock graph, each saved."""
+    """Add the sampler node, the advanced node and the hand-wired graph, and save the result of each."""
     spec = graph.add("PyramidalWanPreset", preset="pyramidal-wan")
     schedule = graph.add("PyramidalWanSchedule", pyramid=spec, steps="2-2-1")
     few = graph.add("PyramidalWanFewStepSampler")
@@ -139,7 +139,7 @@ def image_graph():
 
 
 def small_graph():
-    """Only the sampler node; its name."""
+    """Return a graph with only the sampler node, and the name of that node."""
     graph = Wiring()
     model = graph.add("UNETLoader", unet_name="tiny_random_wan_t2v.safetensors", weight_dtype="default")
     positive, negative, latent = prompts(graph)
@@ -170,9 +170,9 @@ def test_all_nodes_text_and_image(workspace):
 
     async def run():
         async with ComfyUIServer(workspace) as server:
-            found = await server.get("/object_info")
-            assert {node.__name__ for node in NODES} <= set(found)
-            widgets = found["PyramidalWanSampler"]["input"]["required"]
+            object_info = await server.get("/object_info")
+            assert {node.__name__ for node in NODES} <= set(object_info)
+            widgets = object_info["PyramidalWanSampler"]["input"]["required"]
             assert widgets["grid"][1]["advanced"] is True and widgets["seed"][1]["control_after_generate"] is True
             for graph in graphs.values():
                 await server.run(graph)

@@ -107,7 +107,7 @@ def _check_and_fill(node: Node) -> None:
 
 
 def api(graph: Graph) -> dict[str, dict]:
-    """The API format, which the host queues: notes are left out, muted nodes are in."""
+    """Return the graph in the API format, which ComfyUI queues: without notes, with muted nodes."""
     prompt = {}
     for node in graph.nodes:
         if node.kind != NOTE:

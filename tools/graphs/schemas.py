@@ -57,7 +57,7 @@ class NodeSchema:
 
 @functools.lru_cache(None)
 def node_schema(kind: str) -> NodeSchema:
-    """The schema of a node of the host or of ours; KeyError for one that neither has."""
+    """Return the schema of a node of this pack or of ComfyUI; raise KeyError for an unknown one."""
     if kind == NOTE:
         return NodeSchema((Input("text", "STRING", False, {}),), (), False)
     ours, comfyuis = _our_nodes(), _comfyui_nodes()

@@ -14,7 +14,7 @@ from .schemas import NOTE
 
 FORMAT = 0.4
 COMFYUI_VERSION = "0.3.75"
-"""The host that the files are built with: its nodes' widgets stand in them."""
+"""The version of ComfyUI that the files are built with; they contain the widgets of its nodes."""
 
 TITLE_HEIGHT, GROUP_TITLE = 30, 70
 GAP, GROUP_GAP, COLUMN_GAP = 40, 60, 80
