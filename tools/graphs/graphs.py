@@ -302,7 +302,9 @@ def calibrate(graph: Graph) -> None:
 
 'Pyramidal Calibrate' measures the noise level above which the detail that the low stage cannot hold is lost in the noise, and
 moves the boundary of the pyramid there. `threshold` is the signal-to-noise ratio below which detail counts as lost: smaller is
-more careful. The chart and the text need no diffusion model; mute the sampler and the video to see only them.
+more careful. The sampler's grid is `shift`, which keeps the boundary; `auto` would move it.
+
+The chart and the text need no diffusion model; mute the sampler and the video to see only them.
 
 {STEPS_TWO}
 
@@ -317,7 +319,8 @@ more careful. The chart and the text need no diffusion model; mute the sampler a
     graph.add("PreviewAny", source=measured["text"])
     graph.group("5 · Sample with it", new_column=True)
     latent = size(graph, measured["pyramid"])
-    done = sample(graph, parts, latent, pyramid=measured["pyramid"], steps="20-10", cfg="6", sampler_name="euler")
+    widgets = {"pyramid": measured["pyramid"], "steps": "20-10", "cfg": "6", "sampler_name": "euler", "grid": "shift"}
+    done = sample(graph, parts, latent, **widgets)
     save_video(graph, parts, done, graph.name, title="6 · Video")
 
 
