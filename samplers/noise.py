@@ -6,7 +6,7 @@ Drawing on the CPU gives the same video on every device.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import comfy.sample
 import torch
@@ -34,17 +34,19 @@ class SeedNoise:
     """NOISE from a seed, equal to that of ComfyUI's 'RandomNoise'."""
 
     def __init__(self, seed: int):
+        """Set the seed."""
         self.seed = seed
 
     def generate_noise(self, latent: dict) -> Tensor:
         """Return noise of the shape of ``latent["samples"]``."""
-        return comfy.sample.prepare_noise(latent["samples"], self.seed, latent.get("batch_index"))
+        return cast(Tensor, comfy.sample.prepare_noise(latent["samples"], self.seed, latent.get("batch_index")))
 
 
 class DerivedNoise:
     """NOISE of one stage, derived from the NOISE of the run: a seed of its own, and a draw that is made on request."""
 
     def __init__(self, seed: int, draw: Callable[[dict], Tensor]):
+        """Set the seed and the function that draws the noise for a LATENT."""
         self.seed, self._draw = seed, draw
 
     def generate_noise(self, latent: dict) -> Tensor:
@@ -66,7 +68,7 @@ def full_noise(noise: Noise, latent: dict, size: Sequence[int]) -> Tensor:
 
 def seeded_noise(size: Sequence[int], seed: int, batch_index: Any) -> Tensor:
     """Return white noise of shape ``size`` in float32; ``batch_index`` is that of a LATENT, or None."""
-    return comfy.sample.prepare_noise(torch.zeros(*size, dtype=torch.float32), seed, batch_index)
+    return cast(Tensor, comfy.sample.prepare_noise(torch.zeros(*size, dtype=torch.float32), seed, batch_index))
 
 
 def top_up_noise(run_seed: int, stage: Stage, samples: Tensor, batch_index: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Shorthand for the host's own objects, as graphs make them."""
+"""Short constructors for ComfyUI's own objects, as graphs create them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch
 
 
 def prompt(seed: int = 0, tokens: int = 7, **options) -> list:
-    """CONDITIONING with a random embedding."""
+    """Return CONDITIONING with a random embedding."""
     generator = torch.Generator().manual_seed(seed)
     return [[torch.randn(1, tokens, 4096, generator=generator), dict(options)]]
 
 
 def guider(model, cfg: float = 1.0, positive=None, negative=None):
-    """GUIDER, as the host's CFGGuider node makes it."""
+    """Return the GUIDER that ComfyUI's CFGGuider node creates."""
     made = comfy.samplers.CFGGuider(model)
     made.set_conds(positive or prompt(1), negative or prompt(2))
     made.set_cfg(cfg)
@@ -21,12 +21,12 @@ def guider(model, cfg: float = 1.0, positive=None, negative=None):
 
 
 def empty(frames: int = 5, height: int = 16, width: int = 16, batch: int = 1, **keys) -> dict:
-    """LATENT of zeros."""
+    """Return a LATENT of zeros."""
     return {"samples": torch.zeros(batch, 16, frames, height, width), **keys}
 
 
 class GivenNoise:
-    """NOISE that is known."""
+    """NOISE with a given tensor."""
 
     def __init__(self, tensor: torch.Tensor, seed: int = 0):
         self.tensor, self.seed = tensor, seed
@@ -36,7 +36,7 @@ class GivenNoise:
 
 
 def progress(monkeypatch):
-    """A list that fills with (value, total) of every step that a progress bar is told; newer hosts show some of them only."""
+    """Return a list that collects (value, total) of every progress update; newer versions of ComfyUI send only some of them."""
     import comfy.utils
 
     seen, original = [], comfy.utils.ProgressBar.update_absolute

@@ -1,7 +1,7 @@
-"""What "a sampler works" means: the Gaussian pyramid inside the real host ends with the right deviations.
+"""ComfyUI's samplers in a pyramid: on Gaussian data a run ends with the right standard deviations.
 
-The closed-form field replaces the network's answer; each sampler of the host integrates every stage in 100 steps. Those
-that end more than 2 % off in some band and frame are the ones we refuse, and no others.
+The closed-form field replaces the output of the network, and each sampler integrates every stage in 100 steps. Exactly the
+samplers that end more than 2 % off in some band and frame are rejected.
 """
 
 import comfy.samplers
@@ -22,7 +22,7 @@ WAN = PRESETS["pyramidal-wan"]
 
 
 def run_gaussian(model, spec, name, steps, *, batch=BATCH, student=False, monkeypatch=None):
-    """Final model latents of a Gaussian run, and the data."""
+    """Return the final model latents of a run on Gaussian data, and the data."""
     if monkeypatch is not None:
         monkeypatch.setattr("pyramidalwan.samplers.run.check_sampler", lambda *_: None)
     data = GaussianComfyUI(spec, FULL)
@@ -38,7 +38,7 @@ def run_gaussian(model, spec, name, steps, *, batch=BATCH, student=False, monkey
     return model.model.process_latent_in(result.output["samples"]), data
 
 
-def refused(name, spec):
+def is_rejected(name, spec):
     try:
         check_sampler_name(name, spec)
     except ValueError:
@@ -47,14 +47,14 @@ def refused(name, spec):
 
 
 @pytest.mark.parametrize("name", comfy.samplers.SAMPLER_NAMES)
-def test_exactly_the_samplers_that_fail_are_refused(t2v_model, monkeypatch, name):
+def test_exactly_the_samplers_that_fail_are_rejected(t2v_model, monkeypatch, name):
     if name == "dpm_adaptive":
-        assert refused(name, WAN) and refused(name, PRESETS["training-free"])
+        assert is_rejected(name, WAN) and is_rejected(name, PRESETS["training-free"])
         return
     latents, data = run_gaussian(t2v_model, WAN, name, 100, monkeypatch=monkeypatch)
     error = data.worst_error(latents)
-    assert refused(name, WAN) == (error > 0.02), f"{name} ends {error:.1%} off"
-    assert not refused(name, PRESETS["training-free"])
+    assert is_rejected(name, WAN) == (error > 0.02), f"{name} ends {error:.1%} off"
+    assert not is_rejected(name, PRESETS["training-free"])
 
 
 @pytest.mark.parametrize("spec", [
@@ -64,30 +64,30 @@ def test_exactly_the_samplers_that_fail_are_refused(t2v_model, monkeypatch, name
     PyramidSpec(timestep_source="pyramid-flow"),
     PyramidSpec((0.9, 0.5), ("T", "THW")),
     PRESETS["plain"],
-], ids=["HW", "T", "told-sigma", "told-pf", "T-THW", "plain"])  # fmt: skip
-def test_other_pyramids_end_with_the_data(t2v_model, spec):
+], ids=["HW", "T", "source-sigma", "source-pf", "T-THW", "plain"])  # fmt: skip
+def test_other_pyramids_end_with_the_deviations_of_the_data(t2v_model, spec):
     latents, data = run_gaussian(t2v_model, spec, "heun", 100)
     assert data.worst_error(latents) < 0.01
 
 
-def test_the_shared_first_frame_rule_in_comfyui(t2v_model):
-    """Frame 0 is topped up with a draw of its own, so this one is a sample: 24 videos of 16 channels."""
+def test_a_shared_first_frame_ends_with_the_deviations_of_the_data(t2v_model):
+    """The top-up of frame 0 is a random draw; this test averages over 24 videos of 16 channels."""
     latents, data = run_gaussian(t2v_model, PyramidSpec(first_frame="shared"), "uni_pc", 60, batch=24)
     assert data.worst_error(latents) < 0.02
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_few_steps_of_a_one_step_student_end_with_the_data(t2v_model, steps):
+def test_few_steps_of_a_one_step_student_end_with_the_deviations_of_the_data(t2v_model, steps):
     latents, data = run_gaussian(t2v_model, WAN, FEW_STEP, steps, batch=48, student=True)
     assert data.worst_error(latents) < 0.02
 
 
-def test_few_step_without_a_pyramid_is_comfyuis_lcm_in_law(t2v_model):
+def test_few_step_without_a_pyramid_ends_with_the_deviations_of_the_data(t2v_model):
     latents, data = run_gaussian(t2v_model, PRESETS["plain"], FEW_STEP, 4, batch=24, student=True)
     assert data.worst_error(latents) < 0.02
 
 
-def test_every_sampler_has_a_name_and_newer_ones_are_known():
+def test_every_sampler_is_recognised_by_its_name():
     for name in (*comfy.samplers.SAMPLER_NAMES, FEW_STEP):
         assert name_of(make_sampler(name)) == ("euler" if name == "ddim" else name)
     assert name_of(comfy.samplers.KSAMPLER(lambda *_: None)) is None

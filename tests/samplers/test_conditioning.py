@@ -1,4 +1,4 @@
-"""Conditioning that follows the stage, and the sentences for what cannot."""
+"""Conditioning is fitted to every stage, or rejected with a clear error."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def sample(model, spec, positive, latent=None, steps=None):
 
 
 def seen_images(model, spec, positive):
-    """What the network gets besides the noisy latent in each stage: {frames: (mask, image)}."""
+    """Return the mask and image that the network receives in each stage, by frames and height."""
     watched, seen = model.clone(), {}
 
     def watch(executor, x, *args, **kwargs):
@@ -38,7 +38,7 @@ def seen_images(model, spec, positive):
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_image_to_video_follows_in_time_and_space(i2v_model, channels):
+def test_image_and_mask_have_the_size_of_every_stage(i2v_model, channels):
     positive = image_prompt(channels=channels)
     seen = seen_images(i2v_model, WAN, positive)
     assert set(seen) == {(2, 4), (3, 8), (5, 16)}
@@ -51,17 +51,17 @@ def test_image_to_video_follows_in_time_and_space(i2v_model, channels):
         assert mask[:, :, 0].min() == 1 and mask[:, :, 1:].max() == 0 and mask.shape[2] == frames
 
 
-def test_a_given_last_frame_stays_given_in_its_last_pixel_frame(i2v_model):
+def test_a_given_last_frame_stays_given_in_every_stage(i2v_model):
     positive = image_prompt(channels=4)
-    positive[0][1]["concat_mask"][:, 3, -1] = 0  # the last of the four pixel frames of the last latent frame
+    positive[0][1]["concat_mask"][:, 3, -1] = 0  # the last of the four video frames of the last latent frame
     seen = seen_images(i2v_model, WAN, positive)
     for mask, _ in seen.values():
         assert mask[0, :, -1, 0, 0].tolist() == [0, 0, 0, 1]
         assert mask[0, :, 0].min() == 1
 
 
-def test_masks_keep_every_second_pixel_frame():
-    pixels = torch.arange(16.0).reshape(1, 4, 4, 1, 1).permute(0, 2, 1, 3, 4)  # frames 1..4 with pixel frames 0..15
+def test_a_halved_mask_keeps_every_second_video_frame():
+    pixels = torch.arange(16.0).reshape(1, 4, 4, 1, 1).permute(0, 2, 1, 3, 4)  # latent frames 1..4 with video frames 0..15
     mask = torch.cat([torch.full((1, 4, 1, 1, 1), -1.0), pixels], dim=2)
     halved = halve_mask(mask, "THW")
     assert halved.shape == (1, 4, 3, 1, 1)
@@ -69,25 +69,26 @@ def test_masks_keep_every_second_pixel_frame():
     assert halve_mask(mask, "HW") is mask
     latent = torch.arange(5.0).reshape(1, 1, 5, 1, 1).expand(1, 1, 5, 3, 3)
     assert halve_latent(latent, "THW")[0, 0, :, 0, 0].tolist() == [0, 2, 4]
-    assert halve_latent(latent, "THW").shape[-2:] == (3, 3)  # odd sides are the host's
+    assert halve_latent(latent, "THW").shape[-2:] == (3, 3)  # odd sides are left to ComfyUI
 
 
-def test_conds_are_copied_not_written_into():
+def test_conds_of_the_guider_stay_unchanged():
     conds = {
         "positive": [{"concat_latent_image": torch.randn(1, 16, 5, 8, 8), "concat_mask": torch.ones(1, 1, 5, 8, 8), "x": 1}]
     }
     image = conds["positive"][0]["concat_latent_image"].clone()
-    made = stage_conds(conds, 3, ("THW",))
+    low = PyramidSpec((0.9,), ("THW",)).stages(LatentShape(5, 8, 8))[0]
+    made = stage_conds(conds, LatentShape(5, 8, 8), low, ("THW",))
     assert made["positive"][0]["concat_latent_image"].shape == (1, 16, 3, 4, 4)
     assert torch.equal(conds["positive"][0]["concat_latent_image"], image) and made["positive"][0]["x"] == 1
 
 
-def test_an_image_prompt_of_another_length_is_refused(i2v_model):
+def test_an_image_of_another_length_raises_a_clear_error(i2v_model):
     with pytest.raises(ValueError, match="made for another length"):
         sample(i2v_model, WAN, image_prompt(frames=9))
 
 
-def test_without_an_image_comfyui_fills_in(i2v_model):
+def test_an_image_model_runs_without_an_image(i2v_model):
     assert torch.isfinite(sample(i2v_model, WAN, prompt(1)).output["samples"]).all()
 
 
@@ -107,7 +108,7 @@ def test_without_an_image_comfyui_fills_in(i2v_model):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_cannot_follow_is_refused_in_words(t2v_model, options, words):
+def test_conditioning_that_cannot_be_resized_raises_a_clear_error(t2v_model, options, words):
     with pytest.raises(ValueError, match=words):
         sample(t2v_model, WAN, prompt(1, **options))
 
@@ -121,16 +122,16 @@ def test_what_cannot_follow_is_refused_in_words(t2v_model, options, words):
     ],
     ids=["area", "mask", "reference"],
 )
-def test_what_can_follow_is_not_refused(t2v_model, options):
+def test_conditioning_of_any_size_is_accepted(t2v_model, options):
     result = sample(t2v_model, WAN, prompt(1, **options))
     assert torch.isfinite(result.output["samples"]).all()
 
 
-def test_one_stage_refuses_nothing(t2v_model):
+def test_one_stage_accepts_all_conditioning(t2v_model):
     result = sample(t2v_model, PRESETS["plain"], prompt(1, another_pack=torch.zeros(1, 3, 5, 4, 4)))
     assert torch.isfinite(result.output["samples"]).all()
 
 
-def test_time_is_only_checked_where_it_changes(t2v_model):
+def test_frames_are_only_checked_if_time_is_halved(t2v_model):
     sample(t2v_model, PRESETS["training-free"], prompt(1, another_pack=torch.zeros(1, 3, 5, 4, 4)))
     assert PyramidSpec().shapes(LatentShape(5, 16, 16))[0].frames == 2

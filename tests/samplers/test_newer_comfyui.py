@@ -1,6 +1,6 @@
-"""The tested host made to behave like 0.38.1 where a pack can notice; the differences were read in its sources.
+"""ComfyUI patched to behave like 0.38.1 where a custom node can notice; the differences were read from its sources.
 
-This does not replace a run on the newer host (``COMFYUI_DIR=... make test``); it keeps known differences from breaking us.
+These tests guard against known differences. They do not replace a run on the newer version (``COMFYUI_DIR=... make test``).
 """
 
 import comfy.model_base
@@ -33,7 +33,7 @@ WAN = PRESETS["pyramidal-wan"]
 
 @pytest.fixture
 def newer_comfyui(monkeypatch):
-    """Signatures, argument handling and sharing as in 0.38.1."""
+    """Patch signatures, argument handling and sharing of objects to those of 0.38.1."""
     clone = comfy.model_patcher.ModelPatcher.clone
 
     def newer_clone(self, disable_dynamic=False, model_override=None, force_deepcopy=False):
@@ -109,7 +109,7 @@ def newer_comfyui(monkeypatch):
         copied = {**(transformer_options or {}), "prefetch_dynamic_vbars": False}
         before = dict(copied)
         output = apply(self, x, t, c_concat, c_crossattn, control, copied, **kwargs)
-        assert {key: copied[key] for key in before} == before, "what is written into the copy is lost"
+        assert {key: copied[key] for key in before} == before, "writes into the copy are lost"
         return output
 
     monkeypatch.setattr(comfy.model_base.BaseModel, "_apply_model", newer_apply)
@@ -125,14 +125,14 @@ def sample(model, **changes):
 
 
 @pytest.mark.parametrize("name", ["euler", "uni_pc", "pyramid_few_step"])
-def test_the_same_video_on_both(t2v_model, request, name):
+def test_newer_comfyui_makes_the_same_video(t2v_model, request, name):
     spec = PyramidSpec(rope="scaled", first_frame="shared")
     before = sample(t2v_model, sampler_name=name, pyramid=spec)
     request.getfixturevalue("newer_comfyui")
     torch.testing.assert_close(sample(t2v_model, sampler_name=name, pyramid=spec), before, atol=0, rtol=0)
 
 
-def test_model_options_that_are_shared_are_not_written_into(t2v_model, newer_comfyui):
+def test_shared_model_options_stay_unchanged(t2v_model, newer_comfyui):
     model = t2v_model.clone()
     rope = {"scale_t": 1.0}
     model.model_options["transformer_options"]["rope_options"] = rope
@@ -141,8 +141,8 @@ def test_model_options_that_are_shared_are_not_written_into(t2v_model, newer_com
     assert not model.wrappers and "wrappers" not in model.model_options["transformer_options"]
 
 
-def test_streamed_weights_take_patches_that_comfyui_can_rebuild(t2v_model, newer_comfyui, tmp_path):
-    """A dynamic patcher makes adapters anew from (loaded_keys, weights), and asserts on injections it cannot stream."""
+def test_streamed_weights_get_patches_that_comfyui_can_rebuild(t2v_model, newer_comfyui, tmp_path):
+    """A dynamic patcher rebuilds adapters from (loaded_keys, weights), and asserts on injections that it cannot stream."""
     newer_comfyui.setattr(comfy.model_patcher.ModelPatcher, "is_dynamic", lambda self: True, raising=False)
     module = "diffusion_model.blocks.0.self_attn.q"
     save_file(
@@ -157,7 +157,7 @@ def test_streamed_weights_take_patches_that_comfyui_can_rebuild(t2v_model, newer
     weight = torch.zeros(128, 128)
     args = (weight.clone(), f"{module}.weight", strength, 1.0, None, lambda a: a)
     torch.testing.assert_close(again.calculate_weight(*args), adapter.calculate_weight(weight.clone(), *args[1:]))
-    if hasattr(comfy.model_patcher, "ModelPatcherDynamic"):  # a host that has one wants more than the name of one to sample
+    if hasattr(comfy.model_patcher, "ModelPatcherDynamic"):  # sampling requires a real dynamic patcher there
         newer_comfyui.setattr(comfy.model_patcher.ModelPatcher, "is_dynamic", lambda self: False)
     assert torch.isfinite(sample(model)).all()
 
@@ -177,8 +177,8 @@ def run_of(model, **parts):
     return PyramidRun(guider(model), SeedNoise(5), comfy.samplers.sampler_object("euler"), levels, spec, **parts)
 
 
-def test_a_guider_whose_model_was_exchanged_is_believed(t2v_model, newer_comfyui):
-    """The newer host exchanges a streaming model for another one when prompts carry hooks, after the graph was wired."""
+def test_a_model_that_was_exchanged_in_the_guider_is_used(t2v_model, newer_comfyui):
+    """Newer ComfyUI exchanges a streaming model for another one after the guider is created, if prompts carry hooks."""
     seen = []
     clone = t2v_model.clone()
     clone.add_wrapper_with_key(
@@ -192,7 +192,7 @@ def test_a_guider_whose_model_was_exchanged_is_believed(t2v_model, newer_comfyui
     assert len(seen) == 5
 
 
-def test_the_second_model_of_a_guider_is_bound_to_the_stage_too(t2v_model):
+def test_the_second_model_of_a_guider_is_bound_to_the_stage(t2v_model):
     run = run_of(t2v_model)
     run.guider.uncond_model_patcher = t2v_model
     for stage in WAN.stages(LatentShape(5, 16, 16)):
@@ -203,7 +203,7 @@ def test_the_second_model_of_a_guider_is_bound_to_the_stage_too(t2v_model):
         run.sample(empty())
 
 
-def test_notes_about_sizes_do_not_outlive_an_empty_latent(t2v_model, newer_comfyui):
+def test_size_notes_of_an_empty_latent_are_dropped(t2v_model, newer_comfyui):
     noted = empty(downscale_ratio_spacial=16, downscale_ratio_temporal=4, batch_index=[0])
     result = run_of(t2v_model).sample(noted)
     for latent in (result.output, result.denoised, *result.drafts):
@@ -211,7 +211,7 @@ def test_notes_about_sizes_do_not_outlive_an_empty_latent(t2v_model, newer_comfy
 
 
 def test_latents_of_half_precision_draw_the_same_noise(t2v_model, request):
-    """The newer host draws in 32 bits and rounds, the older one draws in the latent's own."""
+    """Newer ComfyUI draws in float32 and rounds; older versions draw in the dtype of the latent."""
     half = {"samples": empty()["samples"].half()}
     before = run_of(t2v_model).sample(half).output["samples"]
     torch.testing.assert_close(before, run_of(t2v_model).sample(empty()).output["samples"], atol=0, rtol=0)
@@ -221,7 +221,7 @@ def test_latents_of_half_precision_draw_the_same_noise(t2v_model, request):
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
 def test_nodes_are_defined_with_the_newer_comfyui_fields(node, monkeypatch):
-    """Fields that the older host's schema does not have reach the newer one's."""
+    """Fields that the schema of older versions lacks are passed to newer ones."""
     newer = {"search_aliases", "is_dev_only", "accept_all_inputs", "essentials_category", "has_intermediate_output"}
     made = {}
 

@@ -1,4 +1,4 @@
-"""A pyramidal run against the host's own: equality, seeds, batches, cfg, previews, progress, interruption."""
+"""A pyramidal run: equality with ComfyUI's sampler, seeds, batches, cfg, previews, progress and interruption."""
 
 import comfy.model_management
 import comfy.samplers
@@ -27,7 +27,7 @@ def run(model, spec=WAN, steps=(3, 2, 2), name="euler", seed=5, latent=None, cfg
 @pytest.mark.parametrize(
     "name", ["euler", "heun", "dpmpp_2m", "uni_pc", "dpmpp_sde", "euler_ancestral", "lcm", "res_multistep"]
 )
-def test_one_stage_is_comfyuis_own_sampler_bit_for_bit(t2v_model, name):
+def test_one_stage_equals_comfyuis_sampler_bit_for_bit(t2v_model, name):
     spec, latent = PRESETS["plain"], empty()
     levels = stage_levels(spec, (6,), grid="shift", shift=8.0)
     ours = run(t2v_model, spec, (6,), name)
@@ -39,15 +39,15 @@ def test_one_stage_is_comfyuis_own_sampler_bit_for_bit(t2v_model, name):
 
 
 @pytest.mark.parametrize("name", ["euler", "uni_pc", FEW_STEP])
-def test_same_seed_same_video_and_another_seed_another(t2v_model, name):
+def test_the_video_depends_on_the_seed_alone(t2v_model, name):
     first, second, other = (run(t2v_model, name=name, seed=seed).output["samples"] for seed in (5, 5, 6))
     assert torch.equal(first, second)
     assert (first - other).abs().mean() > 0.1
     assert torch.isfinite(first).all()
 
 
-def test_few_step_noise_comes_from_the_seed_of_the_noise(t2v_model):
-    """The same start with another seed: only the noise added between the steps differs."""
+def test_noise_of_few_step_sampling_depends_on_the_seed(t2v_model):
+    """The start is the same; only the noise added between steps differs."""
     start = torch.randn(1, 16, 5, 16, 16, generator=torch.Generator().manual_seed(1))
     first, same, other = (run(t2v_model, name=FEW_STEP, noise=GivenNoise(start, seed)).output["samples"] for seed in (5, 5, 6))
     assert torch.equal(first, same) and (first - other).abs().max() > 0.1
@@ -55,14 +55,14 @@ def test_few_step_noise_comes_from_the_seed_of_the_noise(t2v_model):
 
 @pytest.mark.parametrize("spec", [WAN, PyramidSpec(first_frame="shared")], ids=["per-frame", "shared"])
 @pytest.mark.parametrize("name", ["euler", FEW_STEP])
-def test_a_batch_is_its_members_alone(t2v_model, name, spec):
+def test_a_batch_equals_its_members_sampled_alone(t2v_model, name, spec):
     batch = run(t2v_model, spec, name=name, latent=empty(batch=3)).output["samples"]
     for index in range(3):
         alone = run(t2v_model, spec, name=name, latent=empty(batch_index=[index])).output["samples"]
         torch.testing.assert_close(batch[index : index + 1], alone, atol=5e-5, rtol=1e-5)
 
 
-def test_cfg_one_never_asks_for_the_negative_prompt(t2v_model):
+def test_cfg_1_does_not_evaluate_the_negative_prompt(t2v_model):
     from comfy.patcher_extension import WrappersMP
 
     seen = []
@@ -88,7 +88,7 @@ def test_cfg_one_never_asks_for_the_negative_prompt(t2v_model):
 )
 @pytest.mark.parametrize("name", ["euler", "heun", "uni_pc"])
 def test_previews_are_the_conditional_mean(t2v_model, monkeypatch, name, spec):
-    """On Gaussian data the clean prediction of each step is E[clean | x] of the x that was evaluated."""
+    """On Gaussian data the preview of each step is E[clean | x] of the evaluated x."""
     full = LatentShape(5, 16, 16)
     data = GaussianComfyUI(spec, full)
     evaluated, shown = [], []
@@ -119,8 +119,8 @@ def test_previews_are_the_conditional_mean(t2v_model, monkeypatch, name, spec):
     assert len(shown) == 13 and answer is not None
     for x0, count in shown:
         x, sigma = evaluated[count - 1]
-        wanted = data.conditional_mean(x, sigma).to(x0)
-        torch.testing.assert_close(x0, wanted, atol=2e-4, rtol=2e-4)
+        expected = data.conditional_mean(x, sigma).to(x0)
+        torch.testing.assert_close(x0, expected, atol=2e-4, rtol=2e-4)
 
 
 def test_denoised_and_drafts_have_the_sizes_of_their_stages(t2v_model):
@@ -138,8 +138,8 @@ def test_one_progress_bar_counts_through_all_stages(t2v_model, monkeypatch):
 
 
 @pytest.mark.parametrize("when", [0, 2, 4, 6])
-def test_an_interrupted_run_leaves_the_model_as_it_was(t2v_model, monkeypatch, when):
-    """Inside the first stage, at both sides of a transition, in the last stage."""
+def test_an_interrupted_run_leaves_the_model_unchanged(t2v_model, monkeypatch, when):
+    """Interrupt in the first stage, on both sides of a transition, and in the last stage."""
     import latent_preview
 
     undisturbed = run(t2v_model).output["samples"]
@@ -174,29 +174,29 @@ def test_an_interrupted_run_leaves_the_model_as_it_was(t2v_model, monkeypatch, w
         assert torch.equal(value, before[key])
 
 
-def test_an_interruption_between_stages_is_noticed(t2v_model):
+def test_an_interruption_between_stages_stops_the_run(t2v_model):
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run(t2v_model)
     assert torch.isfinite(run(t2v_model).output["samples"]).all()
 
 
-def test_the_callers_guider_latent_and_sigmas_stay_as_they_were(t2v_model):
-    mine, latent = guider(t2v_model, 3.0), empty(note="kept", downscale_ratio_spacial=8)
-    keys, model, conds = set(vars(mine)), mine.model_patcher, [dict(c) for c in mine.original_conds["positive"]]
-    result = PyramidRun(mine, SeedNoise(1), make_sampler("uni_pc"), stage_levels(WAN, (2, 2, 2)), WAN).sample(latent)
-    assert set(vars(mine)) == keys and mine.model_patcher is model and mine.cfg == 3.0
-    assert [set(c) for c in mine.original_conds["positive"]] == [set(c) for c in conds]
+def test_the_callers_guider_and_latent_stay_unchanged(t2v_model):
+    base, latent = guider(t2v_model, 3.0), empty(note="kept", downscale_ratio_spacial=8)
+    keys, model, conds = set(vars(base)), base.model_patcher, [dict(c) for c in base.original_conds["positive"]]
+    result = PyramidRun(base, SeedNoise(1), make_sampler("uni_pc"), stage_levels(WAN, (2, 2, 2)), WAN).sample(latent)
+    assert set(vars(base)) == keys and base.model_patcher is model and base.cfg == 3.0
+    assert [set(c) for c in base.original_conds["positive"]] == [set(c) for c in conds]
     assert result.output["note"] == "kept" and "downscale_ratio_spacial" not in result.output
     assert torch.count_nonzero(latent["samples"]) == 0
 
 
-def test_percent_ranges_count_over_the_whole_run(t2v_model):
-    """A prompt for the first 40 % of the run is used in the first steps only, not again in every stage."""
+def test_percentages_of_conditioning_refer_to_the_whole_run(t2v_model):
+    """A prompt for the first 40 % of the run is not used again in every stage."""
     from comfy.patcher_extension import WrappersMP
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
-    model = ModelSamplingSD3().patch(t2v_model, 1.0)[0]  # with shift 1 a percent is a natural level
+    model = ModelSamplingSD3().patch(t2v_model, 1.0)[0]  # with shift 1 a percentage is a natural level
     model = getattr(model, "clone", lambda: model)()
     used = []
 
@@ -215,7 +215,7 @@ def test_percent_ranges_count_over_the_whole_run(t2v_model):
     assert len(used) == 15
 
 
-def test_rope_positions_are_scaled_on_top_of_the_models_own(t2v_model):
+def test_rope_scales_multiply_those_of_the_model(t2v_model):
     from pyramidalwan.samplers.comfyui.stage_model import bind_stage
 
     model = t2v_model.clone()
@@ -228,7 +228,7 @@ def test_rope_positions_are_scaled_on_top_of_the_models_own(t2v_model):
     assert (native - scaled).abs().max() > 1e-3
 
 
-def test_the_network_is_told_what_the_spec_says(t2v_model):
+def test_the_network_is_conditioned_on_the_timestep_source_of_the_spec(t2v_model):
     from comfy.patcher_extension import WrappersMP
 
     for timestep_source in ("natural", "sigma", "pyramid-flow"):
@@ -242,9 +242,9 @@ def test_the_network_is_told_what_the_spec_says(t2v_model):
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", watch)
         run(model, spec, (2, 2, 2), cfg=1.0)
         stages = spec.stages(LatentShape(5, 16, 16))
-        wanted = [
+        expected = [
             1000 * float(s.at(n).conditioning)
             for s, ns in zip(stages, stage_levels(spec, (2, 2, 2)), strict=True)
             for n in ns[:-1]
         ]
-        assert seen == pytest.approx(wanted, abs=1e-2)
+        assert seen == pytest.approx(expected, abs=1e-2)

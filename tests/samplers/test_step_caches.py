@@ -1,4 +1,4 @@
-"""The host's step caches in a pyramid: they begin anew in every stage and leave nothing behind."""
+"""ComfyUI's step caches in a pyramid: they restart in every stage and leave the model unchanged."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def sample(model, preset, steps):
 @pytest.mark.parametrize("cache", [EasyCacheNode, LazyCacheNode])
 @pytest.mark.parametrize(("preset", "steps"), [("training-free", "12-6"), ("pyramidal-wan", "8-8-4")])
 def test_a_cache_skips_calls_in_a_pyramid(t2v_model, cache, preset, steps):
-    """Counted inside the transformer, where a skipped call does not come."""
+    """Calls are counted in the transformer, which skipped calls do not reach."""
     calls = []
     watched = t2v_model.clone()
     watched.set_model_patch_replace(
@@ -32,13 +32,13 @@ def test_a_cache_skips_calls_in_a_pyramid(t2v_model, cache, preset, steps):
     torch.testing.assert_close(sample(watched, preset, steps), plain, atol=0, rtol=0)
 
 
-def test_a_careful_cache_changes_nothing(t2v_model):
+def test_a_cache_with_threshold_0_changes_nothing(t2v_model):
     plain = sample(t2v_model, "training-free", "4-3")
     cached = sample(EasyCacheNode.execute(t2v_model, 0.0, 0.0, 1.0, False).args[0], "training-free", "4-3")
     torch.testing.assert_close(cached, plain, atol=0, rtol=0)
 
 
-def test_no_wrapper_of_a_cache_stays_on_the_model(t2v_model):
+def test_wrappers_of_a_cache_do_not_stay_on_the_model(t2v_model):
     made = EasyCacheNode.execute(t2v_model, 0.2, 0.15, 0.95, False).args[0]
     sample(made, "training-free", "2-2")
     assert made.model_options["transformer_options"]["easycache"].total_steps_skipped == 0

@@ -1,4 +1,4 @@
-"""The sampler node, the advanced node and the stock graph are one thing: same seed, same video."""
+"""The sampler node, the advanced node and a graph wired by hand make the same video for the same seed."""
 
 import pytest
 import torch
@@ -51,17 +51,17 @@ def advanced_node(model, positive, negative, spec, steps, name, latent, cfg=3.0)
 
 
 def stock_graph(model, positive, negative, spec, steps, name, latent, cfg=3.0):
-    """As an artist wires it: start, then per stage a bound model, its sigmas and SamplerCustomAdvanced, and transitions."""
+    """Wire a run by hand: a start, then a bound model, sigmas and SamplerCustomAdvanced per stage, and transitions."""
     noise = call(RandomNoise, 5)[0]
     sigmas = schedule(spec, steps)
-    at, own_noise = call(NODE["StageStart"], noise, latent, spec)
+    stage_latent, stage_noise = call(NODE["StageStart"], noise, latent, spec)
     for stage in STAGES:
         bound = call(NODE["StageModel"], model, spec, stage)[0]
         guider = call(CFGGuider, bound, positive, negative, cfg)[0]
-        own_sigmas = call(NODE["StageSigmas"], sigmas, spec, stage)[0]
-        output, denoised = call(SamplerCustomAdvanced, own_noise, guider, pick_sampler(name), own_sigmas, at)
+        stage_sigmas = call(NODE["StageSigmas"], sigmas, spec, stage)[0]
+        output, denoised = call(SamplerCustomAdvanced, stage_noise, guider, pick_sampler(name), stage_sigmas, stage_latent)
         if stage != "high":
-            at, own_noise = call(NODE["StageTransition"], output, noise, spec, stage)
+            stage_latent, stage_noise = call(NODE["StageTransition"], output, noise, spec, stage)
     return output, denoised
 
 
@@ -86,7 +86,7 @@ def test_the_three_forms_make_the_same_video(t2v_model, i2v_model, kind, name, s
     (FEW_STEP, WAN, empty(batch=2)),
     ("euler", PyramidSpec(first_frame="shared"), empty(batch=2, batch_index=[3, 1])),
 ], ids=["few-step", "batch-index"])  # fmt: skip
-def test_batches_agree_too(t2v_model, name, spec, latent):
+def test_the_three_forms_make_the_same_batches(t2v_model, name, spec, latent):
     videos = [
         form(t2v_model, prompt(1), prompt(2), spec, "2-2-1", name, latent) for form in (one_node, advanced_node, stock_graph)
     ]
@@ -96,7 +96,7 @@ def test_batches_agree_too(t2v_model, name, spec, latent):
 
 
 def test_renoise_goes_back_to_a_level_of_the_stage(t2v_model):
-    """By hand: denoised latent of the mid stage -> renoise -> the rest of the mid stage's sigmas."""
+    """Renoise the denoised latent of the mid stage, then sample the rest of its sigmas."""
     noise = call(RandomNoise, 5)[0]
     sigmas = schedule(WAN, "2-4-1")
     drafts = call(
@@ -117,23 +117,23 @@ def test_renoise_goes_back_to_a_level_of_the_stage(t2v_model):
         WAN,
     )[2]
     level = float(sigmas[4])
-    latent, own = call(NODE["Renoise"], drafts[1], noise, WAN, "mid", level)
+    latent, renoise = call(NODE["Renoise"], drafts[1], noise, WAN, "mid", level)
     bound = call(NODE["StageModel"], t2v_model, WAN, "mid")[0]
     guider = call(CFGGuider, bound, prompt(1), prompt(2), 1.0)[0]
     rest = call(NODE["StageSigmas"], sigmas, WAN, "mid")[0][2:]
-    output, _ = call(SamplerCustomAdvanced, own, guider, pick_sampler("euler"), rest, latent)
+    output, _ = call(SamplerCustomAdvanced, renoise, guider, pick_sampler("euler"), rest, latent)
     assert output["samples"].shape == (1, 16, 3, 8, 8) and torch.isfinite(output["samples"]).all()
     clean, stage = drafts[1]["samples"], WAN.stages(LatentShape(5, 16, 16))[1]
     noise_level = stage.at(level).sigma
     blurred = stage.from_coarser.up(stage.from_coarser.down(clean))
-    wanted = stage_path(clean, blurred, torch.zeros_like(clean), stage, level).x
-    torch.testing.assert_close((1 - noise_level) * latent["samples"], wanted, atol=1e-5, rtol=1e-5)
-    drawn = own.generate_noise(latent)
+    expected = stage_path(clean, blurred, torch.zeros_like(clean), stage, level).x
+    torch.testing.assert_close((1 - noise_level) * latent["samples"], expected, atol=1e-5, rtol=1e-5)
+    drawn = renoise.generate_noise(latent)
     lower = call(NODE["Renoise"], drafts[1], noise, WAN, "mid", 0.7)[1].generate_noise(latent)
     assert (drawn - lower).abs().max() > 0.1  # another level, another draw
     with pytest.raises(ValueError, match="comes from a different pyramid"):
         call(NODE["Renoise"], drafts[1], noise, PyramidSpec((0.9, 0.5)), "mid", 0.7)
-    assert torch.equal(drawn, own.generate_noise(latent)) and abs(float(drawn.std()) - 1) < 0.05
+    assert torch.equal(drawn, renoise.generate_noise(latent)) and abs(float(drawn.std()) - 1) < 0.05
     with pytest.raises(ValueError, match="level 0.3 is not in stage 'mid', which runs from 0.896 to 0.602"):
         call(NODE["Renoise"], drafts[1], noise, WAN, "mid", 0.3)
     with pytest.raises(ValueError, match="is of stage 'mid', but the node is set to 'low'"):
@@ -141,7 +141,7 @@ def test_renoise_goes_back_to_a_level_of_the_stage(t2v_model):
 
 
 class TestWrongWiring:
-    """One sentence for each."""
+    """Wrong connections raise a clear error."""
 
     def start(self):
         return call(NODE["StageStart"], call(RandomNoise, 5)[0], empty(), WAN)[0]
@@ -157,7 +157,7 @@ class TestWrongWiring:
         with pytest.raises(ValueError, match="is of stage 'low', but the node is set to 'mid'"):
             call(NODE["StageTransition"], self.start(), call(RandomNoise, 5)[0], WAN, "mid")
 
-    def test_an_ordinary_latent_at_a_transition(self):
+    def test_an_ordinary_latent_in_a_transition(self):
         with pytest.raises(ValueError, match="is not the output of a stage"):
             call(NODE["StageTransition"], empty(), call(RandomNoise, 5)[0], WAN, "low")
 
@@ -177,7 +177,7 @@ class TestWrongWiring:
         with pytest.raises(ValueError, match="has 2x8x8 latents, but stage 'low' has 2x4x4"):
             call(NODE["StageTransition"], latent, call(RandomNoise, 5)[0], WAN, "low")
 
-    def test_a_clean_prediction_at_a_transition(self, t2v_model):
+    def test_a_clean_prediction_in_a_transition(self, t2v_model):
         draft = one_node(t2v_model, prompt(1), prompt(2), WAN, "1-1-1", "euler", empty())[2][0]
         with pytest.raises(ValueError, match="is a clean prediction"):
             call(NODE["StageTransition"], draft, call(RandomNoise, 5)[0], WAN, "low")
@@ -192,13 +192,11 @@ class TestWrongWiring:
         with pytest.raises(ValueError, match="take them from 'Pyramidal Stage Sigmas' with the same pyramid"):
             self.sample(t2v_model, "low", "low", self.start(), sigmas_spec=PyramidSpec((0.8, 0.5)))
 
-    def test_a_transition_after_something_else_than_a_stage(self):
-        with pytest.raises(
-            ValueError, match="not the output of a stage; connect 'Pyramidal Stage Transition' to the sampler"
-        ):
+    def test_an_untagged_latent_in_a_transition_names_the_node(self):
+        with pytest.raises(ValueError, match="not the output of a stage; connect 'Pyramidal Stage Transition' to the sampler"):
             call(NODE["StageTransition"], empty(), call(RandomNoise, 5)[0], WAN, "low")
 
-    def test_a_start_from_a_stages_latent(self):
+    def test_a_start_from_the_latent_of_a_stage(self):
         with pytest.raises(ValueError, match="already belongs to a stage"):
             call(NODE["StageStart"], call(RandomNoise, 5)[0], self.start(), WAN)
 
@@ -206,7 +204,7 @@ class TestWrongWiring:
         with pytest.raises(ValueError, match="does not fit a pyramid of 3 stages"):
             call(NODE["StageStart"], call(RandomNoise, 5)[0], empty(5, 12, 16), WAN)
 
-    def test_a_stage_that_is_not_there(self, t2v_model):
+    def test_a_stage_that_the_pyramid_does_not_have(self, t2v_model):
         with pytest.raises(ValueError, match="unknown stage 'mid' in a pyramid of 2 stages; expected all, low, high"):
             call(NODE["StageModel"], t2v_model, PRESETS["training-free"], "mid")
         with pytest.raises(ValueError, match="unknown stage '3' in a pyramid of 3 stages"):
@@ -230,7 +228,7 @@ class TestWrongWiring:
                 self.start(),
             )
 
-    def test_conditioning_that_cannot_follow(self, t2v_model):
+    def test_conditioning_that_cannot_be_resized(self, t2v_model):
         bound = call(NODE["StageModel"], t2v_model, WAN, "low")[0]
         camera = prompt(1, camera_conditions=torch.zeros(1, 24, 5, 16, 16))
         guider = call(CFGGuider, bound, camera, prompt(2), 1.0)[0]

@@ -1,4 +1,4 @@
-"""Video to video, a model per stage, cfg per stage, and drafts, on both sampler nodes."""
+"""Both sampler nodes: video to video, a model and cfg per stage, and runs that end early and resume."""
 
 import comfy.sd
 import pytest
@@ -36,7 +36,7 @@ def advanced(model, sigmas, latent=None, cfg="", **changes):
 
 
 def watched(model):
-    """A clone that notes the size and the natural level of each forward."""
+    """Return a clone that records the size and the natural level of each forward pass."""
     clone, seen = model.clone(), []
 
     def watch(executor, x, timestep, *args, **kwargs):
@@ -62,14 +62,14 @@ def test_video_to_video_starts_in_the_stage_that_holds_the_level(t2v_model):
 
 
 @pytest.mark.parametrize(("denoise", "steps"), [(0.01, 1), (0.43, 3), (0.45, 4), (0.99, 8)])
-def test_denoise_is_a_share_of_the_steps(t2v_model, denoise, steps):
+def test_denoise_runs_a_share_of_the_steps(t2v_model, denoise, steps):
     model, seen = watched(t2v_model)
     sampler(model, VIDEO, denoise=denoise)
     assert len(seen) == steps
 
 
-def test_a_little_noise_keeps_the_video(t2v_model):
-    """With the closed-form field: from natural level 0.02 the clean latent comes back nearly unchanged."""
+def test_a_low_noise_level_keeps_the_video(t2v_model):
+    """With the closed-form field, a run from natural level 0.02 changes the clean latent little."""
     data = GaussianComfyUI(WAN, LatentShape(5, 16, 16))
     model = data.into(t2v_model)
     clean = t2v_model.model.process_latent_out(torch.randn(1, 16, 5, 16, 16, generator=torch.Generator().manual_seed(2)))
@@ -79,7 +79,7 @@ def test_a_little_noise_keeps_the_video(t2v_model):
 
 
 def test_video_to_video_noises_along_the_stages_path(t2v_model):
-    """The first input of the network is the path's point at that level, in the stage that holds it."""
+    """The first input of the network is the point of the path at that level, in the stage that holds it."""
     from pyramid.noise_pyramid import noise_pyramid
     from pyramid.paths import stage_path
     from pyramidalwan.samplers.noise import SeedNoise
@@ -97,16 +97,16 @@ def test_video_to_video_noises_along_the_stages_path(t2v_model):
     clean = stages[2].from_coarser.down(t2v_model.model.process_latent_in(VIDEO["samples"]))
     blurred = stages[1].from_coarser.up(stages[1].from_coarser.down(clean))
     noise = noise_pyramid(SeedNoise(5).generate_noise(VIDEO), stages[1:])[0]
-    wanted = stage_path(clean, blurred, noise, stages[1], 0.8).x
-    torch.testing.assert_close(first[0], wanted, atol=2e-5, rtol=1e-5)
+    expected = stage_path(clean, blurred, noise, stages[1], 0.8).x
+    torch.testing.assert_close(first[0], expected, atol=2e-5, rtol=1e-5)
 
 
-def test_an_empty_latent_below_full_noise_is_refused(t2v_model):
+def test_an_empty_latent_below_full_noise_raises_a_clear_error(t2v_model):
     with pytest.raises(ValueError, match="below 1, from an empty LATENT"):
         sampler(t2v_model, denoise=0.5)
 
 
-def test_a_model_for_each_stage(t2v_model):
+def test_each_stage_uses_its_model(t2v_model):
     other = comfy.sd.load_diffusion_model_state_dict(t2v_state_dict(seed=1, layers=1))
     third = comfy.sd.load_diffusion_model_state_dict(t2v_state_dict(seed=2, layers=1))
     (high, at_high), (mid, at_mid), (low, at_low) = watched(t2v_model), watched(other), watched(third)
@@ -121,14 +121,14 @@ def test_a_model_for_each_stage(t2v_model):
     assert len(at_low) == 3
 
 
-def test_models_that_no_stage_would_use_are_refused(t2v_model):
+def test_models_that_no_stage_uses_raise_a_clear_error(t2v_model):
     with pytest.raises(ValueError, match="model_mid is connected, but a pyramid of 2 stages"):
         sampler(t2v_model, pyramid=FREE, steps="2-2", model_mid=t2v_model)
     with pytest.raises(ValueError, match="model_low is connected, but a pyramid of 1 stage"):
         sampler(t2v_model, pyramid=PRESETS["plain"], steps="2", model_low=t2v_model)
 
 
-def test_cfg_for_each_stage(t2v_model):
+def test_each_stage_uses_its_cfg(t2v_model):
     model, seen = watched(t2v_model)
     sampler(model, cfg="3-1-2")
     batches = {size: sum(s[0] for s, _ in seen if s[2] == size) for size in (2, 3, 5)}
@@ -149,7 +149,7 @@ def test_cfg_for_each_stage(t2v_model):
 
 @pytest.mark.parametrize("name", ["euler", "uni_pc", "pyramid_few_step"])
 @pytest.mark.parametrize("spec", [WAN, PyramidSpec(first_frame="shared")], ids=["per-frame", "shared"])
-def test_a_draft_is_finished_as_if_nothing_had_happened(t2v_model, name, spec):
+def test_a_resumed_run_equals_an_uninterrupted_one(t2v_model, name, spec):
     whole = sampler(t2v_model, sampler_name=name, pyramid=spec)
     draft = sampler(t2v_model, sampler_name=name, pyramid=spec, end_stage="low")
     assert draft[0]["samples"].shape == (1, 16, 2, 4, 4) and len(draft[2]) == 1
@@ -162,14 +162,14 @@ def test_a_draft_is_finished_as_if_nothing_had_happened(t2v_model, name, spec):
     torch.testing.assert_close(last[0]["samples"], whole[0]["samples"], atol=0, rtol=0)
 
 
-def test_drafts_of_the_advanced_node(t2v_model):
+def test_a_resumed_run_of_the_advanced_node_equals_an_uninterrupted_one(t2v_model):
     whole = advanced(t2v_model, SIGMAS)
     draft = advanced(t2v_model, SIGMAS, end_stage="mid")
     finished = advanced(t2v_model, SIGMAS, draft[0], start_stage="high")
     torch.testing.assert_close(finished[0]["samples"], whole[0]["samples"], atol=0, rtol=0)
 
 
-def test_progress_of_a_part_counts_that_part(t2v_model, monkeypatch):
+def test_progress_counts_the_steps_of_a_partial_run(t2v_model, monkeypatch):
     seen = progress(monkeypatch)
     draft = sampler(t2v_model, end_stage="low")
     assert seen == [(value, 3) for value in range(1, 4)]
@@ -178,7 +178,7 @@ def test_progress_of_a_part_counts_that_part(t2v_model, monkeypatch):
     assert seen == [(value, 5) for value in range(1, 6)]
 
 
-def test_drafts_in_the_wrong_place_are_refused(t2v_model):
+def test_latents_that_cannot_be_resumed_raise_a_clear_error(t2v_model):
     draft = sampler(t2v_model, end_stage="low")
     with pytest.raises(ValueError, match="is the clean prediction of stage 'low'.*'latent' output"):
         sampler(t2v_model, draft[1])
@@ -196,7 +196,7 @@ def test_drafts_in_the_wrong_place_are_refused(t2v_model):
         sampler(t2v_model, draft[0], end_stage="low")
 
 
-def test_step_distilled_models_are_told_the_levels_they_know(t2v_model):
+def test_step_distilled_models_get_the_timesteps_they_were_trained_on(t2v_model):
     model, seen = watched(t2v_model)
     sampler(model, pyramid=FREE, steps="2-2", grid="distilled", shift=5.0)
     assert [round(1000 * level, 1) for _, level in seen] == [1000.0, 937.5, 833.3, 625.0]
@@ -217,22 +217,22 @@ def test_step_distilled_models_are_told_the_levels_they_know(t2v_model):
         ({"end_stage": "3"}, "unknown stage '3' in a pyramid of 3 stages"),
     ],
 )
-def test_what_does_not_fit_is_said_before_a_model_is_loaded(changes, words):
+def test_wrong_widgets_raise_before_a_model_is_loaded(changes, words):
     widgets = dict(steps="2-2-1", cfg="1", sampler_name="euler", grid="auto", shift=5.0, start_stage="auto", end_stage="auto")
     links = dict(model=None, positive=None, negative=None, latent=empty(), pyramid=WAN, seed=1, denoise=1.0)
     assert PyramidalWanSampler.check_lazy_status(**widgets, **links) == ["model", "positive", "negative"]
     with pytest.raises(ValueError, match=words):
         PyramidalWanSampler.check_lazy_status(**{**widgets, **changes}, **links)
     without = {**links, "pyramid": None}
-    for change, said in (
+    for change, message in (
         ({"cfg": "much"}, "cfg must be one number"),
         ({"sampler_name": "dpm_adaptive"}, "its own number of steps"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             PyramidalWanSampler.check_lazy_status(**{**widgets, **change}, **without)
 
 
-def test_the_advanced_node_checks_early_too():
+def test_wrong_inputs_of_the_advanced_node_raise_before_a_model_is_loaded():
     parts = dict(
         cfg="", start_stage="auto", end_stage="auto", pyramid=WAN, noise=1, guider=None, latent=empty(), model_low=None
     )

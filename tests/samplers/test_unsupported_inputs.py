@@ -1,4 +1,4 @@
-"""Models, latents, samplers and levels that cannot go through a pyramid: one sentence each."""
+"""Models, latents, samplers and levels that a pyramid does not support raise a clear error."""
 
 import comfy.latent_formats
 import comfy.model_base
@@ -30,7 +30,6 @@ def sample(model, spec=WAN, latent=None, sampler=None, steps=2):
     [
         ({"samples": torch.ones(1, 16, 64)}, "3 dimensions, a video latent has 5"),
         ({"samples": torch.ones(1, 48, 5, 16, 16)}, "48 channels and this model's latents have 16"),
-        (empty(noise_mask=torch.ones(1, 5, 16, 16)), "noise mask"),
         (
             empty(height=60, width=104, frames=21),
             "832x480 with 81 frames does not fit.*832x448 with 81 frames and 832x512",
@@ -39,12 +38,12 @@ def sample(model, spec=WAN, latent=None, sampler=None, steps=2):
         (empty(height=6), "multiples of 64"),
     ],
 )
-def test_latents(t2v_model, latent, words):
+def test_latents_that_do_not_fit(t2v_model, latent, words):
     with pytest.raises(ValueError, match=words):
         sample(t2v_model, latent=latent)
 
 
-def test_empty_image_latents_are_brought_to_a_video_of_one_frame_as_comfyui_does(t2v_model):
+def test_empty_image_latents_become_videos_of_one_frame_as_in_comfyui(t2v_model):
     spec = PyramidSpec((0.6,), ("HW",))
     assert sample(t2v_model, spec, {"samples": torch.zeros(1, 4, 16, 16)}).output["samples"].shape == (1, 16, 1, 16, 16)
 
@@ -65,7 +64,7 @@ def test_models_that_are_not_wan_or_not_flow(t2v_model):
         sample(other)
 
 
-def test_models_of_another_vae(t2v_model):
+def test_models_with_another_vae(t2v_model):
     other = t2v_model.clone()
     other.add_object_patch("latent_format", comfy.latent_formats.Wan22())
     with pytest.raises(
@@ -80,14 +79,14 @@ def test_a_model_bound_to_a_stage_is_not_sampled_again(t2v_model):
         sample(bound)
 
 
-def test_context_windows_need_one_sigma_for_all_frames(t2v_model):
+def test_context_windows_require_one_sigma_for_all_frames(t2v_model):
     model = t2v_model.clone()
     model.model_options["context_handler"] = object()
     with pytest.raises(ValueError, match="context windows"):
         sample(model)
 
 
-def test_samplers(t2v_model):
+def test_samplers_that_a_pyramid_does_not_support(t2v_model):
     with pytest.raises(ValueError, match="'lcm' adds noise.*'pyramid_few_step'"):
         sample(t2v_model, sampler=make_sampler("lcm"))
     with pytest.raises(ValueError, match="chooses its own number of steps"):
@@ -100,12 +99,12 @@ def test_samplers(t2v_model):
 
 
 @pytest.mark.parametrize("name", comfy.samplers.SAMPLER_NAMES)
-def test_stock_weights_take_every_sampler_of_comfyui(t2v_model, name):
+def test_stock_weights_run_with_every_sampler_of_comfyui(t2v_model, name):
     if name != "dpm_adaptive":
         assert torch.isfinite(sample(t2v_model, FREE, sampler=make_sampler(name), steps=3).output["samples"]).all()
 
 
-def test_cfg_texts():
+def test_cfg_is_parsed_per_stage():
     assert parse_cfg("6", 3) == [6, 6, 6] and parse_cfg("5-6.5-4", 3) == [5, 6.5, 4]
     with pytest.raises(ValueError, match="2 numbers, but the pyramid has 3 stages"):
         parse_cfg("5-6", 3)
