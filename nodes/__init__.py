@@ -8,6 +8,7 @@ from .analysis import PyramidalWanCalibrate, PyramidalWanCost
 from .conditioning import PyramidalWanLoadConditioning, PyramidalWanSaveConditioning
 from .files import PyramidalWanFromFile, PyramidalWanStageLoRA
 from .latent import PyramidalWanEmptyLatent
+from .model import PyramidalWanModel
 from .pyramid import PyramidalWanCustom, PyramidalWanPreset
 from .sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
 from .schedule import PyramidalWanSchedule
@@ -21,6 +22,7 @@ from .stages import (
 )
 
 NODES: list[type[io.ComfyNode]] = [
+    PyramidalWanModel,
     PyramidalWanSampler,
     PyramidalWanSamplerAdvanced,
     PyramidalWanPreset,

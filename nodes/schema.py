@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
@@ -60,7 +60,16 @@ def advanced(widget: Input) -> Input:
 
 def tell(node: type[io.ComfyNode], text: str) -> None:
     """Show a text on the node in the front end; do nothing without a server or where ComfyUI cannot show it."""
+    teller(node)(text)
+
+
+def teller(node: type[io.ComfyNode]) -> Callable[[str], None]:
+    """Return a function that shows texts on the node, also after it has run."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     node_id = getattr(node.hidden, "unique_id", None)
-    if server is not None and node_id is not None and hasattr(server, "send_progress_text"):
-        server.send_progress_text(text, node_id)
+
+    def show(text: str) -> None:
+        if server is not None and node_id is not None and hasattr(server, "send_progress_text"):
+            server.send_progress_text(text, node_id)
+
+    return show

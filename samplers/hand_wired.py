@@ -179,7 +179,7 @@ def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str) -> ModelPatc
         _check_stage_sigmas(sigmas, running, stage)
         full = spec.full_shape(running.shape, index)
         check_conds(guider.conds, full, spec.stages(full))
-        guider.conds = stage_conds(guider.conds, running.shape.frames, spec.downsample_axes[index:])
+        guider.conds = stage_conds(guider.conds, full, running, spec.downsample_axes[index:])
         return executor(noise, latent, sampler, sigmas, *args, **kwargs)
 
     bound.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, outer_sample)

@@ -14,6 +14,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..pyramid.latent_shape import LatentShape
 from ..pyramid.noise_pyramid import stage_seed
 from ..pyramid.sampling import sample_pyramid
 from ..pyramid.schedules import TOLERANCE, join
@@ -63,6 +64,8 @@ class PyramidRun:
         cfgs: cfg by stage index, where it differs from the guider's.
         models: MODEL by stage index, where it differs from the guider's.
         callback: Callback of the sampler that the run belongs to; None shows ComfyUI's progress bar.
+        follows_sampler: Whether the run belongs to a sampler of ComfyUI and takes whatever that takes: every size that
+            halves, and empty latents at every level.
     """
 
     guider: Any
@@ -73,6 +76,7 @@ class PyramidRun:
     cfgs: Mapping[int, float] = field(default_factory=dict)
     models: Mapping[int, ModelPatcher] = field(default_factory=dict)
     callback: SamplerCallback | None = None
+    follows_sampler: bool = False
 
     def sample(self, latent: dict, *, first: int | None = None, last: int | None = None) -> Result:
         """Run the stages ``first`` to ``last``.
@@ -86,7 +90,9 @@ class PyramidRun:
             ValueError: The parts of the run do not fit together.
         """
         self._check()
-        start = find_start(self.guider.model_patcher, self.noise, latent, self.spec, self.levels, first)
+        start = find_start(
+            self.guider.model_patcher, self.noise, latent, self.spec, self.levels, first, lenient=self.follows_sampler
+        )
         running = self._running(start, last)
         self._check_conds(start)
         steps = [len(self.levels[stage.index]) - 1 for stage in running]
@@ -125,7 +131,8 @@ class PyramidRun:
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigmas = torch.tensor([stage.reference_sigma(natural) for natural in self.levels[stage.index]])
         region = None if start.region is None else start.region.at(stage, start.stages, self.spec)
-        guider = self._stage_guider(stage, batch_index, self._given(signal, noise, stage, start, region))
+        given = self._given(signal, noise, stage, start, region)
+        guider = self._stage_guider(stage, start.full, batch_index, given)
         end = guider.sample(
             noise if region is None else region.noise,
             signal if region is None else region.video,
@@ -169,7 +176,7 @@ class PyramidRun:
             full = full * mask + given.to(full) * (1 - mask)
         return model.process_latent_out(full)
 
-    def _stage_guider(self, stage: Stage, batch_index: Any, given: GivenVideo | None) -> Any:
+    def _stage_guider(self, stage: Stage, full: LatentShape, batch_index: Any, given: GivenVideo | None) -> Any:
         """Return a shallow copy of the GUIDER with the stage's model and conds."""
         base, bound = self.guider, copy.copy(self.guider)
         bind = functools.partial(
@@ -185,7 +192,7 @@ class PyramidRun:
             transformer = {**options.get("transformer_options", {}), BATCH_INDEX_KEY: batch_index}
             options = {**options, "transformer_options": transformer}
         bound.model_options = bound.model_patcher.model_options = options
-        bound.original_conds = stage_conds(base.original_conds, stage.shape.frames, self.spec.downsample_axes[stage.index :])
+        bound.original_conds = stage_conds(base.original_conds, full, stage, self.spec.downsample_axes[stage.index :])
         if stage.index in self.cfgs:
             bound.set_cfg(self.cfgs[stage.index])
         return bound

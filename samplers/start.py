@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -54,6 +54,8 @@ def find_start(
     spec: PyramidSpec,
     levels: Sequence[Sequence[float]],
     first: int | None,
+    *,
+    lenient: bool = False,
 ) -> Start:
     """Return the start that the LATENT and the schedule imply.
 
@@ -64,6 +66,7 @@ def find_start(
         spec: The pyramid.
         levels: Natural levels of each stage; empty for the stages that the schedule leaves out.
         first: Index of the requested first stage; None for the one that fits.
+        lenient: Take every size that halves, and empty latents below level 1, as ComfyUI's samplers do.
 
     Raises:
         ValueError: The LATENT cannot start this run.
@@ -78,8 +81,9 @@ def find_start(
             f"the run should start at stage '{stage_name(first, spec.number_of_stages)}', but the LATENT is not the output of "
             "the stage before it; connect the latent of a run that ended there"
         )
-    check_latent(samples, spec, channels=model.get_model_object("latent_format").latent_channels)
-    return _from_video(noise, latent, samples, spec, levels)
+    latent_format: Any = model.get_model_object("latent_format")
+    check_latent(samples, spec, channels=latent_format.latent_channels, lenient=lenient)
+    return _from_video(noise, latent, samples, spec, levels, lenient)
 
 
 def _check_resumes(
@@ -110,7 +114,9 @@ def _check_resumes(
         )
 
 
-def _from_video(noise: Noise, latent: dict, samples: Tensor, spec: PyramidSpec, levels: Sequence[Sequence[float]]) -> Start:
+def _from_video(
+    noise: Noise, latent: dict, samples: Tensor, spec: PyramidSpec, levels: Sequence[Sequence[float]], lenient: bool
+) -> Start:
     full = LatentShape(*samples.shape[2:])
     stages = spec.stages(full)
     first = next(index for index, stage_levels in enumerate(levels) if stage_levels)
@@ -123,7 +129,7 @@ def _from_video(noise: Noise, latent: dict, samples: Tensor, spec: PyramidSpec, 
         return _after_leftover_noise(noise, latent, samples, stages, first, region)
     draws = noise_pyramid(draw, stages[first:])
     if torch.count_nonzero(samples) == 0:
-        if natural < NEARLY_NOISE:
+        if natural < NEARLY_NOISE and not lenient:
             raise ValueError(
                 f"the run starts at noise level {natural:.4g}, below 1, from an empty LATENT; encode a video for it, or start "
                 "from pure noise (denoise 1)"

@@ -1,56 +1,82 @@
 """Fit conditioning to the size of a stage.
 
-ComfyUI fits image conditioning to the latent in height and width, but not in time. Whatever carries frames is resampled here
-or rejected with a clear error; a wrong number of frames would end in a tensor error deep inside the model.
+Tensors are recognised by their size: whatever covers the latent's grid, in latents or in pixels, is resized with it, so that
+conditioning of models this pack has never heard of follows, too. A few kinds with a layout of their own are known by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional
 
-from ...pyramid.latent_shape import LatentShape
+from ...pyramid.latent_shape import VAE_SPACE, LatentShape
 from ...pyramid.resize import make_resize
 from ...pyramid.stages import Stage
 
 UNSUPPORTED = {
-    "vace_frames": "VACE control frames",
-    "vace_mask": "a VACE mask",
-    "time_dim_concat": "frames appended in time (Phantom, reference video)",
-    "camera_conditions": "camera motion",
-    "control_video": "a control video",
-    "pose_video_latent": "a pose video",
-    "face_video_pixels": "a face video",
-    "audio_embed": "audio",
-    "reference_motion": "a reference motion",
-    "control": "a ControlNet",
+    "control": "a ControlNet, whose hints ComfyUI does not resize for videos",
     "gligen": "GLIGEN boxes",
 }
-"""Keys of a cond that are tied to the full length or size, with the names that error messages use."""
+"""Keys of a cond that cannot follow the stages, with the names that error messages use."""
 
-RESAMPLED = ("concat_latent_image", "concat_mask")
-SIZE_FREE = ("cross_attn", "pooled_output", "clip_vision_output", "reference_latents", "context_latents", "mask")
-"""Text and image tokens and reference latents run at any size; ComfyUI scales masks itself."""
+SIZE_FREE = frozenset(
+    {
+        "cross_attn",
+        "pooled_output",
+        "clip_vision_output",
+        "clip_vision_output_ref",
+        "mask",
+        "face_video_pixels",
+        "concat_mask_index",
+    }
+)
+"""Tokens, crops of a fixed size, and masks that ComfyUI scales itself."""
+
+TIMED = frozenset(
+    {
+        "concat_latent_image",
+        "concat_mask",
+        "vace_frames",
+        "vace_mask",
+        "camera_conditions",
+        "control_video",
+        "pose_video_latent",
+    }
+)
+"""Keys whose frames can be resampled in time."""
+
+GRID_RATIOS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Sides of a tensor relative to the latent's that count as covering its grid: latents, pixels, and steps between them."""
 
 Conds = dict[str, list[dict]]
 """The conds of a guider by name ("positive", "negative"), each a dict of tensors and options."""
 
+LatentDown = Callable[[Tensor, str], Tensor]
+"""Brings a latent ``(B, C, T, H, W)`` to the next coarser size over the given axes."""
 
-def stage_conds(conds: Conds, frames: int, downsample_axes: Sequence[str]) -> Conds:
+
+def stage_conds(
+    conds: Conds, full: LatentShape, stage: Stage, downsample_axes: Sequence[str], down: LatentDown | None = None
+) -> Conds:
     """Return a guider's conds for one stage; the originals stay unchanged.
 
     Args:
         conds: The guider's conds at full size.
-        frames: Latent frames of the stage.
+        full: Size of the full-resolution latent.
+        stage: The stage.
         downsample_axes: Axes of the transitions after this stage, in running order.
+        down: Brings latents to the next coarser size; None averages.
 
     Raises:
         ValueError: Image conditioning has another number of frames than the latent.
     """
-    return {name: [_stage_cond(cond, frames, downsample_axes) for cond in group] for name, group in conds.items()}
+    fit = down or halve_latent
+    return {name: [_stage_cond(cond, full, stage, downsample_axes, fit) for cond in group] for name, group in conds.items()}
 
 
 def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> None:
@@ -58,11 +84,11 @@ def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> N
 
     Args:
         conds: The guider's conds at full size.
-        full: Size at full resolution.
+        full: Size of the full-resolution latent.
         stages: All stages of the pyramid.
 
     Raises:
-        ValueError: A cond is tied to the full length or size.
+        ValueError: A cond cannot follow the stages.
     """
     if len(stages) == 1:
         return
@@ -70,34 +96,88 @@ def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> N
     for cond in (cond for group in conds.values() for cond in group):
         for key, name in UNSUPPORTED.items():
             if cond.get(key) is not None:
-                raise ValueError(f"the conditioning carries {name}, which a pyramid cannot resize yet; sample without it")
+                raise ValueError(f"the conditioning carries {name}; a pyramid cannot follow it: sample without it")
         area = cond.get("area")
         if area is not None and area[0] != "percentage":
             raise ValueError(
                 "the conditioning has an area in pixels, which would be misplaced in the smaller stages; "
-                "use 'Conditioning (Set Area with Percentage)'"
+                "use 'ConditioningSetAreaPercentageVideo'"
             )
-        for key, value in cond.items():
-            known = key in RESAMPLED or key in SIZE_FREE
-            if time_changes and not known and isinstance(value, Tensor) and value.ndim == 5 and value.shape[2] == full.frames:
+        if time_changes:
+            _check_times(cond, full)
+
+
+def _check_times(cond: dict, full: LatentShape) -> None:
+    """Raise ValueError for a cond with a time axis that cannot be resampled."""
+    if cond.get("audio_embed") is not None:
+        raise ValueError(
+            "the conditioning carries audio, which a pyramid cannot resize in time; use a pyramid that halves height and width "
+            "only"
+        )
+    for key, value in cond.items():
+        if key in SIZE_FREE or key in TIMED:
+            continue
+        for tensor in _tensors(value):
+            if tensor.ndim == 5 and tensor.shape[2] == full.frames > 1:
                 raise ValueError(
                     f"the conditioning carries '{key}' with {full.frames} frames, which a pyramid cannot resize in time; use a "
                     "pyramid that halves height and width only"
                 )
 
 
-def _stage_cond(cond: dict, frames: int, downsample_axes: Sequence[str]) -> dict:
-    cond = dict(cond)
-    latent, mask = cond.get("concat_latent_image"), cond.get("concat_mask")
+def _tensors(value: Any) -> list[Tensor]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [item for item in values if isinstance(item, Tensor)]
+
+
+def _stage_cond(cond: dict, full: LatentShape, stage: Stage, downsample_axes: Sequence[str], down: LatentDown) -> dict:
+    cond, size = dict(cond), full
     for axes in reversed(downsample_axes):
-        if latent is not None:
-            latent = halve_latent(latent, axes)
-        if mask is not None:
-            mask = halve_mask(mask, axes)
-    for key, value in (("concat_latent_image", latent), ("concat_mask", mask)):
-        if value is not None:
-            cond[key] = _check_frames(key, value, frames)
+        coarser = size.halved(axes)
+        for key, value in cond.items():
+            if key not in SIZE_FREE:
+                cond[key] = _coarser(key, value, size, coarser, axes, down)
+        size = coarser
+    for key in ("concat_latent_image", "concat_mask"):
+        if isinstance(cond.get(key), Tensor):
+            _check_frames(key, cond[key], stage.shape.frames)
     return cond
+
+
+def _coarser(key: str, value: Any, size: LatentShape, coarser: LatentShape, axes: str, down: LatentDown) -> Any:
+    """Return one entry of a cond at the next coarser size; what does not cover the latent's grid stays as it is."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_coarser(key, item, size, coarser, axes, down) for item in value)
+    if not isinstance(value, Tensor) or value.ndim < 4:
+        return value
+    if key == "concat_mask":
+        return halve_mask(value, axes)  # ComfyUI fits its height and width
+    if key == "vace_mask":
+        return halve_block_mask(value, axes)
+    in_time = axes if key in TIMED and value.ndim == 5 and value.shape[2] == size.frames else axes.replace("T", "")
+    ratio = _grid_ratio(value, size)
+    if ratio is None:
+        return halve_latent(value, in_time.replace("HW", "")) if "T" in in_time else value
+    if ratio == 1.0 and value.ndim == 5:
+        return down(value, in_time)
+    value = halve_latent(value, "T") if "T" in in_time else value
+    if "HW" not in axes:
+        return value
+    return _area(value, round(coarser.height * ratio), round(coarser.width * ratio))
+
+
+def _grid_ratio(value: Tensor, size: LatentShape) -> float | None:
+    """Return the sides of a tensor relative to the latent's, or None for one that does not cover its grid."""
+    height, width = value.shape[-2] / size.height, value.shape[-1] / size.width
+    return height if height == width and height in GRID_RATIOS else None
+
+
+def _area(value: Tensor, height: int, width: int) -> Tensor:
+    """Return ``(..., H, W)`` averaged down to a size."""
+    flat = value.reshape(-1, 1, *value.shape[-2:])
+    return (
+        functional.interpolate(flat.float(), (height, width), mode="area").reshape(*value.shape[:-2], height, width).to(value)
+    )
 
 
 def halve_latent(latent: Tensor, axes: str) -> Tensor:
@@ -130,14 +210,22 @@ def halve_mask(mask: Tensor, axes: str) -> Tensor:
     return torch.cat([mask[:, :, :1], rearrange(pixels, "b (t four) h w -> b four t h w", four=4)], dim=2)
 
 
-def _check_frames(key: str, value: Tensor, frames: int) -> Tensor:
-    """Return ``value`` if it has the stage's number of latent frames."""
+def halve_block_mask(mask: Tensor, axes: str) -> Tensor:
+    """Return a VACE mask ``(B, 64, T, H, W)``, whose channels are the 8x8 pixels of a latent, halved over ``axes``."""
+    if "T" in axes:
+        mask = halve_latent(mask, "T")
+    if "HW" not in axes:
+        return mask
+    pixels = rearrange(mask, "b (y x) t h w -> b t (h y) (w x)", y=VAE_SPACE, x=VAE_SPACE)
+    pixels = _area(pixels, pixels.shape[-2] // 2, pixels.shape[-1] // 2)
+    return rearrange(pixels, "b t (h y) (w x) -> b (y x) t h w", y=VAE_SPACE, x=VAE_SPACE)
+
+
+def _check_frames(key: str, value: Tensor, frames: int) -> None:
+    """Raise ValueError unless image conditioning has the stage's number of latent frames."""
     got = value.shape[2]
-    if key == "concat_mask" and got < frames:
-        return value  # ComfyUI pads the rest
-    if got != frames:
+    if got != frames and not (key == "concat_mask" and got < frames):  # ComfyUI pads a shorter mask
         raise ValueError(
             f"the image conditioning ('{key}') was made for another length than the latent: a stage of {frames} latent "
             f"frames would get {got}; give both the same number of frames"
         )
-    return value

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.sample
 import torch
 from torch import Tensor
 
-from ...pyramid.latent_shape import CHANNELS, LatentShape
+from ...pyramid.latent_shape import CHANNELS, VAE_SPACE, LatentShape
 from ...pyramid.sizes import check_shape
 from ...pyramid.stages import PyramidSpec
 
@@ -35,13 +35,14 @@ def fit_channels(model: ModelPatcher, latent: dict) -> Tensor:
     return comfy.sample.fix_empty_latent_channels(model, samples).float()
 
 
-def check_latent(samples: Tensor, spec: PyramidSpec, *, channels: int = CHANNELS) -> None:
+def check_latent(samples: Tensor, spec: PyramidSpec, *, channels: int = CHANNELS, lenient: bool = False) -> None:
     """Check that a LATENT can go through the pyramid.
 
     Args:
         samples: The LATENT's tensor, with its channels fitted to the model.
         spec: The pyramid.
         channels: Latent channels of the model.
+        lenient: Take every size that halves, even where ComfyUI pads the patches of a low stage.
 
     Raises:
         ValueError: It has the wrong number of dimensions, channels, frames or pixels.
@@ -56,4 +57,22 @@ def check_latent(samples: Tensor, spec: PyramidSpec, *, channels: int = CHANNELS
             f"the LATENT has {samples.shape[1]} channels and this model's latents have {channels}: "
             "it was made for another model"
         )
-    check_shape(LatentShape(*samples.shape[2:]), spec)
+    shape = LatentShape(*samples.shape[2:])
+    if not (lenient and _halves(shape, spec)):
+        check_shape(shape, spec)
+
+
+def _halves(shape: LatentShape, spec: PyramidSpec) -> bool:
+    """Return whether the latent can be halved at every transition."""
+    try:
+        spec.shapes(shape)
+    except ValueError:
+        return False
+    return True
+
+
+def pixels_per_latent(model: ModelPatcher) -> int:
+    """Return how many pixels one latent of a MODEL covers on the height and width axes: 8, or 16 for Wan 2.2 5B."""
+    latent_format: Any = model.get_model_object("latent_format")
+    wide = latent_format.latent_channels != CHANNELS
+    return getattr(latent_format, "spacial_downscale_ratio", 2 * VAE_SPACE if wide else VAE_SPACE)

@@ -19,7 +19,7 @@ import comfy.model_patcher
 import comfy.model_sampling
 from torch import Tensor
 
-from ...pyramid.latent_shape import CHANNELS, LatentShape
+from ...pyramid.latent_shape import LatentShape
 from ...pyramid.paths import clean_prediction
 from ...pyramid.stages import Stage
 from ...pyramid.transition import renoise
@@ -204,11 +204,10 @@ def check_model(model: ModelPatcher) -> None:
     name = type(model.model).__name__
     if not isinstance(model.model, comfy.model_base.WAN21):
         raise ValueError(f"the pyramid samples Wan 2.1 and 2.2 video models; this MODEL is {name}")
-    channels = model.get_model_object("latent_format").latent_channels
-    if channels != CHANNELS:
+    if name == "WAN21_CausalAR":
         raise ValueError(
-            f"the pyramid samples Wan 2.1 and Wan 2.2 14B, with latents of {CHANNELS} channels; this MODEL ({name}) has "
-            f"{channels}, as Wan 2.2 5B does; load a supported model"
+            f"this MODEL ({name}) samples frame by frame with a cache of earlier frames, which a pyramid over the whole video "
+            "cannot; sample it without one"
         )
     sampling = model.get_model_object("model_sampling")
     classes = vars(comfy.model_sampling)

@@ -1,0 +1,34 @@
+"""The pyramid for any sampler."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..samplers.any_sampler import pyramidal_model
+from .schema import Pyramid, schema, teller
+
+
+class PyramidalWanModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PyramidalWanModel",
+            display_name="Pyramidal Model",
+            description="Goes between a Wan model (after its LoRAs) and any sampler: whatever samples the model then runs its "
+            "early, noisy steps at low resolution. With Wan 2.2 14B, put it on the high-noise expert.",
+            hidden=[io.Hidden.unique_id],
+            search_aliases=["pyramid", "wan fast", "speed up", "multi-resolution", "any sampler", "ksampler"],
+            inputs=[
+                io.Model.Input("model", tooltip="A Wan model, with its LoRAs and other model nodes."),
+                Pyramid.Input(
+                    "pyramid",
+                    optional=True,
+                    tooltip="Without it: the pyramid of the weights or their LoRAs, otherwise 'training-free'.",
+                ),
+            ],
+            outputs=[io.Model.Output("pyramidal_model", display_name="model", tooltip="The model for any sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model, pyramid=None) -> io.NodeOutput:
+        return io.NodeOutput(pyramidal_model(model, pyramid, teller(cls)))

@@ -1,0 +1,153 @@
+"""The pyramid inside any sampler: a MODEL whose every sampling run goes through the stages.
+
+The sampler that runs the MODEL passes noise, a latent, a SAMPLER and SIGMAS at full size. Its SIGMAS are natural levels, so
+they are split among the stages, and the run returns what the sampler expects: a full-size latent at the last of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_patcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..pyramid.latent_shape import LatentShape
+from ..pyramid.stages import PRESETS, PyramidSpec
+from .comfyui.checkpoint_metadata import check_spec, distilled_for, spec_trained_for
+from .comfyui.latents import pixels_per_latent
+from .comfyui.stage_model import check_model
+from .comfyui.stage_wrappers import add_outermost_wrapper
+from .run import PyramidRun
+from .run_report import describe_run, dimensions_of
+from .schedule import Levels, follow_sigmas
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+MODEL_KEY = "pyramidal_wan_model"
+"""Key of the wrapper that runs the pyramid."""
+
+
+class GivenNoise:
+    """NOISE that a sampler has drawn already; further draws derive from its seed."""
+
+    def __init__(self, noise: Tensor, seed: int):
+        self.seed, self._noise = seed, noise
+
+    def generate_noise(self, latent: dict) -> Tensor:
+        """Return the sampler's noise; ``latent`` only has its shape."""
+        return self._noise
+
+
+def pyramidal_model(model: ModelPatcher, spec: PyramidSpec | None, report: Callable[[str], None]) -> ModelPatcher:
+    """Return a clone of a MODEL that runs the pyramid in whatever sampler uses it.
+
+    Args:
+        model: The MODEL, not bound to a stage.
+        spec: The pyramid; None takes the one that the weights or their LoRAs were trained for, else "training-free".
+        report: Shows a text about each run before it starts.
+
+    Raises:
+        ValueError: No pyramid can sample the model, or its weights were trained for a different one.
+    """
+    check_model(model)
+    if spec is not None:
+        check_spec(model, spec)
+
+    def outer_sample(
+        executor: Callable[..., Tensor],
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Tensor | None = None,
+        callback: Any = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        running = executor.class_obj.model_patcher
+        chosen = spec or spec_trained_for(running) or PRESETS["training-free"]
+        if chosen.number_of_stages == 1:
+            return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
+        chosen, levels = _levels(running, chosen, sigmas)
+        size = {"pixels": pixels_per_latent(running), "dimensions": dimensions_of(running)}
+        report(describe_run(chosen, LatentShape(*latent_image.shape[-3:]), levels, **size))
+        run = PyramidRun(
+            _without_pyramid(executor.class_obj),
+            GivenNoise(noise.cpu(), seed or 0),
+            sampler,
+            levels,
+            chosen,
+            callback=callback or _no_callback,
+            follows_sampler=True,
+        )
+        latent = {"samples": latent_image.cpu(), **({} if denoise_mask is None else {"noise_mask": denoise_mask.cpu()})}
+        return run.sample(latent).output["samples"].to(latent_image.device)
+
+    wrapped = model.clone()
+    add_outermost_wrapper(wrapped, WrappersMP.OUTER_SAMPLE, outer_sample, MODEL_KEY)
+    return wrapped
+
+
+def _levels(model: ModelPatcher, spec: PyramidSpec, sigmas: Tensor) -> tuple[PyramidSpec, Levels]:
+    """Return the levels that follow SIGMAS; a distilled model takes those it was trained on for as many steps."""
+    student = distilled_for(model) if spec.field == "pyramidal" else None
+    if student is None:
+        return follow_sigmas(sigmas, spec)
+    name, trained = student
+    steps = sum(len(stage) - 1 for stage in trained)
+    if len(sigmas) - 1 != steps:
+        raise ValueError(
+            f"{name} was distilled to {steps} steps in all, got {len(sigmas) - 1}; set the sampler's steps to {steps}"
+        )
+    return spec, trained
+
+
+def _no_callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
+    """Ignore a step of a sampler that shows no progress."""
+
+
+def _without_pyramid(guider: Any) -> Any:
+    """Return a copy of a running guider as it was before its run, with a model that does not run the pyramid."""
+    plain = copy.copy(guider)
+    plain.model_patcher = _plain_model(guider.model_patcher, guider.model_options)
+    plain.model_options = plain.model_patcher.model_options
+    if (negative := getattr(guider, "uncond_model_patcher", None)) is not None:
+        plain.uncond_model_patcher = _plain_model(negative, negative.model_options)
+    for name in ("conds", "inner_model", "loaded_models"):
+        vars(plain).pop(name, None)
+    return plain
+
+
+def _plain_model(model: ModelPatcher, options: dict) -> ModelPatcher:
+    """Return a clone without the pyramid's wrapper and with the guider's options before ComfyUI added the model's wrappers."""
+    plain = model.clone()
+    options = comfy.model_patcher.create_model_options_clone(options)
+    transformer = options.get("transformer_options", {})
+    for kind, added in (("wrappers", model.wrappers), ("callbacks", model.callbacks)):
+        if kind in transformer:
+            transformer[kind] = _subtract(transformer[kind], added)
+    for name in ("to_load_options", "registered_hooks"):
+        options.pop(name, None)
+    plain.model_options = options
+    plain.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, MODEL_KEY)
+    return plain
+
+
+def _subtract(merged: Mapping[str, Mapping[Any, list]], added: Mapping[str, Mapping[Any, list]]) -> dict[str, dict[Any, list]]:
+    """Return merged wrappers without those that ``added`` contributed, each taken out once."""
+    rest: dict[str, dict[Any, list]] = {}
+    for kind, by_key in merged.items():
+        rest[kind] = {}
+        for key, wrappers in by_key.items():
+            left = list(wrappers)
+            for wrapper in added.get(kind, {}).get(key, ()):
+                if wrapper in left:
+                    left.remove(wrapper)
+            if left:
+                rest[kind][key] = left
+    return rest

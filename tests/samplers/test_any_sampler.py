@@ -1,0 +1,230 @@
+"""'Pyramidal Model' in ComfyUI's own samplers."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.samplers
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from comfyui_graph import empty, guider, progress, prompt
+
+import nodes
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
+from pyramidalwan.samplers.any_sampler import pyramidal_model
+from pyramidalwan.samplers.noise import SeedNoise
+from pyramidalwan.samplers.options import StageOptions, sample_with_conds, sample_with_guider
+from pyramidalwan.samplers.supported_samplers import make_sampler
+
+FREE = PRESETS["training-free"]
+SHIFT = 5.0
+
+
+def shifted(model):
+    return ModelSamplingSD3().patch(model, SHIFT)[0]
+
+
+def patched(model, spec=None, said=None):
+    return pyramidal_model(shifted(model), spec, (said if said is not None else []).append)
+
+
+def ksampler(model, *, steps=8, sampler="euler", scheduler="simple", cfg=3.0, seed=5, latent=None, **options):
+    conds = prompt(1), prompt(2)
+    latent = latent if latent is not None else empty()
+    return nodes.common_ksampler(model, seed, steps, cfg, sampler, scheduler, *conds, latent, **options)[0]["samples"]
+
+
+def pyramidal_sampler(model, steps, *, spec=FREE, sampler="euler", grid="auto", latent=None, **sockets):
+    made = sample_with_conds(
+        model, prompt(1), prompt(2), latent or empty(), spec, StageOptions("3", **sockets), seed=5, steps=steps, denoise=1.0,
+        sampler_name=sampler, grid=grid, shift=SHIFT,
+    )  # fmt: skip
+    return made.output["samples"]
+
+
+@pytest.mark.parametrize("sampler", ["euler", "uni_pc", "res_multistep", "euler_ancestral", "dpmpp_2m_sde"])
+def test_ksampler_with_the_node_is_the_advanced_sampler_bit_for_bit(t2v_model, sampler):
+    model = shifted(t2v_model)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 8)
+    parts = SeedNoise(5), guider(model, 3.0), make_sampler(sampler), sigmas, empty(), FREE
+    wanted = sample_with_guider(*parts, StageOptions()).output["samples"]
+    assert torch.equal(ksampler(patched(t2v_model), sampler=sampler), wanted)
+
+
+def test_ksampler_with_the_node_is_the_pyramidal_sampler(t2v_model):
+    """Eight steps of shift 5: the level nearest to 0.8 is that of the fourth step, 0.833."""
+    wanted = pyramidal_sampler(shifted(t2v_model), "4-4")
+    torch.testing.assert_close(ksampler(patched(t2v_model)), wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scheduler", ["normal", "beta", "ddim_uniform", "sgm_uniform", "karras"])
+def test_every_scheduler_runs_from_noise_to_a_video(t2v_model, scheduler):
+    said = []
+    video = ksampler(patched(t2v_model, said=said), scheduler=scheduler)
+    assert torch.isfinite(video).all() and video.shape == (1, 16, 5, 16, 16)
+    assert "low 64x64" in said[0] and "high 128x128" in said[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"latent": "mask"}, {"denoise": 0.5, "latent": "video"}])
+def test_the_preset_plain_is_the_graph_without_the_node_bit_for_bit(t2v_model, options):
+    options = dict(options)
+    if "latent" in options:
+        generator = torch.Generator().manual_seed(0)
+        video = torch.randn(1, 16, 5, 16, 16, generator=generator)
+        mask = (torch.rand(1, 1, 5, 16, 16, generator=generator) > 0.5).float()
+        options["latent"] = {"samples": video, **({"noise_mask": mask} if options["latent"] == "mask" else {})}
+    with_node, without = ksampler(patched(t2v_model, PRESETS["plain"]), **options), ksampler(shifted(t2v_model), **options)
+    assert torch.equal(with_node, without)
+
+
+def test_two_experts_hand_over_where_the_first_run_ends(t2v_model, i2v_model):
+    """Wan 2.2's template: the node on the high-noise expert alone equals one run with a model per stage."""
+    high, low = shifted(t2v_model), shifted(t2v_model.clone())
+    first = ksampler(pyramidal_model(high, None, print), steps=4, start_step=0, last_step=2, force_full_denoise=False)
+    assert first.shape == (1, 16, 5, 16, 16)
+    both = ksampler(low, steps=4, latent={"samples": first}, disable_noise=True, start_step=2, last_step=10000)
+    wanted = pyramidal_sampler(low, "2-2", model_low=high)
+    torch.testing.assert_close(both, wanted, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("axes", ["HW", "THW"])
+def test_a_run_that_ends_above_zero_can_be_resumed_at_full_size(t2v_model, axes):
+    spec = PyramidSpec((0.9, 0.7), (axes, axes), field="natural", timestep_source="sigma", first_frame="shared")
+    model = patched(t2v_model, spec)
+    for last in (1, 2, 5):
+        first = ksampler(model, start_step=0, last_step=last, force_full_denoise=False)
+        whole = ksampler(shifted(t2v_model), latent={"samples": first}, disable_noise=True, start_step=last, last_step=10000)
+        assert first.shape == whole.shape == (1, 16, 5, 16, 16) and torch.isfinite(whole).all()
+
+
+def test_leftover_noise_starts_in_the_stage_of_its_level(t2v_model):
+    """The second of two samplers gets a noisy latent and no noise; it may still have steps above the boundary."""
+    first = ksampler(shifted(t2v_model), start_step=0, last_step=1, force_full_denoise=False)
+    said = []
+    second = ksampler(
+        patched(t2v_model, said=said), latent={"samples": first}, disable_noise=True, start_step=1, last_step=10000
+    )
+    assert torch.isfinite(second).all() and said[0].startswith("low 64x64")
+
+
+def test_one_progress_bar_and_previews_of_every_stage(t2v_model, monkeypatch):
+    seen = progress(monkeypatch)
+    ksampler(patched(t2v_model))
+    assert seen[-1] == (8, 8) and {total for _, total in seen} == {8}
+
+
+def test_a_batch_equals_its_members(t2v_model):
+    model = patched(t2v_model)
+    both = ksampler(model, latent=empty(batch=2))
+    for index in range(2):
+        alone = ksampler(model, latent=empty(batch_index=[index]))
+        torch.testing.assert_close(both[index : index + 1], alone, atol=5e-5, rtol=1e-5)
+
+
+def test_the_same_run_twice_is_the_same_video_and_the_model_stays_clean(t2v_model):
+    before = ksampler(shifted(t2v_model))
+    model = patched(t2v_model)
+    keys = {kind: {key: len(found) for key, found in by_key.items()} for kind, by_key in model.wrappers.items()}
+    assert torch.equal(ksampler(model), ksampler(model))
+    assert keys == {kind: {key: len(found) for key, found in by_key.items()} for kind, by_key in model.wrappers.items()}
+    assert torch.equal(ksampler(shifted(t2v_model)), before)
+
+
+def test_a_cancelled_run_leaves_the_model_clean(t2v_model):
+    before, model = ksampler(shifted(t2v_model)), patched(t2v_model)
+    steps = []
+
+    def cancel(apply, args):
+        steps.append(1)
+        if len(steps) == 6:
+            raise comfy.model_management.InterruptProcessingException
+        return apply(args["input"], args["timestep"], **args["c"])
+
+    stopped = model.clone()
+    stopped.set_model_unet_function_wrapper(cancel)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        ksampler(stopped)
+    assert torch.equal(ksampler(shifted(t2v_model)), before)
+    assert torch.equal(ksampler(model), ksampler(patched(t2v_model)))
+
+
+def test_wrappers_of_other_nodes_act_once_in_each_stage(t2v_model):
+    calls = []
+
+    def count(executor, noise, *args, **kwargs):
+        calls.append(tuple(noise.shape[-2:]))
+        return executor(noise, *args, **kwargs)
+
+    for before in (True, False):
+        model = shifted(t2v_model)
+        if before:
+            model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "other", count)
+        model = pyramidal_model(model, None, print)
+        if not before:
+            model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "other", count)
+        calls.clear()
+        ksampler(model)
+        assert calls == [(8, 8), (16, 16)], before
+
+
+def test_other_nodes_see_the_levels_of_the_whole_run(t2v_model):
+    """A cfg function, and what reads its place in `sample_sigmas`, see what they see without the node."""
+    seen = {"plain": [], "pyramid": []}
+
+    def watch(name, model):
+        def cfg(args):
+            sigmas = args["model_options"]["transformer_options"]["sample_sigmas"]
+            seen[name].append((float(args["sigma"][0]), [round(float(sigma), 5) for sigma in sigmas]))
+            return args["uncond"] + (args["cond"] - args["uncond"]) * args["cond_scale"]
+
+        model = model.clone()
+        model.set_model_sampler_cfg_function(cfg)
+        return model
+
+    ksampler(watch("plain", shifted(t2v_model)))
+    ksampler(watch("pyramid", patched(t2v_model)))
+    assert [sigma for sigma, _ in seen["pyramid"]] == pytest.approx([sigma for sigma, _ in seen["plain"]], abs=1e-5)
+    assert {tuple(curve) for _, curve in seen["pyramid"]} == {tuple(curve) for _, curve in seen["plain"]}
+
+
+class TestMasks:
+    """A model that predicts one constant video ends on it exactly wherever it may change something."""
+
+    CONSTANT = 0.7
+
+    def constant(self, model):
+        clone = model.clone()
+
+        def answer(executor, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options=None, **kwargs):
+            stage = clone_stage(transformer_options, x)
+            return (x[:, :16] - self.CONSTANT) / stage
+
+        def clone_stage(options, x):
+            natural = options["sigmas"].flatten()[0]
+            factor = 16 * 16 / (x.shape[-1] * x.shape[-2])
+            return natural / (natural + (1 - natural) * factor**0.5)
+
+        clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "constant", answer)
+        return clone
+
+    def test_inside_is_sampled_and_outside_is_given(self, t2v_model):
+        video = torch.randn(1, 16, 5, 16, 16, generator=torch.Generator().manual_seed(3))
+        mask = torch.zeros(1, 1, 5, 16, 16)
+        mask[..., 2:9, 5:12] = 1  # odd edges: the low stage samples the blocks around them, too
+        made = ksampler(
+            pyramidal_model(self.constant(shifted(t2v_model)), None, print), latent={"samples": video, "noise_mask": mask}
+        )
+        given = t2v_model.model.process_latent_out(torch.full_like(video, self.CONSTANT))
+        inside = mask.expand_as(video).bool()
+        torch.testing.assert_close(made[~inside], video[~inside], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(made[inside], given[inside], atol=1e-3, rtol=1e-3)
+
+    @pytest.mark.parametrize("spec", [FREE, PyramidSpec((0.9, 0.6), ("THW", "HW"))], ids=["natural", "pyramidal"])
+    def test_a_mask_of_ones_changes_nothing_and_a_mask_of_zeros_keeps_everything(self, t2v_model, spec):
+        video = torch.randn(1, 16, 5, 16, 16, generator=torch.Generator().manual_seed(3))
+        model = patched(t2v_model, spec)
+        all_given = ksampler(model, latent={"samples": video, "noise_mask": torch.zeros(1, 1, 5, 16, 16)})
+        torch.testing.assert_close(all_given, video, atol=1e-5, rtol=1e-5)
+        nothing_given = ksampler(model, latent={"samples": video, "noise_mask": torch.ones(1, 1, 5, 16, 16)})
+        torch.testing.assert_close(nothing_given, ksampler(model, latent=empty()), atol=1e-4, rtol=1e-4)
