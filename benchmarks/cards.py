@@ -1,8 +1,8 @@
 """Times and memory by card class: estimated from counted operations, not measured.
 
-Time is operations over the rate that a card sustains: its published dense 16-bit tensor rate times a share between the
-lowest and the highest that published Wan times show (see ANCHORS). Memory is the weights and what ComfyUI itself sets
-aside for one step. Text encoder and VAE are left out.
+Time is operations divided by the rate that a card sustains: its published dense 16-bit tensor rate times a share between the
+lowest and the highest that published Wan times imply (see ANCHORS). Memory is the weights plus ComfyUI's own estimate for one
+step. Text encoder and VAE are not included.
 
 Run: .venv/bin/python -m benchmarks.cards [--write docs/artists.md]
 """
@@ -25,7 +25,13 @@ SCRIPT = "benchmarks/cards.py"
 
 @dataclass(frozen=True)
 class Card:
-    """gigabytes: VRAM. peak: dense 16-bit tensor TFLOPs per second with 32-bit accumulation, as NVIDIA publishes them."""
+    """A graphics card.
+
+    Attributes:
+        name: Its name in the tables.
+        gigabytes: VRAM.
+        peak: Dense 16-bit tensor TFLOPs per second with 32-bit accumulation, as published by NVIDIA.
+    """
 
     name: str
     gigabytes: int
@@ -46,19 +52,28 @@ FULL, FULL_THREE = VideoSize(832, 480, 81), VideoSize(832, 448, 81)
 
 @dataclass(frozen=True)
 class Anchor:
-    """A published time of Wan 2.1 1.3B: so many TFLOPs in so many seconds on a card of that peak."""
+    """A published time of Wan 2.1 1.3B.
 
-    what: str
+    Attributes:
+        source: Card and publication.
+        tflops: Operations of the published run.
+        seconds: Its time.
+        peak: Peak rate of its card, in TFLOPs per second.
+    """
+
+    source: str
     tflops: float
     seconds: float
     peak: float
 
     @property
     def share(self) -> float:
+        """Share of the card's peak rate."""
         return self.tflops / self.seconds / self.peak
 
 
 def full_forward(size: VideoSize) -> float:
+    """Return the TFLOPs of one forward pass of the 1.3B model."""
     return forward_tflops(tokens(size.latent), WAN_DIMENSIONS["1.3B"])
 
 
@@ -72,7 +87,7 @@ ANCHORS = (
 
 @dataclass(frozen=True)
 class Run:
-    """A row of the table. preset None: ordinary sampling."""
+    """A row of the table; without a preset it is ordinary sampling."""
 
     label: str
     preset: str | None
@@ -94,19 +109,20 @@ WEIGHTS = (("1.3B", "fp16", 2.8), ("14B", "fp8", 14.3), ("14B", "fp16", 28.6))
 
 
 def run_tflops(run: Run, model: str) -> float:
+    """Return the TFLOPs of all steps of a run."""
     spec = PRESETS[run.preset or "plain"]
     counts = parse_steps(run.steps, spec.number_of_stages)
     return total_tflops(schedule_cost(spec, run.size.latent, counts, WAN_DIMENSIONS[model], cfg=run.cfg))
 
 
 def working_memory(shape: LatentShape, model: str, *, batch: int) -> float:
-    """Gigabytes that ComfyUI sets aside for a step of Wan in 16 bit: its own rule of thumb, read in 0.3.75."""
+    """Return the gigabytes that ComfyUI reserves for a step of Wan in 16 bit, by the rule of version 0.3.75."""
     latents = batch * shape.frames * shape.height * shape.width
     return latents * 2 * 0.01 * WAN_DIMENSIONS[model].dim / 2222 * 2**20 / 1e9
 
 
 def estimate(tflops: float, card: Card) -> str:
-    """From the highest to the lowest share of the peak."""
+    """Return a range of times, from the highest to the lowest share of the card's peak rate."""
     shares = [anchor.share for anchor in ANCHORS]
     seconds = [tflops / card.peak / share for share in (max(shares), min(shares))]
     unit, name = (1, "s") if seconds[1] < 120 else (60, "min")
@@ -114,7 +130,8 @@ def estimate(tflops: float, card: Card) -> str:
 
 
 def table() -> Iterator[str]:
-    shares = "; ".join(f"{anchor.what}: {100 * anchor.share:.0f} %" for anchor in ANCHORS)
+    """Yield the lines of the tables."""
+    shares = "; ".join(f"{anchor.source}: {100 * anchor.share:.0f} %" for anchor in ANCHORS)
     yield f"Share of the peak rate that published times show: {shares}."
     for model in ("1.3B", "14B"):
         yield f"\n**Wan 2.1 {model}, {FULL.frames} frames, 832x480 (* 832x448), transformer only, estimated**\n"

@@ -1,7 +1,6 @@
-"""A full-size random Wan2.1 1.3B in bfloat16: loads in the host and runs the low stage once through the sampler node.
+"""Load a full-size random Wan2.1 1.3B in bfloat16 in ComfyUI, and run the low stage once with the sampler node.
 
-Shows that real dimensions pass through every part; the picture is noise. Needs about 10 GB of memory and some minutes
-on a CPU.
+Every part then has real dimensions; the picture is noise. Requires about 10 GB of memory, and some minutes on a CPU.
 
 Run: .venv/bin/python -m benchmarks.full_size [--stage low]
 """
@@ -13,7 +12,7 @@ import time
 
 import torch
 
-from harness.in_process import use_comfyui
+from harness.in_process import pack_module, use_comfyui
 from pyramid.flops import WAN_DIMENSIONS, schedule_cost
 from pyramid.sizes import VideoSize
 from pyramid.stages import PRESETS
@@ -23,6 +22,7 @@ SIZE = VideoSize(width=832, height=448, frames=81)
 
 
 def main() -> None:
+    """Run the stages and print shape, time and statistics."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", default="low", choices=("low", "mid", "high"), help="the last stage to run")
     stage = parser.parse_args().stage
@@ -41,18 +41,18 @@ def main() -> None:
 
 
 def run(weights: dict[str, torch.Tensor], stage: str) -> tuple[float, torch.Tensor]:
+    """Sample one step of every stage up to `stage`, and return the seconds and the latent."""
     import comfy.sd
 
-    from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
-    from pyramidalwan.nodes.sampler import PyramidalWanSampler
-
+    latents, sampler = pack_module("nodes.latent"), pack_module("nodes.sampler")
     model = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.bfloat16})
+    assert model is not None, "ComfyUI does not recognise the weights"
     width = model.model.model_config.unet_config["dim"]
-    print(f"the host made {type(model.model).__name__} of width {width} in {model.model_dtype()}")
-    latent = PyramidalWanEmptyLatent.execute(SIZE.width, SIZE.height, SIZE.frames, 1, "nearest").args[0]
+    print(f"ComfyUI loaded {type(model.model).__name__} of width {width} in {model.model_dtype()}")
+    latent = latents.PyramidalWanEmptyLatent.execute(SIZE.width, SIZE.height, SIZE.frames, 1, "nearest").args[0]
     prompt = [[torch.randn(1, 512, 4096), {}]]
     start = time.perf_counter()
-    output = PyramidalWanSampler.execute(
+    output = sampler.PyramidalWanSampler.execute(
         model, prompt, prompt, latent, 0, "1-1-1", "1", "euler", 1.0, "auto", 5.0, "auto", stage, PRESETS["pyramidal-wan"]
     )
     return time.perf_counter() - start, output.args[0]["samples"].float()

@@ -1,8 +1,8 @@
-"""What training costs on several machines: estimated from counted operations, not measured.
+"""Estimate the costs of training on several machines from counted operations; nothing is measured.
 
-Time is operations over 40 % of a card's published dense 16-bit tensor rate, the share that PyramidalWan's own latency of a
-full-size forward pass shows (see `benchmarks/cards.py`); communication is left out. The VAE's operations are counted by
-PyTorch on its real layers, without weights.
+Time is operations divided by 40 % of a card's published dense 16-bit tensor rate, the share that PyramidalWan's published
+latency of a full-size forward pass implies (see `benchmarks/cards.py`). Communication is not included. The VAE's operations are
+counted by PyTorch on its real layers, without weights.
 
 Run: .venv/bin/python -m benchmarks.training_costs [--write docs/training.md]
 """
@@ -19,10 +19,10 @@ import torch
 from pyramid.latent_shape import LatentShape
 from pyramid.sizes import video_size
 from pyramid.stages import PRESETS
+from pyramid.training.config.distill import DistillConfig
+from pyramid.training.config.finetune import FinetuneConfig
 from pyramid.training.config.toml_config import load_config, read_tables
 from pyramid.training.estimate.dry_run import StepEstimate, estimate_iteration, estimate_step
-from pyramid.training.recipes.distill import DistillConfig
-from pyramid.training.recipes.finetune import FinetuneConfig
 
 from .cards import ANCHORS, CARDS
 from .written_page import print_or_write
@@ -35,7 +35,13 @@ VIDEOS = 80_000
 
 @dataclass(frozen=True)
 class Machine:
-    """dollars: assumed price of one card for an hour, rented."""
+    """A number of equal cards.
+
+    Attributes:
+        card: Name of a card in `benchmarks/cards.py`.
+        count: Number of cards.
+        dollars: Assumed rent of one card for an hour.
+    """
 
     card: str
     count: int
@@ -43,7 +49,7 @@ class Machine:
 
     @property
     def rate(self) -> float:
-        """TFLOPs in an hour."""
+        """TFLOPs per hour."""
         peak = next(card.peak for card in CARDS if card.name == self.card)
         return peak * SHARE * self.count * 3600
 
@@ -53,7 +59,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Run:
-    """A shipped configuration. processes: in how many it is meant to run; on other machines, as many samples all in all."""
+    """A shipped configuration.
+
+    Attributes:
+        name: File in runs/wan.
+        processes: Processes that it is meant for; other machines train on as many samples in all.
+        machines: Machines to estimate.
+    """
 
     name: str
     processes: int
@@ -82,7 +94,7 @@ RUNS = (
 
 @cache
 def encode_tflops() -> float:
-    """Encoding one 81-frame clip of 832x448 at every stage with the VAE of Wan 2.1."""
+    """Return the TFLOPs of encoding one 81-frame clip of 832x448 at every stage with the VAE of Wan 2.1."""
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -96,6 +108,7 @@ def encode_tflops() -> float:
 
 
 def estimate(name: str) -> tuple[FinetuneConfig | DistillConfig, StepEstimate]:
+    """Load a configuration of runs/wan and estimate one of its optimiser steps."""
     path = ROOT / "runs" / "wan" / f"{name}.toml"
     if "networks" in read_tables(path):
         config = load_config(DistillConfig, path)
@@ -105,6 +118,7 @@ def estimate(name: str) -> tuple[FinetuneConfig | DistillConfig, StepEstimate]:
 
 
 def table() -> Iterator[str]:
+    """Yield the lines of the table."""
     yield "| run | steps x processes | TFLOPs in all | memory of a process: state + activations | on | hours | dollars |"
     yield "|---|---|---|---|---|---|---|"
     for run in RUNS:

@@ -1,7 +1,7 @@
-"""What pyramidal finetuning costs against finetuning as many samples at full size: operations counted, time measured.
+"""Compare pyramidal finetuning with finetuning as many samples at full size: operations are counted, time is measured.
 
-Both are done alternately in one process on the tiny Wan and on random latents, without a teacher in either, so that the two
-do the same for each sample; then the pyramid once more with its teacher. Prints and writes medians of CPU time as ratios.
+Both run alternately in one process on the tiny Wan and random latents, without a teacher, which makes them do the same work for
+each sample; then the pyramid runs again with its teacher. The script prints and writes ratios of the medians of CPU time.
 
 Run: .venv/bin/python -m benchmarks.training_speed [--rounds 7] [--write docs/training.md]
 """
@@ -18,12 +18,13 @@ import torch
 
 from pyramid.latent_shape import CHANNELS, LatentShape
 from pyramid.stages import PyramidSpec
+from pyramid.training.config.finetune import FinetuneConfig
 from pyramid.training.config.toml_config import load_config
 from pyramid.training.data.batches import StageBatch
 from pyramid.training.engine import parallel
 from pyramid.training.estimate.dry_run import estimate_step
 from pyramid.training.models.networks import transformer_dimensions
-from pyramid.training.recipes.finetune import FinetuneConfig, Finetuning
+from pyramid.training.recipes.finetune import Finetuning
 
 from .written_page import write
 
@@ -35,6 +36,7 @@ PAPER = ROOT / "runs" / "wan" / "1.3b_20-20-10.toml"
 
 
 def batches(spec: PyramidSpec, full: LatentShape, samples: int, text: int) -> list[StageBatch]:
+    """Draw random batches of `samples` clips for every stage; `text` is the width of prompt embeddings."""
     made = []
     shapes = spec.shapes(full)
     for index, shape in enumerate(shapes):
@@ -50,6 +52,7 @@ def batches(spec: PyramidSpec, full: LatentShape, samples: int, text: int) -> li
 
 
 def contender(*settings: str, samples: int) -> tuple[Finetuning, list[StageBatch]]:
+    """Build the tiny recipe with these settings, and its batches."""
     config = load_config(FinetuneConfig, CONFIG, list(settings))
     recipe = Finetuning(config, parallel.start(config.system))
     text = transformer_dimensions(config.model.transformer, text=16).text_dim
@@ -57,12 +60,14 @@ def contender(*settings: str, samples: int) -> tuple[Finetuning, list[StageBatch
 
 
 def seconds(recipe: Finetuning, parts: list[StageBatch]) -> float:
+    """Return the CPU time of one optimiser step."""
     began = time.process_time()
     recipe.step([parts])
     return time.process_time() - began
 
 
 def lines(rounds: int) -> Iterator[str]:
+    """Measure, and yield the lines of the table."""
     contenders = [
         contender("pyramid.preset=plain", "losses.teacher=0", samples=3 * PER_STAGE),
         contender("losses.teacher=0", samples=PER_STAGE),
@@ -87,9 +92,10 @@ def lines(rounds: int) -> Iterator[str]:
 
 
 def main() -> None:
+    """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the marks of this file")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="replace the table between the marks of this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     text = list(lines(options.rounds))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "pyramidalwan"
@@ -47,6 +49,14 @@ def use_comfyui(*, cpu: bool = True, pack: bool = True) -> None:
     args.base_directory = str(ROOT / ".host" / "base")  # newer versions create folders where they look for inputs
     if pack:
         _import_pack()
+
+
+def pack_module(name: str) -> Any:
+    """Return a module of the pack as ComfyUI imports it, for example ``nodes.sampler``, after `use_comfyui`.
+
+    ``import nodes`` would be ComfyUI's module of that name.
+    """
+    return importlib.import_module(f"{PACKAGE}.{name}")
 
 
 def _import_pack() -> None:

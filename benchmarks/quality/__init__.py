@@ -1,1 +1,1 @@
-"""What a setting of the sampler costs in quality, on the tiny Wan world: ``python -m benchmarks.quality --help``."""
+"""Quality of the sampler's settings on the tiny Wan world: ``python -m benchmarks.quality --help``."""

@@ -1,16 +1,16 @@
-"""What was measured of each row's clips, kept batch by batch so that a row can go on, and be added to the table later."""
+"""Measurements of each row's clips, stored after every batch; an interrupted row resumes, and rows can be added later."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from pyramid.training.engine.atomic import write_text
 from tiny_wan.world import metrics
 from tiny_wan.world.grammar import ATTRIBUTES, Caption, draw_captions
 from tiny_wan.world.reading import read
@@ -24,26 +24,30 @@ MEASURES = ("right", "detail", "motion", "features")
 
 
 def captions() -> list[Caption]:
-    """``PROMPTS`` balanced prompts, each ``SEEDS`` times in a row."""
+    """Return ``PROMPTS`` balanced prompts, each repeated ``SEEDS`` times."""
     return [caption for caption in draw_captions(PROMPTS, seed=CAPTION_SEED) for _ in range(SEEDS)]
 
 
 def weights(row: Row) -> list[Path]:
-    """Every file that decides what a row's clips are."""
+    """Return the files that determine a row's clips."""
     return [ROOT / path for path in row.weights]
 
 
 def fingerprint(row: Row) -> str:
-    """Changes when the weights do, or the setting."""
+    """Return a digest of a row's settings and weights."""
     digest = hashlib.sha256(repr((row.steps, row.spec, row.cfg, row.sampler, row.grid, row.shift)).encode())
     for path in weights(row):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def measure(video: Tensor, wanted: Sequence[Caption]) -> dict[str, list]:
-    """Of clips (B, 3, T, H, W) in -1..1: right (B, 6) of 0 and 1, detail (B, 2), motion (B,), features (B, 45)."""
-    agrees = [reading.agrees(caption) for reading, caption in zip(read(video), wanted, strict=True)]
+def measure(video: Tensor, prompts: Sequence[Caption]) -> dict[str, list]:
+    """Measure clips (B, 3, T, H, W) in -1..1 of these prompts.
+
+    Returns:
+        right (B, 6), 1 for an attribute that agrees and 0 otherwise; detail (B, 2); motion (B,); features (B, 45).
+    """
+    agrees = [reading.agrees(caption) for reading, caption in zip(read(video), prompts, strict=True)]
     return {
         "right": [[int(row[name]) for name in ATTRIBUTES] for row in agrees],
         "detail": metrics.detail(video).tolist(),
@@ -53,9 +57,10 @@ def measure(video: Tensor, wanted: Sequence[Caption]) -> dict[str, list]:
 
 
 class Results:
-    """The clips of one row so far. Those of other weights or settings are dropped."""
+    """The measurements of one row so far."""
 
     def __init__(self, name: str, fingerprint: str) -> None:
+        """Load the stored measurements, unless they are of other weights or settings."""
         self.path = FOLDER / f"{name}.json"
         self.values: dict = {"fingerprint": fingerprint, "seconds": 0.0, **{name: [] for name in MEASURES}}
         if self.path.exists() and (before := json.loads(self.path.read_text()))["fingerprint"] == fingerprint:
@@ -69,14 +74,12 @@ class Results:
 
     @property
     def seconds(self) -> float:
-        """CPU seconds of sampling, per clip."""
+        """CPU seconds of sampling per clip."""
         return self.values["seconds"] / max(1, len(self))
 
     def add(self, measured: dict[str, list], *, seconds: float = 0.0) -> None:
+        """Append the measurements of a batch that took this many CPU seconds, and store them."""
         for name, rows in measured.items():
             self.values[name] += np.round(np.array(rows), 5).tolist()
         self.values["seconds"] += seconds
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.values))
-        os.replace(partial, self.path)
+        write_text(self.path, json.dumps(self.values))

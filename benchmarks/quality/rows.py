@@ -8,19 +8,19 @@ from pathlib import Path
 
 from pyramid.stage_names import stage_name
 from pyramid.stages import PRESETS, PyramidSpec
+from pyramid.training.config.distill import DistillConfig
+from pyramid.training.config.finetune import FinetuneConfig
 from pyramid.training.config.toml_config import load_config
-from pyramid.training.recipes.distill import DistillConfig
-from pyramid.training.recipes.finetune import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "tiny_wan/weights/tiny_wan_t2v.safetensors"
 VAE = "tiny_wan/weights/tiny_wan_vae.safetensors"
 FINETUNED = "tiny_wan/weights/tiny_wan_t2v_20-20-10.safetensors"
-"""What runs/tiny/20-20-10.toml made, in fp16."""
+"""The result of runs/tiny/20-20-10.toml, in fp16."""
 
 TWO = PRESETS["training-free"]
 LATE = replace(TWO, boundaries=(0.602,))
-"""The hand-over of SwD's trained stages (arXiv 2503.16397)."""
+"""The boundary of SwD's trained stages (arXiv 2503.16397)."""
 
 THREE = replace(TWO, boundaries=(0.896, 0.602), downsample_axes=("HW", "HW"))
 THREE_IN_TIME = replace(THREE, downsample_axes=("THW", "THW"))
@@ -28,8 +28,21 @@ THREE_IN_TIME = replace(THREE, downsample_axes=("THW", "THW"))
 
 @dataclass(frozen=True)
 class Row:
-    """name: on the command line. label: in the table. model, loras: files from the root of the checkout, LoRAs by stage.
-    config: what trained them."""
+    """A row: settings of the sampler node, and weights.
+
+    Attributes:
+        name: Its name on the command line.
+        label: Its name in the tables.
+        steps: Steps per stage, from low to high resolution.
+        spec: The pyramid.
+        cfg: Guidance scale.
+        model: File of the weights, from the root of the checkout.
+        loras: LoRA files by stages, from the root of the checkout.
+        sampler: ComfyUI's name of the sampler.
+        grid: Grid of the noise levels.
+        shift: Flow shift of the grid.
+        config: Configuration that trained the weights.
+    """
 
     name: str
     label: str
@@ -45,7 +58,7 @@ class Row:
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """Every file that decides what a row's clips are."""
+        """The files that determine the clips."""
         return (self.model, *self.loras.values(), VAE)
 
 
@@ -54,26 +67,29 @@ def _plain(steps: int) -> Row:
 
 
 def _exported(out: str, ending: str = "") -> str:
-    """The file that a run wrote at its end, or where it will be."""
+    """Return the newest file that a run exported, or the name that it would have."""
     folder = ROOT / out / "export"
-    found = sorted(folder.glob(f"*-step*{ending}.safetensors"), key=lambda path: path.stat().st_mtime)
-    return str(found[-1].relative_to(ROOT)) if found else f"{out}/export/{Path(out).name}{ending}.safetensors"
+    files = sorted(folder.glob(f"*-step*{ending}.safetensors"), key=lambda path: path.stat().st_mtime)
+    return str(files[-1].relative_to(ROOT)) if files else f"{out}/export/{Path(out).name}{ending}.safetensors"
 
 
 def _finetuned(name: str, label: str) -> Row:
-    """What a configuration in runs/ trains, sampled with 20-20-10."""
-    config = load_config(FinetuneConfig, ROOT / "runs" / "tiny" / f"{name}.toml")
-    spec, own = config.pyramid.spec(), {"config": f"runs/tiny/{name}.toml"}
+    """Return the row of a finetuning configuration in runs/tiny, sampled with 20-20-10."""
+    path = f"runs/tiny/{name}.toml"
+    config = load_config(FinetuneConfig, ROOT / path)
+    spec = config.pyramid.spec()
     stages = [stage_name(index, spec.number_of_stages) for index in range(spec.number_of_stages)]
     if config.adapter.kind == "full":
-        return Row(name, label, "20-20-10", spec, model=_exported(config.out), **own)
+        return Row(name, label, "20-20-10", spec, model=_exported(config.out), config=path)
     if config.adapter.scope == "shared":
-        return Row(name, label, "20-20-10", spec, loras={"all": _exported(config.out)}, **own)
-    return Row(name, label, "20-20-10", spec, loras={stage: _exported(config.out, f"-{stage}") for stage in stages}, **own)
+        loras = {"all": _exported(config.out)}
+    else:
+        loras = {stage: _exported(config.out, f"-{stage}") for stage in stages}
+    return Row(name, label, "20-20-10", spec, loras=loras, config=path)
 
 
 def _student(name: str, label: str) -> Row:
-    """A student, sampled as it was trained: its own levels, without cfg; a LoRA on what it was distilled from."""
+    """Return the row of a student, sampled as it was trained: with its own levels, without cfg, a LoRA on its base model."""
     config, path = load_config(DistillConfig, ROOT / "runs" / "tiny" / f"{name}.toml"), f"runs/tiny/{name}.toml"
     file = _exported(config.out)
     lora = config.adapter.kind == "lora"
@@ -84,18 +100,23 @@ def _student(name: str, label: str) -> Row:
 
 FEW_STEP = "pyramid_few_step"
 PLAIN = "plain-50"
-"""The row that all others are compared with."""
+"""The row with which all others are compared."""
 
 BASE = _plain(50)
 STOCK = (
     *(_plain(steps) for steps in (25, 4, 2, 1)),
     Row("two-early", "training-free, two stages H x W (the preset)", "20-10", TWO),
-    Row("two-earlier", "the same, hand-over at 0.9 instead of 0.8", "20-10", replace(TWO, boundaries=(0.9,))),
-    Row("two-calibrated", "the same, hand-over at 0.696, as calibrated", "20-10", replace(TWO, boundaries=(0.696,))),
-    Row("two-20-10", "the same, hand-over at 0.602", "20-10", LATE),
-    Row("two-35-15", "hand-over at 0.602, more steps", "35-15", LATE),
-    Row("two-15-35", "hand-over at 0.602, most of them at full size", "15-35", LATE),
-    Row("two-natural", "hand-over at 0.602, told natural instead of sigma", "20-10", replace(LATE, timestep_source="natural")),
+    Row("two-earlier", "the same, boundary 0.9 instead of 0.8", "20-10", replace(TWO, boundaries=(0.9,))),
+    Row("two-calibrated", "the same, boundary 0.696, as calibrated", "20-10", replace(TWO, boundaries=(0.696,))),
+    Row("two-20-10", "the same, boundary 0.602", "20-10", LATE),
+    Row("two-35-15", "boundary 0.602, more steps", "35-15", LATE),
+    Row("two-15-35", "boundary 0.602, most steps at full size", "15-35", LATE),
+    Row(
+        "two-natural",
+        "boundary 0.602, conditioned on natural instead of sigma",
+        "20-10",
+        replace(LATE, timestep_source="natural"),
+    ),
     Row("three-20-20-10", "training-free, three stages H x W", "20-20-10", THREE),
     Row("three-time-20-20-10", "training-free, three stages T x H x W", "20-20-10", THREE_IN_TIME),
 )
@@ -106,8 +127,8 @@ BEST = Row(
 ABLATIONS = (
     _finetuned("no_teacher", "without L_dist"),
     _finetuned("definition1", "definition 1: latents averaged, not encoded"),
-    _finetuned("timestep_source_sigma", "told sigma instead of natural"),
-    _finetuned("timestep_source_pyramid_flow", "told as in Pyramidal Flow"),
+    _finetuned("timestep_source_sigma", "conditioned on sigma instead of natural"),
+    _finetuned("timestep_source_pyramid_flow", "conditioned as in Pyramidal Flow"),
     _finetuned("first_frame_shared", "frame 0 with the levels of all frames"),
     _finetuned("dct", "DCT instead of Haar"),
     _finetuned("db2", "wavelet db2 instead of Haar"),
@@ -135,7 +156,13 @@ STUDENTS = (
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one table. margin: points by which a row may fall short of plain, 50 steps, at the worse end."""
+    """The rows of one table.
+
+    Attributes:
+        title: Heading.
+        rows: The rows.
+        margin: Points by which a row may be worse than plain, 50 steps, by the worse end of the interval.
+    """
 
     title: str
     rows: tuple[Row, ...]
