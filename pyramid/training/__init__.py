@@ -1,4 +1,4 @@
-"""Finetuning and distillation of pyramidal Wan models: ``python -m pyramid.training --help``.
+"""Finetune and distil pyramidal Wan models: ``python -m pyramid.training --help``.
 
-Not part of what ComfyUI loads: needs diffusers, transformers, peft, accelerate and PyAV besides the core.
+ComfyUI does not load this package: it requires diffusers, transformers, peft, accelerate and PyAV besides the core.
 """

@@ -1,32 +1,37 @@
-"""Makes pyramidal Wan models: caches a data set, finetunes, and exports files that ComfyUI loads.
+"""Train pyramidal Wan models: cache a data set, finetune or distil, and export files for ComfyUI.
 
     python -m pyramid.training cache    runs/wan/1.3b_cache.toml
     python -m pyramid.training finetune runs/wan/1.3b_20-20-10.toml --dry-run
     accelerate launch --num_processes 2 -m pyramid.training finetune runs/wan/1.3b_20-20-10.toml
     python -m pyramid.training export   runs/wan/1.3b_20-20-10.toml
 
-The same command again goes on where the last one stopped. docs/training.md explains all of it.
+The same command resumes an interrupted run. docs/training.md is the manual.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from .config.toml_config import load_config, read_tables, to_toml
+from .config.distill import DistillConfig
+from .config.finetune import FinetuneConfig
+from .config.run_file import load_run_config
+from .config.toml_config import load_config, to_toml
+from .engine.errors import StoppedError
+
+# The commands import what they need, so that --help and wrong settings do not wait for diffusers and transformers.
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return its exit status, which is 2 after an error that the message explains."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
-    except (ValueError, RuntimeError) as error:
-        if not isinstance(error, ValueError) and type(error).__name__ != "Stopped":
-            raise
+        options.run(options)
+    except (ValueError, StoppedError) as error:
         print(f"pyramid.training: {error}", file=sys.stderr)
         return 2
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,73 +40,72 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, text in (
-        ("cache", run_cache, "videos and captions to latents and text embeddings"),
-        ("finetune", run_finetune, "a plain Wan to a pyramidal one"),
-        ("distill", run_distill, "a pyramidal Wan to a student of a few steps"),
-        ("export", run_export, "a run's weights to files for ComfyUI"),
+        ("cache", run_cache, "encode videos and captions into latents and text embeddings"),
+        ("finetune", run_finetune, "finetune a plain Wan into a pyramidal one"),
+        ("distill", run_distill, "distil a pyramidal Wan into a few-step student"),
+        ("export", run_export, "export a run's weights to files for ComfyUI"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("config", metavar="CONFIG.toml", help="the run's configuration")
         command.add_argument(
-            "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="change a setting; may be given again"
+            "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override a setting; can be repeated"
         )
         command.set_defaults(run=run)
         if name in ("finetune", "distill"):
             command.add_argument(
-                "--dry-run", action="store_true", help="print configuration, stages, TFLOPs and memory, and stop"
+                "--dry-run", action="store_true", help="print configuration, stages, TFLOPs and memory, and exit"
             )
         if name == "export":
-            command.add_argument("--to", metavar="FILE", help="default: export/ in the run's folder")
-            command.add_argument("--step", type=int, help="of the checkpoint; default: the best one")
+            command.add_argument("--to", metavar="FILE", help="file to write (default: in export/ in the run's folder)")
+            command.add_argument("--step", type=int, help="step of the checkpoint (default: the best one)")
             command.add_argument("--precision", default="bf16", help="bf16, fp16 or fp32 (default: %(default)s)")
     return parser
 
 
-def run_cache(options: argparse.Namespace) -> int:
-    from .data import cache
+def run_cache(options: argparse.Namespace) -> None:
+    """Run the command ``cache``."""
+    from .data.cache import CacheConfig, make_cache
     from .engine import parallel
 
-    config = load_config(cache.CacheConfig, options.config, options.set)
-    cache.make_cache(config, parallel.start(config.system), lambda text: print(text, flush=True))
-    return 0
+    config = load_config(CacheConfig, options.config, options.set)
+    make_cache(config, parallel.start(config.system), lambda text: print(text, flush=True))
 
 
-def run_finetune(options: argparse.Namespace) -> int:
-    from .estimate.dry_run import estimate_step
-    from .recipes.finetune import FinetuneConfig
-    from .run import run_finetuning
-
-    return _run_or_estimate(options, FinetuneConfig, estimate_step, run_finetuning)
-
-
-def run_distill(options: argparse.Namespace) -> int:
-    from .estimate.dry_run import estimate_iteration
-    from .recipes.distill import DistillConfig
-    from .run import run_distillation
-
-    return _run_or_estimate(options, DistillConfig, estimate_iteration, run_distillation)
-
-
-def _run_or_estimate(options: argparse.Namespace, kind: type, estimate: Callable, run: Callable) -> int:
-    config = load_config(kind, options.config, options.set)
+def run_finetune(options: argparse.Namespace) -> None:
+    """Run the command ``finetune``."""
+    config = load_config(FinetuneConfig, options.config, options.set)
     if options.dry_run:
+        from .estimate.dry_run import estimate_step
+
         print(to_toml(config))
-        print(estimate(config).text(config.train.steps))
+        print(estimate_step(config).text(config.train.steps))
     else:
-        run(config)
-    return 0
+        from .run import run_finetuning
+
+        run_finetuning(config)
 
 
-def run_export(options: argparse.Namespace) -> int:
+def run_distill(options: argparse.Namespace) -> None:
+    """Run the command ``distill``."""
+    config = load_config(DistillConfig, options.config, options.set)
+    if options.dry_run:
+        from .estimate.dry_run import estimate_iteration
+
+        print(to_toml(config))
+        print(estimate_iteration(config).text(config.train.steps))
+    else:
+        from .run import run_distillation
+
+        run_distillation(config)
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """Run the command ``export``."""
     from .export import export
-    from .recipes.distill import DistillConfig
-    from .recipes.finetune import FinetuneConfig
 
-    kind = DistillConfig if "networks" in read_tables(options.config) else FinetuneConfig
-    config = load_config(kind, options.config, options.set)
+    config = load_run_config(options.config, options.set)
     for path in export(config, options.to, step=options.step, precision=options.precision):
         print(f"{path} ({Path(path).stat().st_size / 2**20:.1f} MiB)")
-    return 0
 
 
 if __name__ == "__main__":

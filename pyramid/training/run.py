@@ -1,47 +1,58 @@
-"""One run from configuration to exported files."""
+"""Run a training from its configuration to the exported files."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from accelerate import Accelerator
 
+from .config.distill import DistillConfig
+from .config.finetune import FinetuneConfig
+from .config.run_config import RunConfig
 from .config.toml_config import load_config, to_toml
-from .data.batches import Plan, StepDataset
+from .data.batches import Plan, StageBatch, StepDataset, steps_from
 from .data.cache_files import Cache
-from .engine import parallel
+from .engine import atomic, parallel
 from .engine.loop import Recipe, TrainingLoop
 from .export import export
-from .recipes.distill import DistillConfig, DistributionMatching
+from .recipes.distill import DistributionMatching
 from .recipes.distill_adversarial import AdversarialDistillation
-from .recipes.finetune import FinetuneConfig, Finetuning
+from .recipes.finetune import Finetuning
 from .validation import FinetuneValidation, StudentValidation
 
 CONFIG = "config.toml"
 
 
 def run_finetuning(config: FinetuneConfig) -> list[Path]:
-    """Trains to the last step, or goes on with what is in the folder, and exports; returns the exported files."""
+    """Train to the last step, resuming what is in the folder, and export.
+
+    Returns:
+        The exported files; none in processes other than the main one.
+
+    Raises:
+        ValueError: The settings do not fit the cache, the checkpoint or the run in the folder.
+        StoppedError: The run ended before its last step.
+    """
     accelerator, cache = _start(config)
     recipe = Finetuning(config, accelerator)
     return _train(config, recipe, FinetuneValidation(recipe, cache), cache, accelerator)
 
 
 def run_distillation(config: DistillConfig) -> list[Path]:
-    """The same for a few-step student."""
+    """Train a few-step student, and export it; otherwise like ``run_finetuning``."""
     accelerator, cache = _start(config)
-    recipe = distillation_of(config, accelerator)
+    recipe = make_distillation(config, accelerator)
     return _train(config, recipe, StudentValidation(recipe, cache), cache, accelerator)
 
 
-def distillation_of(config: DistillConfig, accelerator: Accelerator) -> DistributionMatching | AdversarialDistillation:
-    kind = AdversarialDistillation if config.recipe.startswith("adv") else DistributionMatching
+def make_distillation(config: DistillConfig, accelerator: Accelerator) -> DistributionMatching | AdversarialDistillation:
+    """Return the recipe that the configuration names."""
+    kind = AdversarialDistillation if config.traits.adversarial else DistributionMatching
     return kind(config, accelerator)
 
 
-def _start(config: FinetuneConfig | DistillConfig) -> tuple[Accelerator, Cache]:
+def _start(config: RunConfig) -> tuple[Accelerator, Cache]:
     accelerator = parallel.start(config.system)
     cache = Cache(config.data.cache, stages=config.pyramid.spec().number_of_stages)
     check_cache(config, cache)
@@ -51,7 +62,7 @@ def _start(config: FinetuneConfig | DistillConfig) -> tuple[Accelerator, Cache]:
 
 
 def _train(
-    config: FinetuneConfig | DistillConfig,
+    config: RunConfig,
     recipe: Recipe,
     validate: Callable[[int], dict[str, float]],
     cache: Cache,
@@ -59,12 +70,11 @@ def _train(
 ) -> list[Path]:
     loop = TrainingLoop(
         recipe,
-        StepDataset(cache, plan_of(config, cache, accelerator)),
+        step_batches(config, cache, accelerator),
         accelerator,
         Path(config.out),
         config.keep,
         steps=config.train.steps,
-        workers=config.data.workers,
         validate=validate,
         validate_every=config.validation.every,
     )
@@ -75,71 +85,81 @@ def _train(
     return files
 
 
-def check_cache(config: FinetuneConfig | DistillConfig, cache: Cache) -> None:
-    """ValueError in plain words for a cache that is for something else."""
+def check_cache(config: RunConfig, cache: Cache) -> None:
+    """Check that a run can be trained on a cache.
+
+    Raises:
+        ValueError: Sizes or pyramids differ, the cache lacks videos, or all of its items are held out.
+    """
     info, video = cache.info, config.video
     if info.latent != video.latent:
         raise ValueError(
-            f"the cache is of {info.width}x{info.height} with {info.frames} frames, the run of {video.width}x{video.height} "
-            f"with {video.frames}: change [video], or make another cache"
+            f"[video] is {video.width}x{video.height}, {video.frames} frames, but the cache has {info.width}x{info.height}, "
+            f"{info.frames} frames; change [video] or make another cache"
         )
-    spec = config.pyramid.spec()
-    if info.spec.downsample_axes[len(info.spec.downsample_axes) - len(spec.downsample_axes) :] != spec.downsample_axes:
+    spec, cached = config.pyramid.spec(), info.spec
+    if cached.downsample_axes[len(cached.downsample_axes) - len(spec.downsample_axes) :] != spec.downsample_axes:
         raise ValueError(
-            f"the stages of the cache and of the run differ in size: downsample_axes {list(info.spec.downsample_axes)} in the "
-            f"cache and {list(spec.downsample_axes)} in the run"
+            f"pyramid.downsample_axes is {list(spec.downsample_axes)}, but the cache has {list(cached.downsample_axes)}; "
+            "use the cache's pyramid or make another cache"
         )
-    if info.definition == "latents" and spec.downsample_axes and info.spec.resize != spec.resize:
-        raise ValueError(f"the cache averages latents with '{info.spec.resize}', the run wants '{spec.resize}'")
-    if not cache.has_videos and not (isinstance(config, DistillConfig) and config.train.inputs == "simulated"):
+    if info.definition == "latents" and spec.downsample_axes and cached.resize != spec.resize:
+        raise ValueError(f"pyramid.resize is '{spec.resize}', but the cache averages latents with '{cached.resize}'")
+    if config.needs_videos and not cache.has_videos:
         raise ValueError(
-            f"the cache in {cache.folder} holds prompts alone; only distillation with train.inputs 'simulated' does without "
-            "videos"
+            f"the cache in {cache.folder} holds only prompts, which requires distillation with train.inputs 'simulated'"
         )
-    if len(cache) - config.data.held_out < 1:
-        raise ValueError(f"the cache has {len(cache)} items and {config.data.held_out} are held out: nothing to train on")
+    if len(cache) <= config.data.held_out:
+        raise ValueError(f"data.held_out is {config.data.held_out}, but the cache has only {len(cache)} items")
 
 
-def plan_of(config: FinetuneConfig | DistillConfig, cache: Cache, accelerator: Accelerator) -> Plan:
-    """Distillation takes every prompt as it is, and draws twice."""
-    finetuning = isinstance(config, FinetuneConfig)
-    return Plan(
+def step_batches(
+    config: RunConfig, cache: Cache, accelerator: Accelerator
+) -> Callable[[int], Iterator[list[list[StageBatch]]]]:
+    """Return a function that iterates over this process's batches of every step, from a given step to the last one."""
+    plan = Plan(
         seed=config.train.seed,
         per_stage=config.train.per_stage,
         accumulation=config.train.accumulation,
         first=0,
         last=len(cache) - config.data.held_out,
-        drop=config.train.drop_prompt if finetuning else 0.0,
-        draw_twice=not finetuning,
+        drop=config.dropped_prompts,
+        draw_twice=config.draws_twice,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
+    dataset = StepDataset(cache, plan)
+    return lambda start: steps_from(dataset, start, config.train.steps, workers=config.data.workers)
 
 
-FREE = ("keep", "validation", "system", "out")
-"""Tables that may change when a run goes on."""
+FREE_TABLES = ("keep", "validation", "system", "out")
+"""Tables that may change when a run is resumed."""
 FREE_KEYS = (("train", "steps"), ("data", "workers"))
-"""Settings of other tables that may; anything else would make another run of it."""
+"""Single settings that may change; all others would make it a different run."""
 
 
-def keep_config(config: FinetuneConfig | DistillConfig, folder: Path) -> None:
-    """Writes the resolved configuration; refuses to go on with another one."""
+def keep_config(config: RunConfig, folder: Path) -> None:
+    """Write the resolved configuration to the folder of the run.
+
+    Raises:
+        ValueError: The folder holds a run with different settings.
+    """
     path = folder / CONFIG
     if path.exists():
-        before, now = (one.model_dump() for one in (load_config(type(config), path), config))
+        before, now = (each.model_dump() for each in (load_config(type(config), path), config))
         changed = [
             f"{table}.{key}".rstrip(".")
             for table in now
-            if table not in FREE
+            if table not in FREE_TABLES
             for key in (now[table] if isinstance(now[table], dict) else [""])
             if _value(before, table, key) != _value(now, table, key) and (table, key) not in FREE_KEYS
         ]
         if changed:
-            raise ValueError(f"{folder} holds a run with other settings: {', '.join(changed)} changed. Choose another 'out'")
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{CONFIG}.partial")
-    partial.write_text(to_toml(config), encoding="utf-8")
-    os.replace(partial, path)
+            raise ValueError(
+                f"{folder} holds a run with different settings: {', '.join(changed)} changed; restore them or choose another "
+                "'out'"
+            )
+    atomic.write_text(path, to_toml(config))
 
 
 def _value(tables: dict, table: str, key: str) -> object:

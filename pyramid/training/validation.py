@@ -1,4 +1,4 @@
-"""How a run is doing: the loss on items that it never sees, and videos that the averaged weights make."""
+"""Validation of the averaged weights: the loss on held-out items, and samples for their prompts."""
 
 from __future__ import annotations
 
@@ -19,30 +19,50 @@ from ..schedules import parse_steps, stage_levels, without_skipped
 from ..solvers import euler
 from ..stage_names import stage_name
 from ..stages import Stage
+from .config.run_config import RunConfig
 from .data.batches import Plan, draw_batch
 from .data.cache_files import Cache
 from .data.clips import save_video
 from .engine import draws
+from .engine.atomic import atomic_file
 from .models.encoders import WanVae, open_vae
-from .recipes.distill import DistillConfig, DistributionMatching
+from .recipes import dmd
+from .recipes.distill import DistributionMatching
 from .recipes.distill_adversarial import AdversarialDistillation
-from .recipes.finetune import FinetuneConfig, Finetuning
+from .recipes.finetune import Finetuning
 from .recipes.student import FewStepStudent
 
 SEED = 20260104
-"""Validation draws the same in every run, so that runs compare."""
+"""Seed of validation, the same in every run, so that runs can be compared."""
 
 
 class Samples:
-    """Writes ``samples/step-<number>-<item>`` for prompts of held-out items, and compares them with the items' own latents."""
+    """Samples for the prompts of held-out items, in ``samples/step-<number>-<item>``, compared with the items' latents.
 
-    def __init__(self, config: FinetuneConfig | DistillConfig, cache: Cache, accelerator: Accelerator) -> None:
+    Attributes:
+        held_out: Number of held-out items.
+    """
+
+    def __init__(self, config: RunConfig, cache: Cache, accelerator: Accelerator) -> None:
+        """Open the VAE, if the samples are to be decoded.
+
+        Raises:
+            ValueError: The VAE cannot be opened.
+        """
         self.settings, self.cache, self.accelerator = config.validation, cache, accelerator
         self.folder, self.held_out = Path(config.out) / "samples", min(config.data.held_out, len(cache) // 2)
         self.vae: WanVae | None = open_vae(self.settings.vae) if self.settings.vae else None
 
     def __call__(self, step: int, make: Callable[[int], Tensor]) -> dict[str, float]:
-        """make: latents for the prompt of an item; every process calls it, the first one writes."""
+        """Sample and compare; every process must call it, and the main one writes.
+
+        Args:
+            step: Number of optimiser steps taken.
+            make: Returns latents for the prompt of an item, ``(1, C, T, H, W)``.
+
+        Returns:
+            The ratios of ``compare``; nothing if there are no samples or no videos in the cache.
+        """
         items = range(len(self.cache) - self.held_out, len(self.cache))[: self.settings.videos]
         if not items:
             return {}
@@ -50,27 +70,29 @@ class Samples:
         if self.accelerator.is_main_process:
             for item, latents in zip(items, made, strict=True):
                 self._write(f"step-{step:08d}-{item}", latents, self.cache.caption(item))
-        finest = self.cache.stages - 1
         if not self.cache.has_videos:
             return {}
+        finest = self.cache.stages - 1
         return compare(made, [self.cache.latent(item, finest)[None] for item in items])
 
     def _write(self, name: str, latents: Tensor, caption: str) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self.vae is None:
-            save_file({"latents": latents.contiguous()}, self.folder / f"{name}.safetensors", metadata={"caption": caption})
+            with atomic_file(self.folder / f"{name}.safetensors") as partial:
+                save_file({"latents": latents.contiguous()}, partial, metadata={"caption": caption})
         else:
             save_video(self.folder / f"{name}.mp4", self.vae.to(self.accelerator.device).decode(latents)[0])
 
 
 class FinetuneValidation:
-    """Called with a step: held-out losses and samples of the averaged weights."""
+    """Held-out losses and samples of a finetuned network."""
 
     def __init__(self, recipe: Finetuning, cache: Cache) -> None:
+        """Prepare the validation of a recipe's network."""
         self.recipe, self.cache, self.accelerator = recipe, cache, recipe.accelerator
         self.samples = Samples(recipe.config, cache, recipe.accelerator)
 
     def __call__(self, step: int) -> dict[str, float]:
+        """Return the losses and the ratios of the samples, both of the averaged weights; nothing if no items are held out."""
         if not self.samples.held_out:
             return {}
         settings = self.recipe.config.validation
@@ -79,13 +101,13 @@ class FinetuneValidation:
             return {**self.losses(), **self.samples(step, make)}
 
     def losses(self) -> dict[str, float]:
-        """The mean flow loss over every held-out item, stage by stage and together, the same on every process."""
+        """Return the mean flow loss over the held-out items, of each stage and of all, the same in every process."""
         world, rank, held_out = self.accelerator.num_processes, self.accelerator.process_index, self.samples.held_out
         plan = Plan(SEED, held_out, 1, len(self.cache) - held_out, len(self.cache), drop=0.0)
         sums = torch.zeros(len(self.recipe.stages), dtype=torch.float64)
         for first in range(0, held_out, world):
             number = first + rank
-            for stage in range(len(self.recipe.stages)):  # shards want every process in every forward pass
+            for stage in range(len(self.recipe.stages)):  # with shards every process must take part in every forward pass
                 batch = draw_batch(self.cache, plan, stage, range(number % held_out, number % held_out + 1))
                 value = self.recipe.stage_losses(batch)["flow"][1].item()
                 sums[stage] += value if number < held_out else 0.0
@@ -96,30 +118,43 @@ class FinetuneValidation:
 
 
 class StudentValidation:
-    """Called with a step: samples of the averaged student. No loss says which student is best, so the newest is exported."""
+    """Samples of a student. No loss tells which student is best, so there is no best checkpoint, and the newest is exported."""
 
     def __init__(self, recipe: DistributionMatching | AdversarialDistillation, cache: Cache) -> None:
+        """Prepare the validation of a recipe's student."""
         self.recipe, self.cache = recipe, cache
         self.samples = Samples(recipe.config, cache, recipe.accelerator)
 
     def __call__(self, step: int) -> dict[str, float]:
+        """Return the ratios of the samples of the averaged student."""
         with self.recipe.trainables["student"].averaged(), torch.no_grad():
             return self.samples(step, functools.partial(sample_student, self.recipe.student, self.cache))
 
 
 def sample(recipe: Finetuning, cache: Cache, item: int, *, steps: str, cfg: float) -> Tensor:
-    """One video for an item's prompt, ``(1, C, T, H, W)`` on the CPU: Euler, evenly in sigma."""
+    """Sample latents for an item's prompt with Euler steps that are uniform in sigma.
+
+    Args:
+        recipe: The network and its pyramid.
+        cache: The cache with the prompt.
+        item: Index of the item.
+        steps: Steps of each stage, such as "20-20-10".
+        cfg: Guidance scale.
+
+    Returns:
+        Latents ``(1, C, T, H, W)`` on the CPU.
+    """
     counts = parse_steps(steps, recipe.spec.number_of_stages)
     spec, counts = without_skipped(recipe.spec, counts)
     skipped = recipe.spec.number_of_stages - spec.number_of_stages
     context = torch.stack([cache.text(item), cache.empty]).to(recipe.accelerator.device)
 
     def velocity(x: Tensor, level: NoiseLevel, stage: Stage) -> Tensor:
-        running = recipe.stages[stage.index + skipped]
+        trained_stage = recipe.stages[stage.index + skipped]
         if cfg == 1:
-            return recipe.velocity(x, level, running, context[:1])
-        conditional, empty = recipe.velocity(torch.cat([x, x]), level, running, context).chunk(2)
-        return empty + cfg * (conditional - empty)
+            return recipe.velocity(x, level, trained_stage, context[:1])
+        conditional, empty = recipe.velocity(torch.cat([x, x]), level, trained_stage, context).chunk(2)
+        return dmd.guided(conditional, empty, cfg)
 
     device, stages = recipe.accelerator.device, spec.stages(recipe.shape)
     noises = [part.to(device) for part in noise_pyramid(_noise(cache, item), stages)]
@@ -133,24 +168,31 @@ def sample(recipe: Finetuning, cache: Cache, item: int, *, steps: str, cfg: floa
 
 
 def sample_student(student: FewStepStudent, cache: Cache, item: int) -> Tensor:
-    """The same with a student's own steps."""
+    """Sample latents ``(1, C, T, H, W)`` for an item's prompt with the student's steps, on the CPU."""
     device = student.accelerator.device
     noise = _noise(cache, item).to(device)
     return student.sample(noise, cache.text(item)[None].to(device), [derive_seed(SEED, "run", item)]).float().cpu()
 
 
 def _noise(cache: Cache, item: int) -> Tensor:
-    """At full size, ``(1, C, T, H, W)``, each item's own."""
+    """Return the noise of an item at full size, ``(1, C, T, H, W)``."""
     return draws.white((1, *cache.size(cache.stages - 1)), SEED, "sample", item)
 
 
 def compare(made: Sequence[Tensor], data: Sequence[Tensor]) -> dict[str, float]:
-    """Ratios of samples to data, 1 being alike: contrast (deviation), detail (energy that half the size cannot hold), motion
-    (mean change from frame to frame)."""
-    kinds = {"contrast": _contrast, "detail": _detail, "motion": _motion}
+    """Return ratios of samples to data, which are 1 if the two are alike.
+
+    Contrast is the standard deviation, detail the energy that is lost by halving the size, and motion the mean absolute
+    difference of successive frames; it is left out for single frames.
+
+    Args:
+        made: Samples, each ``(1, C, T, H, W)``.
+        data: Latents of the same prompts.
+    """
+    measures = {"contrast": _contrast, "detail": _detail, "motion": _motion}
     return {
-        f"samples/{name}": sum(map(kind, made)) / max(sum(map(kind, data)), 1e-9)
-        for name, kind in kinds.items()
+        f"samples/{name}": sum(map(measure, made)) / max(sum(map(measure, data)), 1e-9)
+        for name, measure in measures.items()
         if name != "motion" or data[0].shape[2] > 1
     }
 

@@ -1,4 +1,4 @@
-"""Starts training as its users do: the command line, in one process or several."""
+"""Run training from the command line, as users do, in one process or several."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 240
+TIMEOUT = 240  # seconds
 
 
 def toml(tables: dict, path: Path) -> Path:
+    """Write nested tables as TOML; return the path."""
     lines = [f"{name} = {json.dumps(value)}" for name, value in tables.items() if not isinstance(value, dict)]
     for name, table in tables.items():
         if isinstance(table, dict):
@@ -22,6 +23,7 @@ def toml(tables: dict, path: Path) -> Path:
 
 
 def command(*arguments: str | Path, processes: int = 1) -> list[str]:
+    """Return the command line of ``python -m pyramid.training``."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     return [sys.executable, *launcher, "-m", "pyramid.training", *map(str, arguments)]
 
@@ -31,6 +33,7 @@ def environment() -> dict[str, str]:
 
 
 def start(*arguments: str | Path, processes: int = 1) -> subprocess.Popen:
+    """Start training in the background."""
     return subprocess.Popen(
         command(*arguments, processes=processes), cwd=ROOT, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -38,7 +41,13 @@ def start(*arguments: str | Path, processes: int = 1) -> subprocess.Popen:
 
 
 def run(*arguments: str | Path, processes: int = 1, expect: int = 0) -> str:
+    """Run training, check its exit status, and return its output."""
     process = start(*arguments, processes=processes)
-    output, _ = process.communicate(timeout=SECONDS)
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun forwards it to its processes
+        output, _ = process.communicate()
+        raise AssertionError(f"still running after {TIMEOUT} s:\n{output[-3000:]}") from None
     assert process.returncode == expect, output[-3000:]
     return output

@@ -1,4 +1,4 @@
-"""DMD gradients against the true Kullback-Leibler divergence, on Gaussian data and a Gaussian student, in float64."""
+"""DMD gradients against the exact Kullback-Leibler divergence of a Gaussian student and Gaussian data, in float64."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ RHOS = [0.1, 0.5, 0.9]
 
 
 def matrix_of(operator, shape) -> Tensor:
-    """A linear operator on tensors of one shape, as a matrix."""
+    """Return the matrix of a linear operator on tensors of one shape."""
     size = torch.Size(shape).numel()
     columns = [operator(unit.reshape(1, *shape)).flatten() for unit in torch.eye(size, dtype=torch.float64)]
     return torch.stack(columns, dim=1)
@@ -33,7 +33,7 @@ def matrix_of(operator, shape) -> Tensor:
 
 @dataclass
 class Problem:
-    """Data N(0, Sr), a student m + A z, and the path x = M clean + S noise, velocity = -L clean + noise."""
+    """Data ``N(0, Sr)``, a student ``m + A z``, and the path ``x = M clean + S noise`` with velocity ``-L clean + noise``."""
 
     M: Tensor
     S: Tensor
@@ -50,13 +50,13 @@ class Problem:
         return 0.5 * ((inverse @ fake).trace() - len(m) + mean @ inverse @ mean + logs)
 
     def field(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-        """E[velocity | x] = slope x + offset."""
+        """Return slope and offset of ``E[velocity | x]``, which is linear in ``x``."""
         seen = self.M @ covariance @ self.M.T + self.S @ self.S
         slope = (-self.L @ covariance @ self.M.T + self.S) @ torch.linalg.inv(seen)
         return slope, -self.L @ mean - slope @ self.M @ mean
 
     def mean_gradients(self, Q: Tensor) -> tuple[Tensor, Tensor]:
-        """E[g] and E[g z^T] for g = Q (F_real - F_fake): what a student's m and A get."""
+        """Return ``E[g]`` and ``E[g z^T]`` for ``g = Q (F_real - F_fake)``: the gradients of the student's m and A."""
         real, fake = self.field(torch.zeros_like(self.m), self.Sr), self.field(self.m, self.A @ self.A.T)
         slope, offset = real[0] - fake[0], real[1] - fake[1]
         return Q @ (slope @ self.M @ self.m + offset), Q @ slope @ self.M @ self.A
@@ -73,7 +73,7 @@ def problem(shape, M, S, L) -> Problem:
 
 
 def pyramidal(stage, rho):
-    """The problem on a stage's path, its frames' sigmas, and the natural level; linear maps are read off ``stage_path``."""
+    """Return the problem on a stage's path, sigma per element, the natural level and the shape of a latent."""
     shape = (1, stage.shape.frames, stage.shape.height, stage.shape.width)
     natural = torch.tensor([stage.natural_at(rho)], dtype=torch.float64)
     zero = torch.zeros(1, *shape, dtype=torch.float64)
@@ -92,7 +92,7 @@ def differences(value, at: Tensor, direction: Tensor, *, step=1e-5) -> float:
 
 
 def assert_is_the_gradient(problem, gradients, *, tolerance=1e-6):
-    """Against central differences in random directions of both parameters."""
+    """Compare with central differences in random directions of both parameters."""
     generator = torch.Generator().manual_seed(5)
     for which in range(2):
         at = (problem.m, problem.A)[which]
@@ -103,21 +103,21 @@ def assert_is_the_gradient(problem, gradients, *, tolerance=1e-6):
                 expected = differences(lambda m: problem.divergence(m, problem.A), at, direction)
             else:
                 expected = differences(lambda A: problem.divergence(problem.m, A), at, direction)
-            found = float((gradients[which] * direction).sum())
-            assert abs(found - expected) < tolerance * max(1.0, gradients[which].norm().item())
+            actual = float((gradients[which] * direction).sum())
+            assert abs(actual - expected) < tolerance * max(1.0, gradients[which].norm().item())
 
 
 @pytest.mark.parametrize("rho", RHOS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_pyramidal_gradient_is_the_divergences(stage, rho):
-    """After undoing the normalisation, which divides by (1 - sigma)^2 / sigma in every frame."""
+def test_the_pyramidal_gradient_is_the_gradient_of_the_divergence(stage, rho):
+    """Undo the normalisation, which divides by ``(1 - sigma)^2 / sigma`` in every frame."""
     task, sigma, natural, shape = pyramidal(stage, rho)
     Q = torch.diag((1 - sigma) ** 2 / sigma) @ matrix_of(lambda d: dmd.carried_back(d, stage, natural), shape)
     assert_is_the_gradient(task, task.mean_gradients(Q))
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_simplified_gradient_is_exact_where_the_pyramid_starts_and_a_descent_elsewhere(stage):
+def test_the_simplified_gradient_is_exact_in_the_first_stage_and_descends_in_the_others(stage):
     for rho in RHOS:
         task, _, natural, shape = pyramidal(stage, rho)
         eye = torch.eye(len(task.m), dtype=torch.float64)
@@ -131,7 +131,7 @@ def test_the_simplified_gradient_is_exact_where_the_pyramid_starts_and_a_descent
 
 
 @pytest.mark.parametrize("s", [0.05, 0.4, 0.9])
-def test_the_gradient_with_a_plain_teacher_is_the_divergences_on_the_plain_path(s):
+def test_the_gradient_with_a_plain_teacher_is_the_gradient_of_the_divergence_on_the_plain_path(s):
     shape, sigma = (1, 3, 4, 4), torch.tensor([s], dtype=torch.float64)
     zero = torch.zeros(1, *shape, dtype=torch.float64)
     M, S = (matrix_of(lambda x, k=k: dmd.plain_path(*((x, zero), (zero, x))[k], sigma)[0], shape) for k in range(2))
@@ -161,27 +161,27 @@ def test_the_high_band_fades_from_the_clean_to_the_noisy_end(stage):
         assert (shares[2] < shares[1]).all() and (shares[1] < shares[0]).all()
 
 
-def test_a_students_path_is_the_stages_with_its_own_low_band():
+def test_a_students_path_is_the_path_of_the_stage_with_the_low_band_of_its_prediction():
     stage = SPECS["per-frame"].stages(FULL)[1]
     clean, noise = torch.randn(2, 2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     natural = torch.tensor([0.7, 0.8])
-    own = dmd.student_path(clean, noise, stage, natural)
-    assert torch.equal(own.x, stage_path(clean, project(clean, stage.from_coarser), noise, stage, natural).x)
+    path = dmd.student_path(clean, noise, stage, natural)
+    assert torch.equal(path.x, stage_path(clean, project(clean, stage.from_coarser), noise, stage, natural).x)
 
 
-def test_the_matching_loss_hands_the_gradient_on():
+def test_the_matching_loss_has_the_given_gradient():
     clean = torch.randn(2, 3, 1, 4, 4, requires_grad=True)
     gradient = torch.randn(clean.shape)
     dmd.matching_loss(clean, gradient).backward()
     assert torch.allclose(clean.grad, gradient / clean.numel(), atol=1e-7)
 
 
-def test_the_weight_does_not_depend_on_the_size_and_is_bounded():
+def test_the_weight_does_not_depend_on_the_size_of_the_stage_and_is_bounded():
     sigma = torch.tensor([0.5, 0.25])
     for side in (2, 8):
         teacher, velocity = torch.ones(2, 4, 3, side, side), torch.zeros(2, 4, 3, side, side)
         assert torch.allclose(dmd.weight(sigma, teacher, velocity).flatten(), sigma)
-    assert dmd.weight(sigma, velocity, velocity).max() <= 0.5 / dmd.LEAST
+    assert dmd.weight(sigma, velocity, velocity).max() <= 0.5 / dmd.MIN_DISTANCE
 
 
 @pytest.mark.parametrize("kind", ["cauchy", "mse"])

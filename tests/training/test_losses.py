@@ -1,4 +1,4 @@
-"""The losses, against what they must be on samples whose answer is known."""
+"""The losses of finetuning on samples whose exact velocity is known."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def samples(stage, rho):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_exact_velocity_has_no_flow_loss_and_leads_to_the_clean_end(stage):
+def test_the_exact_velocity_has_zero_flow_loss_and_leads_to_the_clean_end(stage):
     clean, noise, _, path = samples(stage, 0.7)
     assert flow_loss(path.velocity, path) == 0
     ends = teacher_end(clean, noise, stage), clean_end(path, path.velocity, stage)
@@ -40,8 +40,8 @@ def test_the_exact_velocity_has_no_flow_loss_and_leads_to_the_clean_end(stage):
 def test_with_a_teacher_that_knows_the_data_the_teacher_loss_is_rho_squared_times_the_flow_loss(stage, rho):
     clean, noise, _, path = samples(stage, rho)
     velocity = path.velocity + torch.randn(path.velocity.shape, generator=torch.Generator().manual_seed(9))
-    own = teacher_loss(path, velocity, clean, noise, stage)
-    assert torch.allclose(own, rho**2 * flow_loss(velocity, path), rtol=1e-3)
+    loss = teacher_loss(path, velocity, clean, noise, stage)
+    assert torch.allclose(loss, rho**2 * flow_loss(velocity, path), rtol=1e-3)
 
 
 def test_the_teacher_gets_no_gradient():
@@ -53,7 +53,7 @@ def test_the_teacher_gets_no_gradient():
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_teacher_sees_the_ordinary_flow_at_the_sigma_in_the_tensor(stage):
+def test_the_teachers_input_is_the_ordinary_flow_at_the_sigma_of_the_path(stage):
     clean, noise, natural, path = samples(stage, 0.4)
     x, sigma = natural_sample(clean, noise, stage, natural)
     assert torch.allclose(sigma, path.level.sigma[:, 0, -1, 0, 0])

@@ -1,65 +1,69 @@
-"""Configurations: what is wrong is said in one sentence, and a resolved one reads back as itself."""
+"""Configurations: errors name the setting and what is allowed, and a resolved configuration loads back unchanged."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from pyramid.training.config.distill import RECIPES, DistillConfig
+from pyramid.training.config.finetune import FinetuneConfig
+from pyramid.training.config.run_file import load_run_config
 from pyramid.training.config.toml_config import check_config, load_config, read_tables, to_toml
 from pyramid.training.data.cache import CacheConfig
-from pyramid.training.recipes.distill import DistillConfig
-from pyramid.training.recipes.finetune import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-LEAST = {"out": "o", "model": {"transformer": "m"}, "data": {"cache": "c"}}
+REQUIRED = {"out": "o", "model": {"transformer": "m"}, "data": {"cache": "c"}}
 
 
-def wrong(**tables):
+def error_message(**tables):
     with pytest.raises(ValueError) as caught:
-        check_config(FinetuneConfig, {**LEAST, **tables}, "run.toml")
+        check_config(FinetuneConfig, {**REQUIRED, **tables}, "run.toml")
     return str(caught.value)
 
 
 def test_an_unknown_setting_is_an_error_that_lists_the_known_ones():
-    message = wrong(train={"stepz": 3})
-    assert "there is no setting 'train.stepz' (did you mean 'steps'?)" in message
-    assert "known here: steps, per_stage, accumulation, drop_prompt, levels, seed" in message
+    message = error_message(train={"stepz": 3})
+    assert "unknown setting 'train.stepz' (did you mean 'steps'?)" in message
+    assert "expected steps, per_stage, accumulation, seed, drop_prompt, levels" in message
 
 
 def test_an_unknown_table_is_an_error_that_lists_the_known_ones():
-    assert "there is no setting 'trian' (did you mean 'train'?); known here: out, model, data" in wrong(trian={})
+    assert "unknown setting 'trian' (did you mean 'train'?); expected out, data, pyramid, video, train" in error_message(
+        trian={}
+    )
 
 
 @pytest.mark.parametrize(
-    "tables, said",
+    "tables, message",
     [
         ({"train": {"steps": "many"}}, "'train.steps' is \"many\""),
         ({"train": {"steps": 2.5}}, "'train.steps' is 2.5"),
         ({"train": {"steps": 0}}, "greater than 0"),
         ({"train": {"drop_prompt": 1.5}}, "less than or equal to 1"),
-        ({"optimizer": {"betas": [0.9]}}, "'optimizer.betas.1' is missing"),
+        ({"optimizer": {"betas": [0.9]}}, "'optimizer.betas.1' is required"),
         ({"adapter": {"kind": "lokr"}}, "'full' or 'lora'"),
-        ({"pyramid": {"preset": "wan"}}, "preset 'wan' is none of pyramidal-wan"),
+        ({"pyramid": {"preset": "wan"}}, "unknown preset 'wan'; expected pyramidal-wan, pyramidal-flow"),
         ({"pyramid": {"boundaries": [0.3, 0.9]}}, "in running order that is 0.9, 0.3"),
-        ({"pyramid": {"resize": "haarr"}}, "resize 'haarr'"),
-        ({"video": {"height": 450}}, "the nearest that does is 832x448, 81 frames"),
+        ({"pyramid": {"resize": "haarr"}}, "unknown resize 'haarr'; expected haar, dct"),
+        ({"video": {"height": 450}}, "the nearest is 832x448, 81 frames"),
         ({"video": {"frames": 80}}, "81 frames"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_is_allowed(tables, said):
-    assert said in wrong(**tables)
+def test_a_wrong_value_is_named_with_what_is_allowed(tables, message):
+    assert message in error_message(**tables)
 
 
-def test_everything_that_is_wrong_is_said_at_once():
-    message = wrong(train={"steps": 0}, adapter={"rank": 0})
+def test_all_wrong_values_are_listed():
+    message = error_message(train={"steps": 0}, adapter={"rank": 0})
     assert "train.steps" in message and "adapter.rank" in message
 
 
 def test_a_missing_setting_is_named():
-    with pytest.raises(ValueError, match="'model' is missing"):
+    with pytest.raises(ValueError, match="'model' is required"):
         check_config(FinetuneConfig, {"out": "o", "data": {"cache": "c"}}, "run.toml")
 
 
-def test_settings_from_the_command_line_win(tmp_path):
+def test_settings_from_the_command_line_override_the_file(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text('out = "o"\nmodel.transformer = "m"\ndata.cache = "c"\n[train]\nsteps = 5\n')
     changes = ["train.steps=7", "out=elsewhere", "pyramid.boundaries=[0.9, 0.5]", "adapter.kind=lora", "losses.teacher=0"]
@@ -68,31 +72,33 @@ def test_settings_from_the_command_line_win(tmp_path):
     assert (config.adapter.kind, config.losses.teacher) == ("lora", 0.0)
 
 
-@pytest.mark.parametrize("setting, said", [("train.steps", "--set takes"), ("out.x=3", "'out' is a value, not a table")])
-def test_a_setting_that_is_none_is_refused(tmp_path, setting, said):
+@pytest.mark.parametrize(
+    "setting, message", [("train.steps", "--set expects table.key=value"), ("out.x=3", "'out' is a value, not a table")]
+)
+def test_a_malformed_setting_on_the_command_line_is_an_error(tmp_path, setting, message):
     path = tmp_path / "run.toml"
     path.write_text('out = "o"\n')
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         load_config(FinetuneConfig, path, [setting])
 
 
-def test_files_that_are_none_are_refused(tmp_path):
+def test_a_missing_file_and_invalid_toml_are_errors(tmp_path):
     with pytest.raises(ValueError, match="no configuration file"):
         load_config(FinetuneConfig, tmp_path / "no.toml")
     (tmp_path / "bad.toml").write_text("out = ")
-    with pytest.raises(ValueError, match="is not TOML"):
+    with pytest.raises(ValueError, match="is not valid TOML"):
         load_config(FinetuneConfig, tmp_path / "bad.toml")
 
 
-def test_a_resolved_configuration_reads_back_as_itself(tmp_path):
+def test_a_resolved_configuration_loads_back_unchanged(tmp_path):
     tables = {"pyramid": {"boundaries": [0.9, 0.5], "rope": "scaled"}, "losses": {"teacher_levels": []}}
-    config = check_config(FinetuneConfig, {**LEAST, **tables, "train": {"seed": 3}}, "x")
+    config = check_config(FinetuneConfig, {**REQUIRED, **tables, "train": {"seed": 3}}, "x")
     (tmp_path / "resolved.toml").write_text(to_toml(config))
     assert load_config(FinetuneConfig, tmp_path / "resolved.toml") == config
 
 
 @pytest.mark.parametrize("kind", [FinetuneConfig, DistillConfig, CacheConfig])
-def test_every_setting_is_explained(kind):
+def test_every_setting_has_a_description(kind):
     for name, table in kind.model_fields.items():
         if hasattr(table.annotation, "model_fields"):
             assert table.annotation.__doc__, name
@@ -104,6 +110,20 @@ def test_every_setting_is_explained(kind):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "runs").rglob("*.toml")), ids=lambda path: path.name)
 def test_the_shipped_runs_are_valid(path):
-    distilling = DistillConfig if "networks" in read_tables(path) else FinetuneConfig
-    config = load_config(CacheConfig if "encoders" in read_tables(path) else distilling, path)
+    config = load_config(CacheConfig, path) if "encoders" in read_tables(path) else load_run_config(path)
     assert config.out and config.pyramid.spec().shapes(config.video.latent)
+
+
+def test_every_recipe_has_traits():
+    assert list(get_args(DistillConfig.model_fields["recipe"].annotation)) == list(RECIPES)
+
+
+def test_the_kind_of_a_run_follows_from_its_tables(tmp_path):
+    networks = {"student": "s", "teacher": "t"}
+    finetune = check_config(FinetuneConfig, REQUIRED, "x")
+    distill = check_config(DistillConfig, {"out": "o", "networks": networks, "data": {"cache": "c"}}, "x")
+    for config in (finetune, distill):
+        (tmp_path / "run.toml").write_text(to_toml(config))
+        assert load_run_config(tmp_path / "run.toml") == config
+    assert (finetune.base_checkpoint, distill.base_checkpoint) == ("m", "s")
+    assert (finetune.exported_network, distill.exported_network) == ("network", "student")

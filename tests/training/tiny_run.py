@@ -1,4 +1,4 @@
-"""A tiny Wan and a tiny cache of Gaussian latents, for tests of the training code."""
+"""A tiny Wan with random weights and a tiny cache of Gaussian latents, for tests of the training code."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-ROOT = Path(__file__).resolve().parents[2]
-
-from pyramid.stages import PRESETS, PyramidSpec  # noqa: E402
-from pyramid.training.data.cache_files import CachedItem, CacheInfo, write_info, write_shard  # noqa: E402
-from tiny_wan.checkpoints import t2v_state_dict  # noqa: E402
+from pyramid.stages import PRESETS, PyramidSpec
+from pyramid.training.data.cache_files import CachedItem, CacheInfo, write_info, write_shard
+from tiny_wan.checkpoints import t2v_state_dict
 
 TEXT = 6
 
 
 def transformer_file(folder: Path, **sizes) -> Path:
+    """Write a tiny transformer with random weights; return its path."""
     path = folder / "tiny.safetensors"
     save_file(t2v_state_dict(**sizes), path)
     return path
@@ -25,7 +24,7 @@ def transformer_file(folder: Path, **sizes) -> Path:
 def cache_folder(
     folder: Path, *, items: int = 6, spec: PyramidSpec = PRESETS["pyramidal-wan"], video=(128, 128, 17), per_shard: int = 4
 ) -> Path:
-    """Smooth Gaussian latents of every stage, each the mean of the finer one."""
+    """Write a cache of Gaussian latents; those of every stage are downsampled from the next finer one. Return its folder."""
     width, height, frames = video
     info = CacheInfo(spec, width, height, frames, "latents", TEXT, items, per_shard, "test")
     generator = torch.Generator().manual_seed(0)
@@ -46,7 +45,7 @@ def _item(number: int, info: CacheInfo, generator: torch.Generator) -> CachedIte
 
 
 def settings(folder: Path, **changes) -> dict:
-    """A finetuning run as nested tables; changes: ``table__key=value``."""
+    """Return a finetuning run as nested tables, with changes given as ``table__key=value``."""
     values = {
         "out": str(folder / "run"),
         "model": {"transformer": str(transformer_file(folder)), "gradient_checkpointing": False},

@@ -1,4 +1,4 @@
-"""Configurations in TOML: strict, with errors in one sentence, and settings from the command line on top."""
+"""Configurations in TOML: validated strictly, with settings from the command line on top."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ else:
 
 
 class Section(BaseModel):
-    """A table of a TOML file: immutable, no unknown keys, no conversion between types (but 1 is fine for 1.0)."""
+    """A table of a TOML file: immutable, without unknown keys, without conversion between types (except 1 for 1.0)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -27,7 +27,16 @@ S = TypeVar("S", bound=Section)
 
 
 def load_config(kind: type[S], path: str | Path, settings: Iterable[str] = ()) -> S:
-    """The TOML file at ``path`` as a ``kind``, with ``table.key=value`` settings on top; ValueError in plain words."""
+    """Load a configuration from a TOML file.
+
+    Args:
+        kind: Class of the configuration.
+        path: The file.
+        settings: ``table.key=value`` strings that override the file. A value that is not valid TOML is taken as a string.
+
+    Raises:
+        ValueError: The file cannot be read, a setting is malformed, or values are invalid; all invalid values are listed.
+    """
     values = read_tables(path)
     for setting in settings:
         _set(values, setting)
@@ -35,27 +44,41 @@ def load_config(kind: type[S], path: str | Path, settings: Iterable[str] = ()) -
 
 
 def read_tables(path: str | Path) -> dict[str, Any]:
+    """Return the tables of a TOML file, unchecked.
+
+    Raises:
+        ValueError: The file does not exist or is not valid TOML.
+    """
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"there is no configuration file {path}") from None
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not TOML: {error}") from None
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
 
 
 def check_config(kind: type[S], values: dict[str, Any], where: str) -> S:
-    """``values`` as a ``kind``; a ValueError lists everything that is wrong with them."""
+    """Return ``values`` as a ``kind``.
+
+    Args:
+        kind: Class of the configuration.
+        values: Nested tables.
+        where: Name of their source, for the message.
+
+    Raises:
+        ValueError: Values are missing, unknown or invalid; the message lists all of them.
+    """
     try:
         return kind.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        problems = "; ".join(_problem(kind, one) for one in error.errors())
+        problems = "; ".join(_describe(kind, details) for details in error.errors())
         raise ValueError(f"{where}: {problems}") from None
 
 
 def _set(values: dict[str, Any], setting: str) -> None:
     name, equals, text = setting.partition("=")
     if not equals:
-        raise ValueError(f"--set takes table.key=value, such as train.steps=100; got {setting!r}")
+        raise ValueError(f"--set expects table.key=value, such as train.steps=100; got '{setting}'")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -68,20 +91,20 @@ def _set(values: dict[str, Any], setting: str) -> None:
     values[key] = value
 
 
-def _problem(kind: type[Section], error: Any) -> str:
-    place = ".".join(map(str, error["loc"]))
+def _describe(kind: type[Section], error: Any) -> str:
+    name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         *tables, key = error["loc"]
         known = list(_section(kind, tables).model_fields)
         close = difflib.get_close_matches(str(key), known, n=1)
         hint = f" (did you mean '{close[0]}'?)" if close else ""
-        return f"there is no setting '{place}'{hint}; known here: {', '.join(known)}"
+        return f"unknown setting '{name}'{hint}; expected {', '.join(known)}"
     if error["type"] == "missing":
-        return f"'{place}' is missing"
+        return f"'{name}' is required"
     message = error["msg"].removeprefix("Value error, ")
-    if not place:
+    if not name:
         return message
-    return f"'{place}' is {json.dumps(error['input'], default=str)}: {message[0].lower()}{message[1:]}"
+    return f"'{name}' is {json.dumps(error['input'], default=str)}: {message[0].lower()}{message[1:]}"
 
 
 def _section(kind: type[Section], tables: Iterable[Any]) -> type[Section]:
@@ -91,7 +114,7 @@ def _section(kind: type[Section], tables: Iterable[Any]) -> type[Section]:
 
 
 def to_toml(config: Section) -> str:
-    """The resolved configuration as TOML, every setting with its explanation; ``load_config`` reads it back."""
+    """Return a configuration as TOML, with the description of every setting; ``load_config`` reads it back."""
     lines: list[str] = []
     sections = [name for name in type(config).model_fields if isinstance(getattr(config, name), Section)]
     for name in [name for name in type(config).model_fields if name not in sections]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from ...noise_pyramid import derive_seed
 from ..engine import draws
 from .cache_files import Cache
+
+Batch = TypeVar("Batch", bound="StageBatch")
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,6 @@ class StageBatch:
         rho: Local time in the stage, ``(B,)``.
         context: Text embeddings, ``(B, L, text width)``.
         empty: Embedding of the empty prompt, ``(L, text width)``.
-        second_draw: A second pair of noise and rho, to noise a student's predictions; None unless ``Plan.draw_twice``.
-        level_pick: Uniform numbers in [0, 1) that select one of a student's steps, ``(B,)``; None unless ``Plan.draw_twice``.
-        seeds: One seed per sample, for the noise that is added between a student's steps; empty unless ``Plan.draw_twice``.
     """
 
     stage: int
@@ -39,16 +39,29 @@ class StageBatch:
     rho: Tensor
     context: Tensor
     empty: Tensor
-    second_draw: tuple[Tensor, Tensor] | None = None
-    level_pick: Tensor | None = None
-    seeds: tuple[int, ...] = ()
 
-    def to(self, device: torch.device) -> StageBatch:
+    def to(self: Batch, device: torch.device) -> Batch:
         """Return the batch with all tensors on ``device``."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved = {name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)}
-        noise_and_rho = None if self.second_draw is None else (self.second_draw[0].to(device), self.second_draw[1].to(device))
-        return dataclasses.replace(self, **moved, second_draw=noise_and_rho)
+        return dataclasses.replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class DistillBatch(StageBatch):
+    """Samples of one stage, with the draws that only distillation needs.
+
+    Attributes:
+        second_noise: More white noise at the stage's size, to noise a student's predictions.
+        second_rho: Its local times, ``(B,)``.
+        level_pick: Uniform numbers in [0, 1) that select one of a student's steps, ``(B,)``.
+        seeds: One seed per sample, for the noise that is added between a student's steps.
+    """
+
+    second_noise: Tensor
+    second_rho: Tensor
+    level_pick: Tensor
+    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,7 @@ class Plan:
         drop: Share of samples whose prompt is replaced by the empty one.
         process: Rank of this process.
         processes: Number of processes.
-        draw_twice: Whether to draw what only distillation needs (the last three fields of ``StageBatch``).
+        draw_twice: Whether to make each batch a ``DistillBatch``.
     """
 
     seed: int
@@ -112,13 +125,19 @@ def draw_batch(cache: Cache, plan: Plan, stage: int, numbers: range) -> StageBat
 
     Every pass over the items is a new permutation. All values are functions of the seed, the stage and the sample's number, so
     neither the number of processes nor an interruption changes them.
+
+    Args:
+        cache: The items.
+        plan: The run; with ``draw_twice`` the result is a ``DistillBatch``.
+        stage: Index of the stage in running order.
+        numbers: Numbers of the samples, as ``Plan.sample_numbers`` returns them.
     """
     items = [plan.first + draws.shuffled(number, plan.last - plan.first, plan.seed, "item", stage) for number in numbers]
     clean = torch.stack([cache.latent(item, stage) for item in items]) if cache.has_videos else torch.empty(0)
     noise, rho = _noise_and_rho(cache.size(stage), plan, stage, numbers, "")
     dropped = [draws.uniform(plan.seed, "drop", stage, number) < plan.drop for number in numbers]
     context = [cache.empty if drop else cache.text(item) for item, drop in zip(items, dropped, strict=True)]
-    return StageBatch(
+    batch = StageBatch(
         stage=stage,
         clean=clean,
         coarse=torch.stack([cache.latent(item, stage - 1) for item in items]) if stage and cache.has_videos else None,
@@ -126,9 +145,18 @@ def draw_batch(cache: Cache, plan: Plan, stage: int, numbers: range) -> StageBat
         rho=rho,
         context=torch.stack(context),
         empty=cache.empty,
-        second_draw=_noise_and_rho(cache.size(stage), plan, stage, numbers, "again ") if plan.draw_twice else None,
-        level_pick=_stratified(plan, stage, numbers, "pick") if plan.draw_twice else None,
-        seeds=tuple(derive_seed(plan.seed, "run", stage, number) for number in numbers) if plan.draw_twice else (),
+    )
+    return _distill_batch(batch, cache, plan, numbers) if plan.draw_twice else batch
+
+
+def _distill_batch(batch: StageBatch, cache: Cache, plan: Plan, numbers: range) -> DistillBatch:
+    second_noise, second_rho = _noise_and_rho(cache.size(batch.stage), plan, batch.stage, numbers, "again ")
+    return DistillBatch(
+        **vars(batch),
+        second_noise=second_noise,
+        second_rho=second_rho,
+        level_pick=_stratified(plan, batch.stage, numbers, "pick"),
+        seeds=tuple(derive_seed(plan.seed, "run", batch.stage, number) for number in numbers),
     )
 
 

@@ -12,6 +12,11 @@ SUFFIX = ".partial"
 """Appended to a name while it is written. An interrupted write leaves at most one such leftover, which the next replaces."""
 
 
+def partial_path(path: Path) -> Path:
+    """Return the path that ``path`` has while it is written."""
+    return path.with_name(path.name + SUFFIX)
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, and move it to ``path`` once the block has written it.
@@ -21,7 +26,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + SUFFIX)
+    partial = partial_path(path)
     try:
         yield partial
         _flush(partial)
@@ -48,7 +53,7 @@ def fresh_folder(path: Path) -> Path:
 
     Two calls instead of a context manager, because several processes fill the folder of a checkpoint.
     """
-    partial = path.with_name(path.name + SUFFIX)
+    partial = partial_path(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
@@ -59,7 +64,7 @@ def publish_folder(path: Path) -> None:
 
     A folder that is already there is removed just before.
     """
-    partial = path.with_name(path.name + SUFFIX)
+    partial = partial_path(path)
     for folder, _, files in os.walk(partial):
         for name in files:
             _flush(Path(folder, name))

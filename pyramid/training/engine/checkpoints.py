@@ -1,9 +1,8 @@
-"""Checkpoints of a run: complete or not there, the newest few and the best one."""
+"""Checkpoints of a run: written atomically; the newest few and the best one are kept."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -11,65 +10,71 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from . import atomic
+
 FOLDER = "checkpoints"
 NOTES = "notes.json"
 BEST = "best.json"
 
 
 class Checkpoints:
-    """``checkpoints/step-<number>``, sharded files of torch's own format that any number of processes reads back."""
+    """``checkpoints/step-<number>``: torch's sharded format, which any number of processes can read back."""
 
     def __init__(self, run: Path, *, keep: int) -> None:
+        """Open the checkpoints in the folder of a run. keep: number of newest ones that stay, besides the best."""
         self.folder, self.keep = run / FOLDER, keep
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, oldest first."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*") if (path / NOTES).is_file())
+        """Return the steps of the complete checkpoints, oldest first."""
+        complete = (notes.parent.name for notes in self.folder.glob(f"step-*/{NOTES}"))
+        return sorted(int(name.removeprefix("step-")) for name in complete if not name.endswith(atomic.SUFFIX))
 
     def best(self) -> int | None:
+        """Return the step with the best validation, or None if there was none."""
         path = self.folder / BEST
-        return json.loads(path.read_text())["step"] if path.is_file() else None
+        return json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else None
 
     def path(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
 
     def save(self, step: int, state: dict, notes: dict, *, is_best: bool = False) -> None:
-        """Called by all processes. notes: plain values, kept beside the tensors."""
-        partial = self.folder / f"partial-{step:08d}"
-        if _leads():
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+        """Save a checkpoint, and remove those that are no longer kept. Every process must call it.
+
+        Args:
+            step: Number of optimiser steps taken.
+            state: Nested dictionaries of tensors.
+            notes: Plain values to keep beside them, as JSON.
+            is_best: Whether validation was never better.
+        """
+        path = self.path(step)
+        if _is_main():
+            atomic.fresh_folder(path)
         _wait()
-        save(state, checkpoint_id=partial, no_dist=not dist.is_initialized())
+        save(state, checkpoint_id=atomic.partial_path(path), no_dist=not dist.is_initialized())
         _wait()
-        if _leads():
-            (partial / NOTES).write_text(json.dumps(notes))
-            shutil.rmtree(self.path(step), ignore_errors=True)
-            partial.rename(self.path(step))
+        if _is_main():
+            (atomic.partial_path(path) / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+            atomic.publish_folder(path)
             if is_best:
-                self._mark(step)
+                atomic.write_text(self.folder / BEST, json.dumps({"step": step}))
             self._remove_old()
         _wait()
 
     def load(self, step: int, state: dict) -> dict:
-        """Fills the tensors of ``state`` in place; returns the notes."""
+        """Load a checkpoint into the tensors of ``state``, in place, and return its notes. Every process must call it."""
         load(state, checkpoint_id=self.path(step), no_dist=not dist.is_initialized())
-        return json.loads((self.path(step) / NOTES).read_text())
-
-    def _mark(self, step: int) -> None:
-        partial = self.folder / f"{BEST}.partial"
-        partial.write_text(json.dumps({"step": step}))
-        os.replace(partial, self.folder / BEST)
+        return json.loads((self.path(step) / NOTES).read_text(encoding="utf-8"))
 
     def _remove_old(self) -> None:
         for step in self.steps()[: -self.keep]:
             if step != self.best():
                 shutil.rmtree(self.path(step))
-        for leftover in self.folder.glob("partial-*"):
+        for leftover in self.folder.glob(f"step-*{atomic.SUFFIX}"):
             shutil.rmtree(leftover)
 
 
-def _leads() -> bool:
+def _is_main() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 

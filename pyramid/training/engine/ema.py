@@ -27,7 +27,7 @@ class ExponentialMovingAverage:
         """Move the averages towards the weights as they are after optimiser step number ``step``, counted from 0."""
         current = [self._weights[name].detach() for name in self.values]
         if current:
-            torch._foreach_lerp_(list(self.values.values()), current, 1 - decay_at(step, self.decay))
+            torch._foreach_lerp_(list(self.values.values()), current, 1 - decay_at(step, self.decay))  # pyright: ignore
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: batches in, steps, logs, checkpoints, validation. It knows no algorithm."""
+"""The training loop: steps, logs, checkpoints and validation, for any algorithm."""
 
 from __future__ import annotations
 
@@ -12,78 +12,100 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import Accelerator
-from torch.utils.data import Dataset
 
 from ..config.settings import Keep
-from ..data.batches import steps_from
 from .checkpoints import Checkpoints
+from .errors import NotFiniteError, StoppedError
 from .parallel import any_process, mean_over_processes
 from .run_log import RunLog
-from .trainable import NotFiniteError, Trainable
+from .trainable import Trainable
 
-REMEMBERED = 50
-"""Steps whose losses a new one is compared with."""
+LOSS_WINDOW = 50
+"""Number of recent steps whose mean loss a new loss is compared with."""
 
 
 class Recipe(Protocol):
-    """A way to train: its networks with their optimisers, and one step of all of them."""
+    """A training algorithm: its networks with their optimisers, and one iteration."""
 
     @property
-    def trainables(self) -> Mapping[str, Trainable]: ...
+    def trainables(self) -> Mapping[str, Trainable]:
+        """Return the networks under training by name."""
+        ...
 
     def step(self, parts: Sequence[Any]) -> dict[str, float]:
-        """One iteration; returns what to log, with the value to watch under "loss"."""
+        """Take one iteration.
+
+        Args:
+            parts: The batches of this step, one for each forward pass.
+
+        Returns:
+            Numbers to log; "loss" is the one that is watched for explosions.
+        """
         ...
 
 
-class StoppedError(RuntimeError):
-    """Training ended before its last step; the message says why and what is there."""
-
-
 class TrainingLoop:
-    """One run in one folder. The same folder again goes on at its newest checkpoint.
+    """One run in one folder; a folder with checkpoints is resumed from the newest one.
 
-    validate: called with the step, returns numbers to log; the checkpoint with the smallest "validation" is the best.
+    Attributes:
+        done: Number of steps taken.
+        best: Lowest validation loss so far.
+        seconds: Time spent training, over all interruptions.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        dataset: Dataset,
+        batches: Callable[[int], Iterator[Sequence[Any]]],
         accelerator: Accelerator,
         folder: Path,
         keep: Keep,
         *,
         steps: int,
-        workers: int,
         validate: Callable[[int], dict[str, float]],
         validate_every: int,
     ) -> None:
-        self.recipe, self.dataset, self.accelerator, self.keep = recipe, dataset, accelerator, keep
-        self.steps, self.workers, self.validate, self.validate_every = steps, workers, validate, validate_every
+        """Load the newest checkpoint, if there is one.
+
+        Args:
+            recipe: The algorithm.
+            batches: Returns an iterator over the batches of every step, from a given step to the last one.
+            accelerator: The group of processes.
+            folder: Folder of the run.
+            keep: Intervals of checkpoints and logs.
+            steps: Length of the run.
+            validate: Called with the step; returns numbers to log. The checkpoint with the lowest "validation" is the best.
+            validate_every: Steps between validations.
+        """
+        self.recipe, self.batches, self.accelerator, self.keep = recipe, batches, accelerator, keep
+        self.steps, self.validate, self.validate_every = steps, validate, validate_every
         self.checkpoints = Checkpoints(folder, keep=keep.checkpoints)
         self.done, self.best, self.seconds = 0, float("inf"), 0.0
-        self.losses: deque[float] = deque(maxlen=REMEMBERED)
+        self.losses: deque[float] = deque(maxlen=LOSS_WINDOW)
         self._resume()
-        self.log = RunLog(folder, start=self.done, leads=accelerator.is_main_process)
+        self.log = RunLog(folder, start=self.done, is_main=accelerator.is_main_process)
 
     def run(self) -> None:
-        """To the last step. Raises ``Stopped`` on a signal or a loss that is not a number or explodes."""
+        """Train to the last step.
+
+        Raises:
+            StoppedError: A signal was received, or the loss is not finite or exploded.
+        """
         pending: dict[str, list[float]] = {}
         began = time.monotonic()
-        with _signals() as wanted_stop:
-            for parts in steps_from(self.dataset, self.done, self.steps, workers=self.workers):
+        with _signals() as received:
+            for parts in self.batches(self.done):
                 numbers = self._step(parts)
                 for name, value in numbers.items():
                     pending.setdefault(name, []).append(value)
                 if self.done % self.keep.log_every == 0 or self.done == self.steps:
                     self._report(pending, began)
                 improved = self._validate()
-                stop = any_process(bool(wanted_stop), self.accelerator)
+                stop = any_process(bool(received), self.accelerator)
                 if improved or stop or self.done % self.keep.save_every == 0 or self.done == self.steps:
                     self.save(is_best=improved)
                 if stop:
-                    raise StoppedError(f"stopped by a signal; step {self.done} is saved, the same command goes on from it")
+                    raise StoppedError(f"stopped by a signal after saving step {self.done}; the same command resumes from it")
         self.log.close()
 
     def _step(self, parts: Sequence[Any]) -> dict[str, float]:
@@ -92,19 +114,19 @@ class TrainingLoop:
         except NotFiniteError as error:
             raise StoppedError(f"{error}; {self._advice()}") from None
         numbers = mean_over_processes(numbers, self.accelerator)
-        usual = statistics.fmean(self.losses) if len(self.losses) == REMEMBERED else None
-        if usual is not None and numbers["loss"] > self.keep.explode * usual:
+        mean = statistics.fmean(self.losses) if len(self.losses) == LOSS_WINDOW else None
+        if mean is not None and numbers["loss"] > self.keep.explode * mean:
             raise StoppedError(
-                f"the loss exploded in step {self.done + 1}: {numbers['loss']:.4g} where it was {usual:.4g}; {self._advice()}"
+                f"the loss exploded in step {self.done + 1}: {numbers['loss']:.4g} after a mean of {mean:.4g}; {self._advice()}"
             )
         self.losses.append(numbers["loss"])
         self.done += 1
         return numbers
 
     def _advice(self) -> str:
-        there = self.checkpoints.steps()
-        kept = f"the checkpoint of step {there[-1]} is unharmed" if there else "there is no checkpoint yet"
-        return f"{kept}. A smaller learning_rate, a longer warm_up or precision 'fp32' are what usually helps"
+        saved = self.checkpoints.steps()
+        intact = f"the checkpoint of step {saved[-1]} is intact" if saved else "there is no checkpoint yet"
+        return f"{intact}. Try a smaller learning_rate, a longer warm_up or system.precision 'fp32'"
 
     def _report(self, pending: dict[str, list[float]], began: float) -> None:
         self.seconds += time.monotonic() - began - self._counted
@@ -114,7 +136,7 @@ class TrainingLoop:
         pending.clear()
 
     def _validate(self) -> bool:
-        """True if this step is the best so far."""
+        """Validate if this step is due; return whether it is the best so far."""
         if self.done % self.validate_every and self.done != self.steps:
             return False
         numbers = mean_over_processes(self.validate(self.done), self.accelerator)
@@ -125,6 +147,7 @@ class TrainingLoop:
         return True
 
     def save(self, *, is_best: bool = False) -> None:
+        """Save a checkpoint."""
         notes = {"best": self.best, "seconds": self.seconds, "losses": list(self.losses)}
         self.checkpoints.save(self.done, self._state(), notes, is_best=is_best)
 
@@ -133,29 +156,29 @@ class TrainingLoop:
 
     def _resume(self) -> None:
         self._counted = 0.0
-        if not (there := self.checkpoints.steps()):
+        if not (saved := self.checkpoints.steps()):
             return
         state = self._state()
-        notes = self.checkpoints.load(there[-1], state)
+        notes = self.checkpoints.load(saved[-1], state)
         for name, trainable in self.recipe.trainables.items():
             trainable.restore(state[name])
-        self.done, self.best, self.seconds = there[-1], notes["best"], notes["seconds"]
+        self.done, self.best, self.seconds = saved[-1], notes["best"], notes["seconds"]
         self.losses.extend(notes["losses"])
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that SIGTERM and SIGINT append to; a second SIGINT interrupts at once."""
-    seen: list[int] = []
+    """Yield a list that SIGTERM and SIGINT are appended to; a second SIGINT interrupts at once."""
+    received: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and seen:
+    def handle(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and received:
             raise KeyboardInterrupt
-        seen.append(number)
+        received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield seen
+        yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

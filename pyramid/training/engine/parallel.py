@@ -1,4 +1,4 @@
-"""Several processes: a copy of the network in each with averaged gradients, or its weights in shards (FSDP2)."""
+"""Several processes: a copy of the network in each, with averaged gradients, or shards of its weights (FSDP2)."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ from torch.distributed.tensor import DTensor
 from ..config.settings import System
 
 BUCKET = 2**25
-"""Numbers that travel together in one reduction (128 MB)."""
+"""Number of gradients in one reduction (128 MB)."""
 
 
 def start(system: System) -> Accelerator:
-    """Joins the other processes, if ``accelerate launch`` or ``torchrun`` started any."""
+    """Join the other processes, if ``accelerate launch`` or ``torchrun`` started any, and select the device."""
     precision = "bf16" if system.precision == "bf16" else "no"
     return Accelerator(mixed_precision=precision, cpu=system.device == "cpu", step_scheduler_with_optimizer=False)
 
 
 def place(network: nn.Module, accelerator: Accelerator, system: System) -> None:
-    """Moves a network to the device; with FSDP2 every process keeps a share of each block's weights."""
+    """Move a network to the device; with FSDP2, shard the weights of its blocks over the processes.
+
+    Raises:
+        ValueError: FSDP2 in a single process.
+    """
     if system.parallel == "fsdp2":
         if not dist.is_initialized():
-            raise ValueError("parallel 'fsdp2' needs several processes: start with 'accelerate launch' or 'torchrun'")
+            raise ValueError("system.parallel 'fsdp2' requires several processes: start with 'accelerate launch' or 'torchrun'")
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         network.to(accelerator.device)
         for block in network.transformer.blocks:  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
-        # a frozen network keeps what is outside of its blocks whole after a forward pass: the gradient of a block's features
-        # comes back through it without FSDP2's notice. What an optimiser holds must be in shards again.
+        # The gradient of a block's features returns through a frozen network without triggering FSDP2's hooks, so weights
+        # outside of its blocks must stay gathered after the forward pass. An optimiser's weights must be sharded again.
         trained = any(weight.requires_grad for weight in network.parameters())
         fully_shard(network, mesh=mesh, reshard_after_forward=trained)
     else:
@@ -43,8 +47,10 @@ def place(network: nn.Module, accelerator: Accelerator, system: System) -> None:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """The mean of every gradient over all processes; one that a process does not have counts as zero. Shards are averaged
-    already. Once per optimiser step, after the last backward pass, so accumulation and unused weights need no care."""
+    """Average the gradients over all processes, in place; a missing gradient counts as zero.
+
+    To be called once per optimiser step, after the last backward pass. Gradients of FSDP2 shards are averaged already.
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
     bucket: list[Tensor] = []
@@ -70,15 +76,8 @@ def _average(gradients: list[Tensor]) -> None:
         grad.copy_(part.view_as(grad))
 
 
-def full(value: Tensor) -> Tensor:
-    """A whole tensor on the CPU, of a shard or of itself. With shards every process must call it."""
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
-    return value.detach().cpu()
-
-
 def mean_over_processes(values: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
-    """Scalars for the log."""
+    """Return the mean of each scalar over all processes."""
     if accelerator.num_processes == 1 or not values:
         return values
     together = accelerator.reduce(torch.tensor(list(values.values()), device=accelerator.device), reduction="mean")
@@ -86,7 +85,7 @@ def mean_over_processes(values: dict[str, float], accelerator: Accelerator) -> d
 
 
 def any_process(flag: bool, accelerator: Accelerator) -> bool:
-    """True on all processes if it is on one."""
+    """Return whether ``flag`` is set in any process."""
     if accelerator.num_processes == 1:
         return flag
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum").item() > 0)  # pyright: ignore

@@ -1,31 +1,41 @@
-"""The log of a run: one JSON line per report, the same numbers for TensorBoard, and a short line on the terminal."""
+"""The log of a run: one JSON line per report, in a file and on the terminal, and the same numbers for TensorBoard."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from . import atomic
+
 LOG = "log.jsonl"
 
 
 class RunLog:
-    """A resumed run drops the lines after the step that it goes on from, so every step is logged once."""
+    """``log.jsonl`` and ``tensorboard/`` in the folder of a run."""
 
-    def __init__(self, run: Path, *, start: int, leads: bool) -> None:
-        self.path, self.leads, self.board = run / LOG, leads, None
-        if not leads:
+    def __init__(self, run: Path, *, start: int, is_main: bool) -> None:
+        """Open the log, and remove what an interrupted run logged after step ``start``, so that every step is logged once.
+
+        Args:
+            run: Folder of the run.
+            start: Step that the run resumes from.
+            is_main: Whether this process writes; the others do nothing.
+        """
+        self.path, self.board = run / LOG, None
+        if not is_main:
             return
         run.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step(line) is not None and _step(line) <= start]  # pyright: ignore
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            kept = [line for line in lines if (step := _step(line)) is not None and step <= start]
+            atomic.write_text(self.path, "".join(f"{line}\n" for line in kept))
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
 
     def report(self, step: int, numbers: dict[str, float]) -> None:
-        if not self.leads or self.board is None:
+        """Log numbers of a step, with six significant digits."""
+        if self.board is None:
             return
         line = json.dumps({"step": step, **{name: float(f"{value:.6g}") for name, value in numbers.items()}})
         with self.path.open("a", encoding="utf-8") as file:
@@ -36,12 +46,13 @@ class RunLog:
         print(line, flush=True)
 
     def close(self) -> None:
+        """Close TensorBoard's file."""
         if self.board is not None:
             self.board.close()
 
 
 def _step(line: str) -> int | None:
-    """None for the half line that a kill leaves behind."""
+    """Return the step of a line, or None for an incomplete line that an interruption left."""
     try:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError, TypeError):

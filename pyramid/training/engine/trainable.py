@@ -12,12 +12,9 @@ from torch.distributed.tensor import DTensor
 
 from ..config.settings import Optimizer
 from .ema import ExponentialMovingAverage
+from .errors import NotFiniteError
 from .parallel import average_gradients
 from .schedules import learning_rate_factor
-
-
-class NotFiniteError(RuntimeError):
-    """A gradient is infinite or not a number. Weights and optimiser are as they were before the step."""
 
 
 class Trainable:

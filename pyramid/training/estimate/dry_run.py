@@ -10,11 +10,12 @@ import torch
 
 from ...flops import WAN_DIMENSIONS, WanDimensions, tokens
 from ...schedules import parse_steps
+from ..config.distill import DistillConfig
+from ..config.finetune import FinetuneConfig
+from ..config.run_config import RunConfig
 from ..data.cache_files import INFO, CacheInfo
 from ..models.networks import transformer_dimensions
 from ..recipes.adversarial import DiscriminatorHeads
-from ..recipes.distill import DistillConfig
-from ..recipes.finetune import FinetuneConfig
 from . import costs
 
 
@@ -54,9 +55,9 @@ class StepEstimate:
                 f"{self.tflops * steps / 1e6:.3g} EFLOPs in {steps} steps",
                 f"as many samples at full size: {self.plain_tflops:.4g} TFLOPs; this run needs "
                 f"{self.tflops / self.plain_tflops:.0%} of that",
-                f"estimated memory of one process: {self.state_gib:.1f} GiB for weights and optimiser "
+                f"estimated memory of one process: {self.state_gib:.1f} GiB of weights and optimiser "
                 f"({self.trained / 1e6:.4g} million trained parameters; system.parallel 'fsdp2' divides it among the "
-                f"processes) and {self.activation_gib:.1f} GiB for activations",
+                f"processes) and {self.activation_gib:.1f} GiB of activations",
             ]
         )
 
@@ -67,8 +68,8 @@ def estimate_step(config: FinetuneConfig) -> StepEstimate:
     Raises:
         ValueError: The transformer's file does not exist, and ``model.size`` is unknown.
     """
-    dimensions = _dimensions(config, config.model.transformer, config.model.size)
-    spec, lora, checkpointing = config.pyramid.spec(), config.adapter.kind == "lora", config.model.gradient_checkpointing
+    dimensions = _dimensions(config)
+    spec, lora, checkpointing = config.pyramid.spec(), config.adapter.kind == "lora", config.gradient_checkpointing
     full = config.video.latent
     levels = [stage.level for stage in spec.stages(full)]
     teacher = [float(bool(config.losses.teacher) and level in config.losses.teacher_levels) for level in levels]
@@ -91,17 +92,16 @@ def estimate_iteration(config: DistillConfig) -> StepEstimate:
     Raises:
         ValueError: The student's file does not exist, and ``networks.size`` is unknown.
     """
-    dimensions = _dimensions(config, config.networks.student, config.networks.size)
-    return (_adversarial if config.recipe.startswith("adv") else _matching)(config, dimensions)
+    dimensions = _dimensions(config)
+    return (_adversarial if config.traits.adversarial else _matching)(config, dimensions)
 
 
 def _matching(config: DistillConfig, dimensions: WanDimensions) -> StepEstimate:
     spec, full = config.pyramid.spec(), config.video.latent
-    lora, checkpointing = config.adapter.kind == "lora", config.networks.gradient_checkpointing
+    lora, checkpointing = config.adapter.kind == "lora", config.gradient_checkpointing
     options = {"updates": config.train.critic_updates, "lora": lora, "checkpointing": checkpointing}
     counts, steps = [tokens(shape) for shape in spec.shapes(full)], parse_steps(config.schedule, spec.number_of_stages)
-    simulated = config.train.inputs == "simulated"
-    work = costs.matching_work(counts, steps, dimensions, simulated=simulated, **options)
+    work = costs.matching_work(counts, steps, dimensions, simulated=config.simulates_inputs, **options)
     plain = costs.matching_work(counts[-1:], [1], dimensions, simulated=False, **options).passes(0)
     stages = costs.step_costs(spec, full, dimensions, work, samples=_samples(config))
     base, trained = costs.parameters(dimensions), _trained(config, dimensions)
@@ -117,7 +117,7 @@ def _matching(config: DistillConfig, dimensions: WanDimensions) -> StepEstimate:
 
 
 def _adversarial(config: DistillConfig, dimensions: WanDimensions) -> StepEstimate:
-    spec, lora, checkpointing = config.pyramid.spec(), config.adapter.kind == "lora", config.networks.gradient_checkpointing
+    spec, lora, checkpointing = config.pyramid.spec(), config.adapter.kind == "lora", config.gradient_checkpointing
     work = costs.adversarial_work(
         spec.number_of_stages, updates=config.train.critic_updates, lora=lora, checkpointing=checkpointing
     )
@@ -135,12 +135,12 @@ def _adversarial(config: DistillConfig, dimensions: WanDimensions) -> StepEstima
     )
 
 
-def _samples(config: FinetuneConfig | DistillConfig) -> int:
+def _samples(config: RunConfig) -> int:
     """Return the number of samples of each stage in an optimiser step of one process."""
     return config.train.per_stage * config.train.accumulation
 
 
-def _trained(config: FinetuneConfig | DistillConfig, dimensions: WanDimensions) -> int:
+def _trained(config: RunConfig, dimensions: WanDimensions) -> int:
     """Return the number of trained parameters of one network."""
     if config.adapter.kind == "full":
         return costs.parameters(dimensions)
@@ -157,16 +157,16 @@ def _heads(config: DistillConfig, dimensions: WanDimensions) -> int:
 def _activations(
     stages: Sequence[costs.StageStep],
     dimensions: WanDimensions,
-    config: FinetuneConfig | DistillConfig,
+    config: RunConfig,
     *,
     checkpointing: bool,
 ) -> float:
     return costs.activation_gib(stages[-1].tokens, dimensions, config.train.per_stage, checkpointing=checkpointing)
 
 
-def _dimensions(config: FinetuneConfig | DistillConfig, transformer: str, size: str) -> WanDimensions:
+def _dimensions(config: RunConfig) -> WanDimensions:
     """Return the sizes of the transformer: those of its file, or of the configured size if the file does not exist yet."""
-    info = Path(config.data.cache) / INFO
+    transformer, size, info = config.base_checkpoint, config.base_size, Path(config.data.cache) / INFO
     text = CacheInfo.from_json(info.read_text(encoding="utf-8")).text_length if info.is_file() else 512
     if Path(transformer).exists():
         return transformer_dimensions(transformer, text=text)

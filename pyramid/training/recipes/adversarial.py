@@ -1,4 +1,4 @@
-"""Adversarial distillation: losses, and heads that tell students from data by the features of a frozen transformer.
+"""Losses of adversarial distillation, and discriminator heads on the features of a frozen transformer.
 
 Sources: hinge losses and weights from PyramidalWan (arXiv 2601.04792); heads after SF-V (arXiv 2406.04324), because
 PyramidalWan says only "light two-branch convolutions, spatial and temporal".
@@ -14,33 +14,38 @@ from torch import Tensor, nn
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """``max(0, 1 - D(real)) + max(0, 1 + D(fake))``; logits of any shape."""
+    """Return the mean of ``max(0, 1 - D(real)) + max(0, 1 + D(fake))`` over logits of any shape."""
     return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
 
 
 def hinge_generator(fake: Tensor) -> Tensor:
-    """``-D(fake)``."""
+    """Return the mean of ``-D(fake)``."""
     return -fake.mean()
 
 
 def discriminator_accuracy(real: Tensor, fake: Tensor) -> Tensor:
-    """Share of samples whose data has the larger mean logit than the prediction from it; 0.5 is chance. Logits ``(B, N)``.
+    """Return the pairwise accuracy: the share of samples whose data has a larger mean logit than the prediction from it.
 
-    The hinge loss stays near 2 for as long as samples differ more among themselves than data from predictions, so it does not
-    tell whether heads are at chance.
+    0.5 is chance. The hinge loss cannot show that: it stays near 2 as long as samples differ more from each other than data
+    from predictions.
+
+    Args:
+        real: Logits of the data, ``(B, N)``.
+        fake: Logits of the predictions, ``(B, N)``.
     """
     return (real.detach().mean(dim=1) > fake.detach().mean(dim=1)).float().mean()
 
 
 def reconstruction(clean: Tensor, data: Tensor, *, width: float = 0.03) -> Tensor:
-    """Pseudo-Huber distance ``sqrt(|clean - data|^2 + width^2) - width``, per element: quadratic for errors below ``width``."""
+    """Return the mean pseudo-Huber distance ``sqrt((clean - data)^2 + width^2) - width``; quadratic below ``width``."""
     return ((clean - data).square() + width**2).sqrt().sub(width).mean()
 
 
 class Branch(nn.Module):
-    """Two convolutions over one kind of axes; kind: "space" sees every frame alone, "time" every place alone."""
+    """Two convolutions over space, which see each frame separately, or over time, which see each position separately."""
 
     def __init__(self, width: int, kind: str) -> None:
+        """Create the convolutions. width: channels. kind: "space" or "time"."""
         super().__init__()
         kernel = (1, 3, 3) if kind == "space" else (3, 1, 1)
         convolutions = (nn.Conv3d(width, width, kernel, padding="same") for _ in range(2))
@@ -48,8 +53,11 @@ class Branch(nn.Module):
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, features: Tensor, direction: Tensor) -> Tensor:
-        """Features ``(B, C, T, H, W)`` to a logit at every place, ``(B, T * H * W)``: their product with the direction
-        ``(B, C)`` that belongs to the sample's condition. Nothing is normalised over places.
+        """Return a logit for every position, ``(B, T * H * W)``; nothing is normalised over positions.
+
+        Args:
+            features: Features, ``(B, C, T, H, W)``.
+            direction: Projection of each sample's condition, ``(B, C)``; logits are scalar products with it.
         """
         x = self.first(features)
         x = x + self.second(x)
@@ -57,10 +65,20 @@ class Branch(nn.Module):
 
 
 class DiscriminatorHeads(nn.Module):
-    """A spatial and a temporal branch on the features of some transformer blocks, conditioned by projection
-    (arXiv 1802.05637) on the embedding of prompt and noise level."""
+    """A spatial and a temporal branch for each tapped transformer block.
+
+    They are conditioned by projection (arXiv 1802.05637) on the embedding of prompt and noise level.
+    """
 
     def __init__(self, dim: int, taps: int, *, width: int = 256, condition: int | None = None) -> None:
+        """Create the heads.
+
+        Args:
+            dim: Width of the features.
+            taps: Number of tapped blocks.
+            width: Channels inside the heads.
+            condition: Width of the condition; default: ``dim``.
+        """
         super().__init__()
         self.narrow = nn.ModuleList(nn.Sequential(_centred(dim), nn.Linear(dim, width)) for _ in range(taps))
         dim = condition or dim
@@ -68,9 +86,12 @@ class DiscriminatorHeads(nn.Module):
         self.branches = nn.ModuleList(nn.ModuleList([Branch(width, "space"), Branch(width, "time")]) for _ in range(taps))
 
     def forward(self, features: Sequence[Tensor], grid: tuple[int, int, int], condition: Tensor) -> Tensor:
-        """Logits ``(B, taps * 2 * tokens)``: of every tap and branch, at every place.
+        """Return the logits of every tap and branch at every position, ``(B, taps * 2 * tokens)``.
 
-        features: ``(B, tokens, dim)`` for each tap; grid: tokens in time, height and width; condition ``(B, width)``.
+        Args:
+            features: Features of each tap, ``(B, tokens, dim)``.
+            grid: Number of tokens on the time, height and width axes.
+            condition: Embedding of prompt and noise level, ``(B, condition)``.
         """
         logits = []
         for tap, narrow, conditioned, branches in zip(features, self.narrow, self.condition, self.branches, strict=True):
@@ -81,5 +102,5 @@ class DiscriminatorHeads(nn.Module):
 
 
 def _centred(dim: int) -> nn.LayerNorm:
-    """For each token or condition: features are tens in size, embeddings of noise levels a tenth."""
+    """Normalise each vector; features are of the order of 10, embeddings of noise levels of the order of 0.1."""
     return nn.LayerNorm(dim, elementwise_affine=False)

@@ -1,0 +1,198 @@
+"""Configuration of a distillation run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from ...schedules import parse_steps, stage_levels
+from ...stages import PyramidSpec
+from .run_config import RunConfig, TrainSection
+from .settings import Adapter, Optimizer, Share, Validation
+from .toml_config import Section
+
+
+@dataclass(frozen=True)
+class RecipeTraits:
+    """The choices that a distillation recipe's name stands for.
+
+    Attributes:
+        adversarial: Train against a discriminator instead of by distribution matching.
+        plain_path: Noise predictions along the ordinary flow at the stage's size, for a plain teacher; otherwise along the
+            stage's own path, for a pyramidal one.
+        full_gradient: Carry the matching gradient back through the pyramidal path (DMD-PT), instead of using it as it is
+            (DMD-PT*). The two agree on a plain path.
+        baseline: The plain model at full size, without a pyramid.
+    """
+
+    adversarial: bool = False
+    plain_path: bool = False
+    full_gradient: bool = False
+    baseline: bool = False
+
+
+RECIPES = {
+    "dmd": RecipeTraits(plain_path=True, baseline=True),
+    "dmd-ot": RecipeTraits(plain_path=True),
+    "dmd-pt": RecipeTraits(full_gradient=True),
+    "dmd-pt-star": RecipeTraits(),
+    "adv": RecipeTraits(adversarial=True, plain_path=True, baseline=True),
+    "adv-od": RecipeTraits(adversarial=True, plain_path=True),
+    "adv-pd": RecipeTraits(adversarial=True),
+}
+BASELINES = " or ".join(f"'{name}'" for name, traits in RECIPES.items() if traits.baseline)
+
+
+class Networks(Section):
+    """The networks that distillation starts from."""
+
+    student: str = Field(description="the few-step model starts from this: the pyramidal one (plain for recipe 'dmd')")
+    teacher: str = Field(description="real score, and where the critic starts: pyramidal for dmd-pt, plain for dmd and dmd-ot")
+    size: str = Field(default="1.3B", description="1.3B or 14B: for the estimates of --dry-run before the files exist")
+    gradient_checkpointing: bool = Field(default=True, description="recompute activations: a third more time, less memory")
+
+
+class DistillTrain(TrainSection):
+    """Length of the run and size of its batches."""
+
+    steps: PositiveInt = Field(
+        default=4000, description="iterations, each of which updates the critic (guess: 3 to 5 thousand)"
+    )
+    critic_updates: PositiveInt = Field(
+        default=5, description="critic updates for each update of the student (DMD2: 5; Neodragon: 2)"
+    )
+    inputs: Literal["data", "simulated"] = Field(
+        default="data",
+        description="the student's inputs: data noised to its levels (PW), or its own run from noise (DMD2's backward "
+        "simulation), which needs prompts only",
+    )
+
+
+class DistillLosses(Section):
+    """Weights and noise levels of the losses; the student's matching gradient has weight 1."""
+
+    teach: NonNegativeFloat = Field(default=0.01, description="weight of L_teach, the pull to the data (PW)")
+    teach_kind: Literal["cauchy", "mse"] = Field(default="cauchy", description="form of L_teach (guess: Neodragon's)")
+    cfg: NonNegativeFloat = Field(default=5.0, description="of the teacher (guess)")
+    lowest: Share = Field(default=0.02, description="lowest level that predictions are noised to (DMD2)")
+    highest: Share = Field(default=0.98, description="highest level that predictions are noised to (DMD2)")
+
+    def second_rho(self, rho: Tensor) -> Tensor:
+        """Map uniform numbers in [0, 1) to local times from ``lowest`` to ``highest``."""
+        return self.lowest + rho * (self.highest - self.lowest)
+
+
+class Discriminator(Section):
+    """For the adversarial recipes: heads on features of the frozen teacher."""
+
+    adversarial: NonNegativeFloat = Field(default=1.0, description="weight of the student's hinge loss (PW)")
+    reconstruction: NonNegativeFloat = Field(default=2.0, description="weight of the pull to the data, pseudo-Huber (PW)")
+    taps: tuple[int, ...] = Field(default=(7, 15, 22, 29), description="transformer blocks whose outputs are used (guess)")
+    width: PositiveInt = Field(default=256, description="channels inside the heads, a multiple of 4 (guess)")
+
+
+class DistillConfig(RunConfig):
+    """One distillation run."""
+
+    recipe: Literal["dmd", "dmd-ot", "dmd-pt", "dmd-pt-star", "adv", "adv-od", "adv-pd"] = Field(
+        default="dmd-pt-star",
+        description="dmd, adv: plain student; -ot, -od: plain teacher or features; -pt, -pt-star, -pd: pyramidal ones",
+    )
+    schedule: str = Field(default="2-2-1", description="the student's steps, low to high resolution")
+    grid: Literal["uniform", "shift"] = Field(
+        default="uniform", description="spacing of a stage's steps: uniform in its sigma (guess), or uniform before the shift"
+    )
+    shift: PositiveFloat = Field(default=5.0, description="flow shift of grid 'shift' (Wan)")
+    networks: Networks
+    train: DistillTrain = DistillTrain()
+    losses: DistillLosses = DistillLosses()
+    student: Optimizer = Optimizer(learning_rate=2e-6, warm_up=0, betas=(0.0, 0.999), ema=0.99)
+    critic: Optimizer = Optimizer(learning_rate=2e-6, warm_up=0, betas=(0.0, 0.999), ema=0.0)
+    discriminator: Discriminator = Discriminator()
+    adapter: Adapter = Adapter()
+    validation: Validation = Validation(steps="2-2-1", cfg=1.0)
+
+    @property
+    def traits(self) -> RecipeTraits:
+        """Return the choices that ``recipe`` stands for."""
+        return RECIPES[self.recipe]
+
+    @property
+    def base_checkpoint(self) -> str:
+        """Return the transformer that the student starts from."""
+        return self.networks.student
+
+    @property
+    def base_size(self) -> str:
+        """Return ``networks.size``."""
+        return self.networks.size
+
+    @property
+    def exported_network(self) -> str:
+        """Return the name of the student."""
+        return "student"
+
+    @property
+    def exported_optimizer(self) -> Optimizer:
+        """Return the student's optimiser."""
+        return self.student
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Return ``networks.gradient_checkpointing``."""
+        return self.networks.gradient_checkpointing
+
+    @property
+    def simulates_inputs(self) -> bool:
+        """Return whether the student's inputs come from its own run from noise."""
+        return self.train.inputs == "simulated"
+
+    @property
+    def needs_videos(self) -> bool:
+        """Return False if the student's inputs are simulated."""
+        return not self.simulates_inputs
+
+    @property
+    def draws_twice(self) -> bool:
+        """Return True: the student's predictions are noised again."""
+        return True
+
+    @property
+    def dropped_prompts(self) -> float:
+        """Return 0: a student runs without cfg."""
+        return 0.0
+
+    @property
+    def student_levels(self) -> list[tuple[float, ...]]:
+        """Return the natural levels that the student's steps start from, for each stage in running order."""
+        return trained_levels(self.pyramid.spec(), self.schedule, grid=self.grid, shift=self.shift)
+
+    @property
+    def student_updates(self) -> int:
+        """Return the number of optimiser steps of the student in the whole run."""
+        return -(-self.train.steps // self.train.critic_updates)
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> DistillConfig:
+        parse_steps(self.schedule, self.pyramid.spec().number_of_stages)
+        preset = self.pyramid.preset
+        if self.traits.baseline and preset != "plain":
+            raise ValueError(f"recipe '{self.recipe}' requires pyramid.preset 'plain'; got '{preset}'")
+        if preset == "plain" and not self.traits.baseline:
+            raise ValueError(f"pyramid.preset 'plain' requires recipe {BASELINES}; got '{self.recipe}'")
+        if self.simulates_inputs and self.traits.adversarial:
+            raise ValueError(f"train.inputs 'simulated' requires a dmd recipe; got '{self.recipe}'")
+        if self.simulates_inputs and self.losses.teach:
+            raise ValueError(f"train.inputs 'simulated' has no data, so losses.teach must be 0; got {self.losses.teach:g}")
+        if self.losses.lowest >= self.losses.highest:
+            raise ValueError(f"losses.lowest {self.losses.lowest} must be smaller than losses.highest {self.losses.highest}")
+        return self
+
+
+def trained_levels(spec: PyramidSpec, schedule: str, *, grid: str = "uniform", shift: float = 1.0) -> list[tuple[float, ...]]:
+    """Return the natural levels that each stage's steps start from; by default rho = 1, 1 - 1/K, ... for K steps (a guess)."""
+    steps = parse_steps(schedule, spec.number_of_stages)
+    return [levels[:-1] for levels in stage_levels(spec, steps, grid=grid, shift=shift)]

@@ -1,0 +1,101 @@
+"""Configuration of a finetuning run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+
+from .run_config import RunConfig, TrainSection
+from .settings import Model, Optimizer, Share
+from .toml_config import Section
+
+
+class FinetuneTrain(TrainSection):
+    """Length of the run and size of its batches."""
+
+    per_stage: PositiveInt = Field(
+        default=2, description="samples of each stage in one forward pass of one process (PW: 6 in 3 stages)"
+    )
+    accumulation: PositiveInt = Field(
+        default=1, description="forward passes per optimiser step (PW: batch 6 on each of 2 GPUs)"
+    )
+    drop_prompt: Share = Field(
+        default=0.1, description="share of samples with the empty prompt, for cfg (Pyramidal Flow's value)"
+    )
+    levels: Literal["stage", "all"] = Field(
+        default="stage",
+        description="noise levels of a stage: its own range, or all levels (natural field: a plain teacher for all sizes)",
+    )
+
+
+class FinetuneLosses(Section):
+    """Weights of the losses; L_pyr has weight 1."""
+
+    teacher: NonNegativeFloat = Field(
+        default=1.0, description="weight of L_dist, the plain teacher's prediction (guess); 0 switches it off"
+    )
+    teacher_levels: tuple[int, ...] = Field(
+        default=(0, 1), description="halvings from full size where L_dist acts: plain Wan cannot make the smallest videos (PW)"
+    )
+
+
+class FinetuneConfig(RunConfig):
+    """One finetuning run."""
+
+    model: Model
+    train: FinetuneTrain = FinetuneTrain()
+    losses: FinetuneLosses = FinetuneLosses()
+    optimizer: Optimizer = Optimizer()
+
+    @property
+    def base_checkpoint(self) -> str:
+        """Return the plain transformer."""
+        return self.model.transformer
+
+    @property
+    def base_size(self) -> str:
+        """Return ``model.size``."""
+        return self.model.size
+
+    @property
+    def exported_network(self) -> str:
+        """Return the name of the only network."""
+        return "network"
+
+    @property
+    def exported_optimizer(self) -> Optimizer:
+        """Return the only optimiser."""
+        return self.optimizer
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Return ``model.gradient_checkpointing``."""
+        return self.model.gradient_checkpointing
+
+    @property
+    def needs_videos(self) -> bool:
+        """Return True: the targets are made from latents."""
+        return True
+
+    @property
+    def draws_twice(self) -> bool:
+        """Return False: nothing is noised a second time."""
+        return False
+
+    @property
+    def dropped_prompts(self) -> float:
+        """Return ``train.drop_prompt``."""
+        return self.train.drop_prompt
+
+    @property
+    def student_levels(self) -> None:
+        """Return None: the network can be sampled with any steps."""
+        return None
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> FinetuneConfig:
+        field = self.pyramid.spec().field
+        if self.train.levels == "all" and field != "natural":
+            raise ValueError(f"train.levels 'all' requires pyramid.field 'natural'; got '{field}'")
+        return self

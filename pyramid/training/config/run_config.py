@@ -1,0 +1,82 @@
+"""The configuration that finetuning and distillation have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from pydantic import Field, PositiveInt
+
+from .settings import Adapter, Data, Keep, Optimizer, Pyramid, System, Validation, Video
+from .toml_config import Section
+
+
+class TrainSection(Section):
+    """Length of the run and size of its batches."""
+
+    steps: PositiveInt = Field(default=5000, description="optimiser steps (PW)")
+    per_stage: PositiveInt = Field(default=1, description="samples of each stage in one forward pass of one process")
+    accumulation: PositiveInt = Field(default=1, description="forward passes per optimiser step")
+    seed: int = Field(default=0, description="of every random choice")
+
+
+class RunConfig(Section, ABC):
+    """One training run.
+
+    The properties name everything in which the runs differ for the code that starts, validates, estimates and exports them,
+    so that none of it depends on the class of a configuration.
+    """
+
+    out: str = Field(description="folder of the run")
+    data: Data
+    pyramid: Pyramid = Pyramid()
+    video: Video = Video()
+    train: TrainSection = TrainSection()
+    adapter: Adapter = Adapter()
+    system: System = System()
+    keep: Keep = Keep()
+    validation: Validation = Validation()
+
+    @property
+    @abstractmethod
+    def base_checkpoint(self) -> str:
+        """Path of the transformer that the exported network starts from, and that its LoRA belongs to."""
+
+    @property
+    @abstractmethod
+    def base_size(self) -> str:
+        """Size of that transformer, for estimates made before its file exists."""
+
+    @property
+    @abstractmethod
+    def exported_network(self) -> str:
+        """Name of the exported network among the recipe's trainables."""
+
+    @property
+    @abstractmethod
+    def exported_optimizer(self) -> Optimizer:
+        """Optimiser settings of the exported network."""
+
+    @property
+    @abstractmethod
+    def gradient_checkpointing(self) -> bool:
+        """Whether activations are recomputed in the backward pass."""
+
+    @property
+    @abstractmethod
+    def needs_videos(self) -> bool:
+        """Whether the cache must hold latents, not only prompts."""
+
+    @property
+    @abstractmethod
+    def draws_twice(self) -> bool:
+        """Whether samples need a second draw of noise and noise level, for noising predictions."""
+
+    @property
+    @abstractmethod
+    def dropped_prompts(self) -> float:
+        """Share of samples that are trained with the empty prompt."""
+
+    @property
+    @abstractmethod
+    def student_levels(self) -> list[tuple[float, ...]] | None:
+        """Natural levels that a few-step student's steps start from, by stage in running order; None if it has no such."""
