@@ -18,6 +18,7 @@ MATHEMATICS = {
     "collections",
     "dataclasses",
     "enum",
+    "fractions",
     "functools",
 }
 MATHEMATICS |= {"hashlib", "itertools", "json", "math", "typing"}

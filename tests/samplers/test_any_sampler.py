@@ -46,7 +46,8 @@ def pyramidal_sampler(model, steps, *, spec=FREE, sampler="euler", grid="auto", 
 @pytest.mark.parametrize("sampler", ["euler", "uni_pc", "res_multistep", "euler_ancestral", "dpmpp_2m_sde"])
 def test_ksampler_with_the_node_is_the_advanced_sampler_bit_for_bit(t2v_model, sampler):
     model = shifted(t2v_model)
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 8)
+    device = comfy.model_management.get_torch_device()
+    sigmas = comfy.samplers.KSampler(model, 8, device, sampler, "simple", denoise=1.0).sigmas.cpu()
     parts = SeedNoise(5), guider(model, 3.0), make_sampler(sampler), sigmas, empty(), FREE
     wanted = sample_with_guider(*parts, StageOptions()).output["samples"]
     assert torch.equal(ksampler(patched(t2v_model), sampler=sampler), wanted)
