@@ -59,5 +59,5 @@ def sample_few_step(
             x = sampling.noise_scaling(sigmas[i + 1], noise, clean)
         else:
             signal, noise = renoise(clean, sized(stage, clean), stage.natural_level(sigmas[i + 1]), noise)
-            x = sampling.noise_scaling(sigmas[i + 1], noise, signal)
+            x = sampling.mix(sigmas[i + 1], noise, signal)  # noise_scaling would blur the signal again under a noise mask
     return x

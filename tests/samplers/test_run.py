@@ -53,6 +53,17 @@ def test_noise_of_few_step_sampling_depends_on_the_seed(t2v_model):
     assert torch.equal(first, same) and (first - other).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("preset", ["pyramidal-wan", "training-free"])
+@pytest.mark.parametrize("name", ["euler", FEW_STEP])
+def test_a_mask_of_the_whole_video_changes_nothing(t2v_model, name, preset):
+    spec = PRESETS[preset]
+    masked, plain = (
+        run(t2v_model, spec, (2,) * spec.number_of_stages, name, latent=latent).output["samples"]
+        for latent in (empty(noise_mask=torch.ones(1, 5, 16, 16)), empty())
+    )
+    torch.testing.assert_close(masked, plain, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("spec", [WAN, PyramidSpec(first_frame="shared")], ids=["per-frame", "shared"])
 @pytest.mark.parametrize("name", ["euler", FEW_STEP])
 def test_a_batch_equals_its_members_sampled_alone(t2v_model, name, spec):
