@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import SECONDS, run, start, toml
+from processes import TIMEOUT, run, start, toml
 from safetensors.torch import load_file
 from tiny_encoders import cache_settings, picture, text_folder, vae_file, video_bytes, write_folder, write_tar
 
@@ -179,7 +179,7 @@ def test_no_item_is_lost_or_duplicated_after_sigkill(tmp_path):
     videos = write_folder(tmp_path / "videos", 8)
     tables = cache_settings(tmp_path, videos, shards__items=1)
     process = start("cache", toml(tables, tmp_path / "cache.toml"))
-    folder, deadline = tmp_path / "cache", time.monotonic() + SECONDS
+    folder, deadline = tmp_path / "cache", time.monotonic() + TIMEOUT
     while process.poll() is None and time.monotonic() < deadline and not list(folder.glob("shard-*.safetensors")):
         time.sleep(0.01)
     process.kill()
