@@ -10,17 +10,17 @@ def box(x, y, width, height):
 
 
 def node_box(pos, size):
-    """With the title, which is above the position."""
+    """Return a node's rectangle including the title, which is above its position."""
     return box(pos[0], pos[1] - TITLE_HEIGHT, size[0], size[1] + TITLE_HEIGHT)
 
 
 def overlapping(boxes):
-    """Pairs of names whose rectangles meet."""
+    """Return the pairs of names whose rectangles overlap."""
     return [pair for pair in combinations(boxes, 2) if _meet(boxes[pair[0]], boxes[pair[1]])]
 
 
 def around(groups, inner):
-    """Names of the rectangles that hold another one entirely."""
+    """Return the names of the rectangles that contain another one entirely."""
     left, top, right, bottom = inner
     return [name for name, g in groups.items() if g[0] <= left and g[1] <= top and right <= g[2] and bottom <= g[3]]
 

@@ -1,4 +1,4 @@
-"""Puts the real ComfyUI and the pack on the path, in the order the host itself has: its ``nodes.py`` wins over ours."""
+"""Fixtures of all tests, and the real ComfyUI on the path before the pack: its ``nodes.py`` takes precedence over ours."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Tests in the browser share a ComfyUI and a browser, so one worker gets them all; any other goes where one is free."""
+    """Assign all browser tests to one worker, because they share a ComfyUI and a browser, and others to any free worker."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
@@ -40,7 +40,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
 @pytest.fixture(scope="session")
 def t2v_model():
-    """A tiny random Wan text-to-video MODEL of the real host."""
+    """Load a tiny random Wan text-to-video MODEL in the real ComfyUI."""
     import comfy.sd
 
     from tiny_wan.checkpoints import t2v_state_dict
@@ -50,7 +50,7 @@ def t2v_model():
 
 @pytest.fixture(scope="session")
 def i2v_model():
-    """A tiny random Wan image-to-video MODEL of the real host."""
+    """Load a tiny random Wan image-to-video MODEL in the real ComfyUI."""
     import comfy.sd
 
     from tiny_wan.checkpoints import i2v_state_dict
@@ -60,7 +60,7 @@ def i2v_model():
 
 @pytest.fixture(autouse=True)
 def as_comfyui_runs_nodes():
-    """Without gradients and without progress bars in the log."""
+    """Run every test without gradients, as ComfyUI runs nodes, and without progress bars in the log."""
     import comfy.utils
     import torch
 

@@ -1,4 +1,4 @@
-"""ComfyUI's own front end in a real browser, for tests: a workspace that has every file the workflows name, and a page."""
+"""ComfyUI's own front end in a real browser, for tests: a workspace with every file that the workflows name, and a page."""
 
 import json
 import shutil
@@ -17,12 +17,12 @@ SCREENSHOTS = ROOT / "output" / "screenshots"
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 PATIENCE = 60_000
-"""Milliseconds, for a machine that is busy with other tests."""
+"""Timeout in milliseconds, for a machine that is busy with other tests."""
 
 WINDOW = {"width": 2400, "height": 1350}
 
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
-"""Without the first start's template browser on top, and the map in the corner."""
+"""No template browser at the first start, and no map in the corner."""
 
 FOLDERS = {
     "UNETLoader": "diffusion_models",
@@ -35,11 +35,11 @@ FOLDERS = {
     "LoadImage": "../input",
     "LoadVideo": "../input",
 }
-"""Where the file stands that is a node's first widget, seen from the models folder."""
+"""Folder of the file in a node's first widget, relative to the models folder."""
 
 UP = """() => window.app?.vueAppReady && app.extensionManager.workflow.activeWorkflow
   && app.graph?.nodes.length && !document.querySelector('.p-blockui-mask')"""
-"""Started, with the graph that it starts with: one that is opened earlier would be put aside for that."""
+"""The front end has started and opened its initial graph, which would replace a graph that is opened earlier."""
 
 RECORD = """() => {
   window.seen = []
@@ -63,7 +63,7 @@ RECORD = """() => {
   on('execution_success', () => note('success'))
   document.addEventListener('click', () => note('click'), true)
 }"""
-"""Keeps what the server says, in order, with what the page makes of it."""
+"""Record the server's events in order, with their effect on the page."""
 
 NODES = """() => app.graph.nodes.map(node => ({
   refused: (node.widgets ?? []).filter(({type, options, value}) =>
@@ -80,7 +80,7 @@ LINKS = """() => [...app.graph.links.values()].map(link =>
   [link.id, link.origin_id, link.origin_slot, link.target_id].map(Number))"""
 
 TEXTS = ".comfy-markdown .tiptap, .comfy-markdown-content, textarea.comfy-multiline-input"
-"""Notes in the old and the new design of nodes, and prompts."""
+"""Selector of notes, in the old and the new design of nodes, and of prompts."""
 
 CUT_OFF = """texts => [...document.querySelectorAll(texts)].filter(text => text.scrollHeight > text.clientHeight + 1)
   .map(text => (text.value ?? text.innerText).slice(0, 40))"""
@@ -96,7 +96,7 @@ FIT = """() => {
   ds.offset[1] = top / ds.scale - ends[1]
   app.canvas.setDirty(true, true)
 }"""
-"""The whole graph between the side bar and the buttons."""
+"""Fit the whole graph between the side bar and the buttons."""
 
 SELECT = """kind => {
   const node = app.graph.nodes.find(node => node.type == kind)
@@ -105,18 +105,18 @@ SELECT = """kind => {
 }"""
 
 RUN = "[data-testid=queue-button] button, button[data-testid=queue-button]"
-"""Older front ends have the button in the element of that name, newer ones are that."""
+"""In older front ends the button is inside the element of that name, in newer ones it is that element."""
 
 DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 250))))"
 
 
 def browser_program():
-    """The system's Chromium, None if there is none."""
+    """Return the path of the system's Chromium or Chrome, or None."""
     return next(filter(None, map(shutil.which, PROGRAMS)), None)
 
 
 def front_end_workspace(folder: Path, comfyui: Path, graphs: list[Path]) -> Workspace:
-    """With the tiny models, and empty files of the names that the graphs choose: nothing is missing when one is opened."""
+    """Prepare a workspace with the tiny models and an empty file for every name in the graphs, which then miss nothing."""
     workspace = Workspace(comfyui, folder / "base", folder / "output")
     prepare(workspace)
     write_inputs(workspace)
@@ -134,13 +134,18 @@ def _put(path: Path) -> None:
     tiny = path.with_name(f"tiny{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if tiny.exists():
-        shutil.copy(tiny, path)  # an image or a video, which the page shows
+        shutil.copy(tiny, path)  # an image or a video that the page displays
     else:
         path.touch()
 
 
 class FrontEnd:
-    """A page with the front end in it. errors: what it complained about since the last graph was opened."""
+    """A page with the front end.
+
+    Attributes:
+        page: The page of the browser.
+        errors: Errors in its console since the last graph was opened.
+    """
 
     def __init__(self, page: Page, url: str):
         self.page = page
@@ -157,12 +162,12 @@ class FrontEnd:
         self.page.evaluate(RECORD)
 
     def reload(self) -> None:
-        """For settings that newer front ends would apply at some later moment, with the graph of then."""
+        """Reload the page, to apply settings at once that newer front ends would apply later."""
         self.page.reload()
         self._started()
 
     def _console(self, message):
-        """The server forbids the page to look the pack up in the registry, which the page reports as an error."""
+        """Collect errors, except that the server forbids the page to look up the pack in the registry."""
         if message.type == "error" and "Content Security Policy" not in message.text:
             self.errors.append(f"{message.text} ({message.location.get('url')})")
 
@@ -185,7 +190,7 @@ class FrontEnd:
         self.page.locator(RUN).filter(has_text="Run").first.click()
 
     def wait_for(self, *kinds: str) -> list[dict]:
-        """Everything the server has said since the click, once it has said one of these."""
+        """Wait for an event of one of these kinds, and return all events since the click."""
         ends = list(kinds)
         self.page.wait_for_function("kinds => seen.some(entry => kinds.includes(entry.kind))", arg=ends, timeout=120_000)
         self.page.wait_for_function("seen.every(entry => entry.kind != 'preview' || entry.colours)")
@@ -200,7 +205,7 @@ class FrontEnd:
 
     @contextmanager
     def setting(self, name: str, value: object, *, usually: object):
-        """A setting of this value; the server keeps it for every page, so it is put back."""
+        """Change a setting, and restore it afterwards, because the server stores it for every page."""
         change = "([name, value]) => app.extensionManager.setting.set(name, value)"
         self.page.evaluate(change, [name, value])
         try:
@@ -209,11 +214,11 @@ class FrontEnd:
             self.page.evaluate(change, [name, usually])
 
     def select(self, kind: str) -> None:
-        """The only node of that kind, in the middle of the window."""
+        """Select the only node of that kind, and centre it in the window."""
         self.page.evaluate(SELECT, kind)
 
     def check_layout(self) -> None:
-        """As it is drawn: no node on another one, each in its group, and every note shown to its end."""
+        """Check the graph as it is drawn: no nodes overlap, each is in one group, and no note is cut off."""
         nodes = {node["id"]: node_box(node["pos"], node["size"]) for node in self.nodes().values()}
         groups = {title: box(*bounds) for title, bounds in self.page.evaluate(GROUPS).items()}
         assert not overlapping(nodes) and not overlapping(groups)
@@ -222,12 +227,12 @@ class FrontEnd:
         assert self.page.locator(TEXTS).count() and not self.page.evaluate(CUT_OFF, TEXTS)
 
     def check_nothing_asked(self) -> None:
-        """No dialog about missing nodes or models, and no complaint in the console."""
+        """Check that there is no dialog about missing nodes or models, and no error in the console."""
         expect(self.page.get_by_role("dialog")).to_have_count(0)
         assert not self.errors
 
     def screenshot(self, name: str, *, fit: bool = True) -> None:
-        """For a person to look at."""
+        """Save a screenshot for visual inspection."""
         if fit:
             self.page.evaluate(FIT)
         self.drawn()

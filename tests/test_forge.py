@@ -1,4 +1,4 @@
-"""What the public forge runs: files that parse, actions of one major version each, commands that exist."""
+"""GitHub's workflows and issue templates: they parse, pin the major version of actions, and run commands that exist."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_files_parse_and_have_no_tabs(path):
 
 
 @each_job
-def test_jobs_have_a_machine_a_limit_and_pinned_actions(job):
+def test_jobs_have_a_runner_and_pinned_actions(job):
     assert job["runs-on"] == "ubuntu-latest" and job["steps"]
     for step in job["steps"]:
         assert ("uses" in step) != ("run" in step)
@@ -48,7 +48,7 @@ def test_every_push_is_linted_and_tested():
     assert JOBS["test/newest-comfyui"]["steps"][-1]["env"].keys() == {"COMFYUI_DIR"}
 
 
-def test_a_new_version_is_published_with_the_secret():
+def test_a_new_version_is_published_with_the_registrys_token():
     workflow = load(FORGE / "workflows" / "publish.yml")
     assert workflow[True]["push"] == {"branches": ["main"], "paths": ["pyproject.toml"]}
     publish = JOBS["publish/publish"]

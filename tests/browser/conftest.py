@@ -1,6 +1,6 @@
-"""One ComfyUI and one browser for all tests in this folder; tests/conftest.py sends them all to one worker.
+"""One ComfyUI and one browser for all tests in this folder; tests/conftest.py assigns them all to one worker.
 
-Playwright's loop keeps the thread that starts it from running another one, so the browser ends with the folder's last test.
+The thread in which Playwright's event loop runs cannot run another one, so the browser is closed after the folder's last test.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def browser():
 
 @pytest.fixture(scope="package")
 def url(tmp_path_factory):
-    """Of a ComfyUI that is served from a thread of its own."""
+    """Run a ComfyUI, controlled from a separate thread, and yield its address."""
     graphs = [*WORKFLOWS.glob("*.json"), *SAVED.glob("*/*.json")]
     workspace = front_end_workspace(tmp_path_factory.mktemp("browser"), default_workspace().comfyui, graphs)
     server = ComfyUIServer(workspace, arguments=("--preview-method", "auto"))
@@ -35,7 +35,7 @@ def url(tmp_path_factory):
     thread = Thread(target=loop.run_forever, daemon=True)
     thread.start()
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OMP_NUM_THREADS", "1")  # tiny models on a busy machine: threads would wait for one another
+        environment.setenv("OMP_NUM_THREADS", "1")  # more threads would slow down tiny models on a busy machine
         asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
     yield server.url
     asyncio.run_coroutine_threadsafe(server.__aexit__(), loop).result()
@@ -45,7 +45,7 @@ def url(tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def front_end(browser, url):
-    """The page that most tests share."""
+    """Open the page that most tests share."""
     page = browser.new_page(viewport=WINDOW)
     yield FrontEnd(page, url)
     page.close()
@@ -53,7 +53,7 @@ def front_end(browser, url):
 
 @pytest.fixture
 def fresh_front_end(browser, url):
-    """A page of its own, for a test that changes settings or leaves a dialog open."""
+    """Open a separate page, for a test that changes settings or leaves a dialog open."""
     page = browser.new_page(viewport=WINDOW)
     yield FrontEnd(page, url)
     page.close()

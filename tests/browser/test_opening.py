@@ -1,4 +1,4 @@
-"""What an artist sees before anything runs: templates, graphs as they were saved, help pages."""
+"""The front end before anything runs: templates, saved graphs, help pages."""
 
 import json
 import re
@@ -17,7 +17,7 @@ KEPT = sorted(SAVED.glob("*/*.json"))
 
 
 def check_as_saved(front_end, flow):
-    """Every node is known, linked and set as in the file, to values that it still has."""
+    """Check that every node is known, has the links and values of the file, and still accepts the values."""
     nodes = front_end.nodes()
     assert {key: node["type"] for key, node in nodes.items()} == {node["id"]: node["type"] for node in flow["nodes"]}
     assert not [node["type"] for node in nodes.values() if not node["known"]]
@@ -50,11 +50,11 @@ def test_a_workflow_opens_as_it_is_in_the_file(front_end, path):
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_graphs_of_every_release_still_open(front_end, path):
+def test_graphs_of_every_release_open(front_end, path):
     open_file(front_end, path)
 
 
-def test_this_version_has_kept_its_graphs():
+def test_the_graphs_of_this_version_are_saved():
     folder = SAVED / pack_version()
     assert folder.is_dir(), "run 'python -m tools.keep_graphs' before a release"
     flows = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]

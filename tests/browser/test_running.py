@@ -1,4 +1,4 @@
-"""What an artist sees while a graph runs: progress, previews, the video; and Cancel."""
+"""The front end while a graph runs: progress, previews, the video, and Cancel."""
 
 import pytest
 from playwright.sync_api import expect
@@ -27,7 +27,7 @@ def of(seen, kind, node):
 
 
 def expect_video(front_end, save, width):
-    """The page shows the video of a 'Save Video', and has decoded it."""
+    """Wait until the page has decoded and shows the video of a 'Save Video'."""
     name = save.values["filename_prefix"].rpartition("/")[2]
     shown = front_end.page.locator(f"video[src*='filename={name}_0']").last
     expect(shown).to_be_attached()
@@ -43,7 +43,7 @@ def test_progress_previews_and_the_video(front_end):
     progress = of(seen, "progress", sampler)
     assert [entry["value"] for entry in progress] == list(range(1, steps + 1))
     assert {entry["max"] for entry in progress} == {steps}
-    shown = [entry["shown"] for entry in progress]  # newer front ends draw it a little later
+    shown = [entry["shown"] for entry in progress]  # newer front ends draw it slightly later
     assert shown == sorted(shown) and shown[-1] > 0.5
     assert all(share <= step / steps + 1e-6 for step, share in enumerate(shown, start=1))
     states = [entry["value"] / entry["max"] for entry in of(seen, "state", sampler)]
@@ -93,7 +93,7 @@ def test_a_workflow_keeps_its_layout_when_it_has_run(front_end, name):
 def test_a_draft_is_finished_as_its_note_says(front_end):
     graph = tiny_graph("wan_draft_then_finish")
     draft, finish = [node for node in graph.nodes if node.kind == SAMPLER]
-    only(graph, "PrimitiveInt").values["value"] = 7  # not a run of another test, which the server would remember
+    only(graph, "PrimitiveInt").values["value"] = 7  # a seed of no other test, whose result the server would reuse
     front_end.open(ui(graph))
     seen = front_end.run()
     assert of(seen, "progress", draft) and not of(seen, "progress", finish)
