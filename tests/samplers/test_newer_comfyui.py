@@ -192,13 +192,20 @@ def test_a_model_that_was_exchanged_in_the_guider_is_used(t2v_model, newer_comfy
     assert len(seen) == 5
 
 
-def test_the_second_model_of_a_guider_is_bound_to_the_stage(t2v_model):
+def test_the_second_model_of_a_guider_is_bound_to_the_stage(t2v_model, monkeypatch):
+    bound, sample = [], comfy.samplers.CFGGuider.sample
+
+    def watch(self, *args, **kwargs):
+        bound.append(stage_of(self.uncond_model_patcher))
+        return sample(self, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.samplers.CFGGuider, "sample", watch)
     run = run_of(t2v_model)
     run.guider.uncond_model_patcher = t2v_model
-    for stage in WAN.stages(LatentShape(5, 16, 16)):
-        assert stage_of(run._stage_guider(stage, None).uncond_model_patcher) == stage
-    assert stage_of(run.guider.uncond_model_patcher) is None
-    run.guider.uncond_model_patcher = bind_stage(t2v_model, WAN.stages(LatentShape(5, 16, 16))[0], 3)
+    run.sample(empty())
+    stages = WAN.stages(LatentShape(5, 16, 16))
+    assert bound == list(stages) and stage_of(run.guider.uncond_model_patcher) is None
+    run.guider.uncond_model_patcher = bind_stage(t2v_model, stages[0], 3)
     with pytest.raises(ValueError, match="already bound to a stage"):
         run.sample(empty())
 
@@ -226,11 +233,11 @@ def test_nodes_are_defined_with_the_newer_comfyui_fields(node, monkeypatch):
     made = {}
 
     def schema(**fields):
-        assert fields.keys() <= probes._KNOWN
+        assert fields.keys() <= probes._SUPPORTED
         made.update(fields)
         return fields
 
-    monkeypatch.setattr(probes, "_KNOWN", probes._KNOWN | newer)
+    monkeypatch.setattr(probes, "_SUPPORTED", probes._SUPPORTED | newer)
     monkeypatch.setattr(probes.io, "Schema", schema)
     node.define_schema()
     assert made["search_aliases"] and made["node_id"] == node.__name__
