@@ -11,6 +11,7 @@ from torch import Tensor
 from ..pyramid.masks import coarser_mask
 from ..pyramid.noise_pyramid import whiten
 from ..pyramid.stages import PyramidSpec, Stage
+from .comfyui.conditioning import LatentDown
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,15 @@ class GivenRegion:
     mask: Tensor
     noise: Tensor
 
-    def at(self, stage: Stage, stages: Sequence[Stage], spec: PyramidSpec) -> GivenRegion:
+    def at(self, stage: Stage, stages: Sequence[Stage], spec: PyramidSpec, down: LatentDown | None = None) -> GivenRegion:
         """Return the region at the size of a stage: the low band of the video, the largest mask value of each block."""
         video, mask, noise = self.video, self.mask, self.noise
         for finer in reversed(stages[stage.index + 1 :]):
             assert finer.from_coarser is not None  # only the first stage of a pyramid has none
-            video = finer.from_coarser.down(video)
+            axes = spec.downsample_axes[finer.index - 1]
+            video = finer.from_coarser.down(video) if down is None else down(video, axes)
             noise = whiten(finer.from_coarser.down(noise), finer.from_coarser)
-            mask = coarser_mask(mask, spec.downsample_axes[finer.index - 1])
+            mask = coarser_mask(mask, axes)
         return GivenRegion(video, mask, noise)
 
 

@@ -13,8 +13,9 @@ from ..pyramid.schedules import keep_last
 from ..pyramid.stage_names import AUTO, stage_index
 from ..pyramid.stages import PRESETS, PyramidSpec
 from .comfyui.checkpoint_metadata import distilled_for, spec_trained_for
+from .execution import Result
 from .noise import Noise, SeedNoise
-from .run import PyramidRun, Result
+from .run import PyramidRun
 from .schedule import Levels, follow_sigmas, levels_for, levels_of_student
 from .supported_samplers import check_sampler, check_sampler_name, make_sampler
 

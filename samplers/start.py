@@ -15,6 +15,7 @@ from ..pyramid.segments import NEARLY_NOISE
 from ..pyramid.stage_names import stage_name
 from ..pyramid.stages import PyramidSpec, Stage
 from ..pyramid.transition import renoise
+from .comfyui.conditioning import LatentDown
 from .comfyui.latent_tag import CLEAN, StageTag, check_same_pyramid, tag_of
 from .comfyui.latents import check_latent, fit_channels
 from .given_region import GivenRegion, region_of
@@ -36,6 +37,7 @@ class Start:
         signal: What the first stage starts from besides its noise, or the output of ``previous``; None for pure noise.
         previous: The stage whose output ``signal`` is, for a run that resumes after it.
         region: The part of the video that a noise mask keeps, at full size; None without a mask.
+        clean: Clean prediction of ``previous``, for a lift; None where it is not known.
     """
 
     full: LatentShape
@@ -45,6 +47,7 @@ class Start:
     signal: Tensor | None = None
     previous: Stage | None = None
     region: GivenRegion | None = None
+    clean: Tensor | None = None
 
 
 def find_start(
@@ -56,6 +59,7 @@ def find_start(
     first: int | None,
     *,
     lenient: bool = False,
+    down: LatentDown | None = None,
 ) -> Start:
     """Return the start that the LATENT and the schedule imply.
 
@@ -67,6 +71,7 @@ def find_start(
         levels: Natural levels of each stage; empty for the stages that the schedule leaves out.
         first: Index of the requested first stage; None for the one that fits.
         lenient: Take every size that halves, and empty latents below level 1, as ComfyUI's samplers do.
+        down: Brings a clean video to the next coarser size; None averages.
 
     Raises:
         ValueError: The LATENT cannot start this run.
@@ -83,7 +88,7 @@ def find_start(
         )
     latent_format: Any = model.get_model_object("latent_format")
     check_latent(samples, spec, channels=latent_format.latent_channels, lenient=lenient)
-    return _from_video(noise, latent, samples, spec, levels, lenient)
+    return _from_video(noise, latent, samples, spec, levels, lenient, down)
 
 
 def _check_resumes(
@@ -115,7 +120,13 @@ def _check_resumes(
 
 
 def _from_video(
-    noise: Noise, latent: dict, samples: Tensor, spec: PyramidSpec, levels: Sequence[Sequence[float]], lenient: bool
+    noise: Noise,
+    latent: dict,
+    samples: Tensor,
+    spec: PyramidSpec,
+    levels: Sequence[Sequence[float]],
+    lenient: bool,
+    down: LatentDown | None,
 ) -> Start:
     full = LatentShape(*samples.shape[2:])
     stages = spec.stages(full)
@@ -135,7 +146,11 @@ def _from_video(
                 "from pure noise (denoise 1)"
             )
         return Start(full, stages, first, draws, region=region)
-    signal, first_noise = renoise(_low_band(samples, stages, first), stages[first], natural, draws[0].to(samples))
+    for finer in reversed(stages[first + 1 :]):
+        assert finer.from_coarser is not None  # only the first stage of a pyramid has none
+        axes = spec.downsample_axes[finer.index - 1]
+        samples = finer.from_coarser.down(samples) if down is None else down(samples, axes)
+    signal, first_noise = renoise(samples, stages[first], natural, draws[0].to(samples))
     return Start(full, stages, first, [first_noise, *draws[1:]], signal, region=region)
 
 
@@ -175,4 +190,4 @@ def _after_stage(noise: Noise, latent: dict, samples: Tensor, spec: PyramidSpec,
     draw = full_noise(noise, latent, (*samples.shape[:2], *tag.size))
     region = None if tag.given is None else region_of(tag.given, latent.get("noise_mask"), draw)
     draws = noise_pyramid(draw, stages)
-    return Start(tag.size, stages, tag.stage + 1, draws[tag.stage + 1 :], samples, previous, region)
+    return Start(tag.size, stages, tag.stage + 1, draws[tag.stage + 1 :], samples, previous, region, tag.clean)

@@ -31,6 +31,7 @@ class StageTag:
         size: Size of the full-resolution latent.
         state: ``START``, ``END`` or ``CLEAN``.
         given: The full-size video that the LATENT's noise mask keeps, or None.
+        clean: The stage's clean prediction, which a lift needs when the run resumes, or None.
     """
 
     spec: PyramidSpec
@@ -38,6 +39,7 @@ class StageTag:
     size: LatentShape
     state: str
     given: Tensor | None = field(default=None, repr=False, compare=False)
+    clean: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 def tagged(latent: dict, tag: StageTag) -> dict:

@@ -1,0 +1,67 @@
+"""The maps between latents of the large and of the small video that a run uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..pyramid.latent_shape import LatentShape
+from ..pyramid.lift import Lift
+from ..pyramid.stages import PyramidSpec, Stage
+from .comfyui.conditioning import halve_latent
+
+
+@dataclass(frozen=True)
+class VideoLift:
+    """Lifts and drops for the latents of one VAE, in its scale.
+
+    Attributes:
+        name: What the nodes call it.
+        channels: Latent channels of the VAE.
+        lifts: From the small to the large video, by the axes of a transition.
+        drops: From the large to the small video, by the axes of a transition; averages where there is none.
+    """
+
+    name: str
+    channels: int
+    lifts: Mapping[str, Lift] = field(default_factory=dict)
+    drops: Mapping[str, Lift] = field(default_factory=dict)
+
+    def check(self, spec: PyramidSpec, channels: int) -> None:
+        """Check that the lift serves a pyramid and a model.
+
+        Raises:
+            ValueError: It is for another VAE, or lacks a transition of the pyramid.
+        """
+        if channels != self.channels:
+            raise ValueError(
+                f"the lift '{self.name}' is for latents of {self.channels} channels, this model's have {channels}; make one "
+                "with the model's VAE"
+            )
+        if missing := sorted(set(spec.downsample_axes) - self.lifts.keys()):
+            raise ValueError(
+                f"the lift '{self.name}' has no map for {', '.join(missing)}, which the pyramid shrinks; it has "
+                f"{', '.join(sorted(self.lifts)) or 'none'}"
+            )
+
+    def correction(self, clean: Tensor, fine: Stage, axes: str) -> Tensor:
+        """Return what the upsampled clean prediction of a coarse stage lacks at the size of the finer one.
+
+        Args:
+            clean: The coarse stage's clean prediction, in the scale of the VAE.
+            fine: The finer stage.
+            axes: Axes of the transition.
+        """
+        assert fine.from_coarser is not None  # only the first stage of a pyramid has none
+        return self.lifts[axes](clean, fine.shape) - fine.from_coarser.up(clean)
+
+    def down(self, latent: Tensor, axes: str) -> Tensor:
+        """Return a latent, or several side by side in the channels, at the next coarser size."""
+        drop = self.drops.get(axes)
+        if drop is None or latent.shape[1] % self.channels:
+            return halve_latent(latent, axes)
+        size = LatentShape(*latent.shape[2:]).halved(axes)
+        return torch.cat([drop(part, size) for part in latent.split(self.channels, dim=1)], dim=1)
