@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .graph import Graph
 from .widgets import NodeInfo, widget_values
-
-Graph = dict[str, dict[str, Any]]
-"""Node id to ``{"class_type": ..., "inputs": {...}, "_meta": {"title": ...}}``; a link is ``[node id, output index]``."""
 
 SUBGRAPH_INPUTS, SUBGRAPH_OUTPUTS = -10, -20
 MUTED, BYPASSED = 2, 4

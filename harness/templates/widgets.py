@@ -12,6 +12,8 @@ NodeInfo = dict[str, dict]
 """ComfyUI's answer to `/object_info`: the definition of each node class by its name."""
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR", "CURVE", "BOUNDING_BOX"}
+VALUELESS = {"IMAGECOMPARE"}
+"""Widgets that only show something; ComfyUI requires their input all the same."""
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 AFTER_SEED = {"fixed", "increment", "decrement", "randomize"}
 FRONT_END_WIDGETS = {"CustomCombo": ("choice", "index")}
@@ -29,11 +31,11 @@ def widget_values(node: dict, info: dict | None) -> dict[str, Any]:
     saved = node.get("widgets_values")
     if isinstance(saved, dict):
         return {name: value for name, value in saved.items() if name != "videopreview"}
-    if info is None or not saved:
+    if info is None:
         return {}
+    left = list(saved or [])
     if node["type"] in FRONT_END_WIDGETS:
-        return dict(zip(FRONT_END_WIDGETS[node["type"]], saved))
-    left = list(saved)
+        return dict(zip(FRONT_END_WIDGETS[node["type"]], left))
     values: dict[str, Any] = {}
     for section in ("required", "optional"):
         for name, spec in info["input"].get(section, {}).items():
@@ -44,6 +46,8 @@ def widget_values(node: dict, info: dict | None) -> dict[str, Any]:
 def _take(name: str, spec: list, left: list, values: dict[str, Any]) -> None:
     """Move the value of one input, and of the inputs it reveals, from the front of `left` to `values`."""
     options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
+    if not left and spec[0] in VALUELESS:
+        values[name] = ""
     if not left or not _has_widget(spec[0], options):
         return
     values[name] = left.pop(0)
