@@ -5,7 +5,7 @@
 
 from .catalog import Template, wan_templates
 from .prepared import PYRAMID_NODE, tiny_graph, with_pyramid, with_saved_latents
-from .small_files import write_small_files
+from .small_files import write_networks, write_small_files
 
 __all__ = [
     "PYRAMID_NODE",
@@ -14,5 +14,6 @@ __all__ = [
     "wan_templates",
     "with_pyramid",
     "with_saved_latents",
+    "write_networks",
     "write_small_files",
 ]

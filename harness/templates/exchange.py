@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from tiny_wan.variants import VARIANTS
+
 from .graph import Graph, Node, drop_dangling, is_link, of_class
 
 WAN_VAE, WAN22_VAE = "tiny_random_wan_vae.safetensors", "tiny_random_wan22_vae.safetensors"
@@ -39,6 +41,8 @@ NETWORKS = (
 SECOND_EXPERT = re.compile(r"low_noise|_local_")
 AUDIO_ENCODERS = ((r"whisper", "whisper large v3"), (r"base", "wav2vec2 base"), (r"", "wav2vec2 large"))
 WIDE = "i2v_wide"
+SECOND = 1
+"""Seed of a second expert's weights."""
 
 
 def exchange(graph: Graph) -> None:
@@ -76,6 +80,10 @@ def variant_of(file: str) -> str:
 def network_file(variant: str, *, second: bool = False) -> str:
     """Return the file name of a variant; second: the low-noise or local expert of a pair."""
     return f"tiny_random_wan_{variant}{'_second' if second else ''}.safetensors"
+
+
+VARIANT_FILES = {network_file(name, second=second): (name, second) for name in VARIANTS for second in (False, True)}
+"""The variant behind each file name, and whether it is the second expert."""
 
 
 def lora_file(*, second: bool = False, wide: bool = False) -> str:

@@ -16,21 +16,20 @@ from safetensors.torch import save_file
 
 from tiny_wan.checkpoints import random_state_dict
 from tiny_wan.encoders import write_encoders
-from tiny_wan.variants import VARIANTS, is_known, shapes, write_variant
+from tiny_wan.variants import VARIANTS, shapes, write_variant
 
 from ..workspace import Workspace
-from .exchange import AUDIO, IMAGES, MODEL_PATCH, VIDEO, WIDE, lora_file, network_file
+from .exchange import AUDIO, IMAGES, SECOND, VARIANT_FILES, VIDEO, WIDE, lora_file
+from .graph import Graph, of_class
 
 STAND_INS = Path(__file__).with_name("stand_ins.py")
 WIDTH, HEIGHT, FRAMES, RATE = 128, 96, 33, 16
 """Of the video; as many frames as two overlapping shrunk segments need."""
 SECONDS, SAMPLE_RATE = 6, 16000
-PAIRS = ("i2v_2.2", "t2v", "fun_control_2.2", "camera_2.2", "dancer")
-"""Networks that templates use two of, one for each range of noise."""
 
 
 def write_small_files(workspace: Workspace) -> None:
-    """Write everything that exchanged templates name, and link the stand-in nodes into the workspace.
+    """Link the stand-in nodes into the workspace and write what most templates need: encoders, LoRAs and media.
 
     Requires ComfyUI on the path: networks of its own are built to read their shapes.
     """
@@ -38,14 +37,23 @@ def write_small_files(workspace: Workspace) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(STAND_INS)
     models, inputs = workspace.base / "models", workspace.base / "input"
-    for name in [name for name, variant in VARIANTS.items() if is_known(variant)]:
-        write_variant(name, models / "diffusion_models" / network_file(name))
-        if name in PAIRS:
-            write_variant(name, models / "diffusion_models" / network_file(name, second=True), seed=1)
     write_encoders(models)
     _write_loras(models / "loras")
-    _write_model_patch(models / "model_patches" / MODEL_PATCH)
     _write_media(inputs)
+
+
+def write_networks(workspace: Workspace, graph: Graph) -> None:
+    """Write the diffusion models and model patches that an exchanged graph names, unless they are there."""
+    models = workspace.base / "models"
+    for _, node in of_class(graph, "UNETLoader"):
+        path = models / "diffusion_models" / node["inputs"]["unet_name"]
+        variant, second = VARIANT_FILES[path.name]
+        if not path.is_file():
+            write_variant(variant, path, seed=SECOND if second else 0)
+    for _, node in of_class(graph, "ModelPatchLoader"):
+        path = models / "model_patches" / node["inputs"]["name"]
+        if not path.is_file():
+            _write_model_patch(path)
 
 
 def _write_loras(folder: Path) -> None:
@@ -63,12 +71,10 @@ def _lora(*, seed: int, width: int, rank: int = 2) -> dict[str, torch.Tensor]:
 
 
 def _write_model_patch(path: Path) -> None:
-    """Write InfiniteTalk's patch for the network of 640 channels, where ComfyUI has its class."""
+    """Write InfiniteTalk's patch for the network of 640 channels."""
     import comfy.ops
     import comfy_extras.nodes_model_patch as patches
 
-    if not hasattr(patches, "MultiTalkModelPatch"):
-        return
     network = patches.MultiTalkModelPatch(
         audio_window=5,
         intermediate_dim=8,
@@ -81,13 +87,15 @@ def _write_model_patch(path: Path) -> None:
         operations=comfy.ops.disable_weight_init,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: weight.half() for name, weight in random_state_dict(shapes(network), 0).items()}, path)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    save_file({name: weight.half() for name, weight in random_state_dict(shapes(network), 0).items()}, unfinished)
+    unfinished.replace(path)
 
 
 def _write_media(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pictures = list(_pictures())
-    for name, picture in zip(IMAGES, pictures[:: FRAMES // len(IMAGES)]):
+    for name, picture in zip(IMAGES, pictures[:: FRAMES // len(IMAGES)], strict=False):
         Image.fromarray(picture).save(folder / name)
     _write_video(folder / VIDEO, pictures)
     _write_audio(folder / AUDIO)
