@@ -59,7 +59,7 @@ def check_with_pyramid(comfyui, graph, name, expected):
 def run_whole(comfyui, graph, name):
     """Run the graph with all its outputs; returns the latents."""
     latents, outputs = comfyui.run(with_saved_latents(graph, f"whole/{name}"))
-    assert any(found.get("images") or found.get("gifs") or found.get("video") for found in outputs.values()), "no video or image"
+    assert any(found.get("images") for found in outputs.values()), "no video or image was saved"
     return latents
 
 
