@@ -168,7 +168,7 @@ def _widen(graph: Graph) -> None:
 
 
 def _drop(graph: Graph, name: str) -> None:
-    """Remove a loader and the text encoders that hang on it."""
+    """Remove a loader and the text encoders that use it."""
     del graph[name]
     for user, node in list(of_class(graph, "CLIPTextEncode")):
         if is_link(node["inputs"].get("clip")) and node["inputs"]["clip"][0] == name:

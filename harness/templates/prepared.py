@@ -11,7 +11,8 @@ from .shrink import shrink
 from .widgets import NodeInfo
 
 PYRAMID_NODE, SPEC_NODE = "PyramidalWanModel", "PyramidalWanSpec"
-SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
+SAMPLERS = {"KSampler": 1, "KSamplerAdvanced": 1, "SamplerCustom": 2, "SamplerCustomAdvanced": 2}
+"""Latents that a sampler returns: the result, and of custom samplers the last prediction of the clean latent, too."""
 MODEL_USERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "CFGGuider", "BasicGuider", "DualCFGGuider", "BasicScheduler")
 """Nodes whose model input is exchanged. A scheduler is one where it takes the same model as a sampler."""
 
@@ -30,7 +31,7 @@ def tiny_graph(template: Template, node_info: NodeInfo) -> Graph:
 
 
 def with_saved_latents(graph: Graph, prefix: str, *, only: bool = False) -> Graph:
-    """Add 'Save Latent' behind every sampler.
+    """Add 'Save Latent' behind every latent that a sampler returns.
 
     Args:
         graph: The graph, which stays as it is.
@@ -39,10 +40,11 @@ def with_saved_latents(graph: Graph, prefix: str, *, only: bool = False) -> Grap
     """
     saved = copy.deepcopy(graph)
     added = []
-    for name, _ in list(of_class(graph, *SAMPLERS)):
-        added.append(f"saved {name}")
-        inputs = {"samples": [name, 0], "filename_prefix": f"{prefix}/{name.replace(':', '.')}"}
-        saved[added[-1]] = {"class_type": "SaveLatent", "inputs": inputs}
+    for name, node in list(of_class(graph, *SAMPLERS)):
+        for index in range(SAMPLERS[node["class_type"]]):
+            added.append(f"saved {name} {index}")
+            inputs = {"samples": [name, index], "filename_prefix": f"{prefix}/{name.replace(':', '.')}_{index}"}
+            saved[added[-1]] = {"class_type": "SaveLatent", "inputs": inputs}
     return upstream(saved, added) if only else saved
 
 

@@ -102,8 +102,13 @@ def test_the_node_stands_before_every_sampler_and_its_scheduler():
 
 def test_only_what_is_sampled_is_queued_for_the_latents_alone():
     graph = {"sampler": node("KSampler"), "decoded": node("VAEDecode", samples=["sampler", 0])}
-    assert set(with_saved_latents(graph, "x", only=True)) == {"sampler", "saved sampler"}
-    assert set(with_saved_latents(graph, "x")) == {"sampler", "saved sampler", "decoded"}
+    assert set(with_saved_latents(graph, "x", only=True)) == {"sampler", "saved sampler 0"}
+    assert set(with_saved_latents(graph, "x")) == {"sampler", "saved sampler 0", "decoded"}
+
+
+def test_both_latents_of_a_custom_sampler_are_saved():
+    saved = with_saved_latents({"1:2": node("SamplerCustomAdvanced")}, "x", only=True)
+    assert [saved[f"saved 1:2 {index}"]["inputs"]["samples"] for index in (0, 1)] == [["1:2", 0], ["1:2", 1]]
 
 
 def test_bypassed_and_muted_nodes_are_left_out():
@@ -125,7 +130,7 @@ def test_bypassed_and_muted_nodes_are_left_out():
 
 @pytest.mark.parametrize("values, expected", [([], 4), ([6], 6)])
 def test_a_promoted_widget_has_the_value_of_the_instance_or_else_its_own(values, expected):
-    """It reaches the inputs without a widget that hang on the same subgraph input, too."""
+    """It also reaches inputs without a widget that are linked to the same subgraph input."""
     inside = {
         "id": "inner",
         "inputs": [{"name": "a", "linkIds": [1, 2]}],
