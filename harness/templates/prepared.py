@@ -10,7 +10,7 @@ from .graph import Graph, is_link, of_class, upstream
 from .shrink import shrink
 from .widgets import NodeInfo
 
-PYRAMID_NODE, SPEC_NODE = "PyramidalWanModel", "PyramidalWanSpec"
+PYRAMID_NODE, PRESET_NODE = "PyramidalWanModel", "PyramidalWanPreset"
 SAMPLERS = {"KSampler": 1, "KSamplerAdvanced": 1, "SamplerCustom": 2, "SamplerCustomAdvanced": 2}
 """Latents that a sampler returns: the result, and of custom samplers the last prediction of the clean latent, too."""
 MODEL_USERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "CFGGuider", "BasicGuider", "DualCFGGuider", "BasicScheduler")
@@ -53,12 +53,12 @@ def with_pyramid(graph: Graph, *, preset: str | None = None) -> Graph:
 
     Args:
         graph: The graph, which stays as it is.
-        preset: Preset of a 'Pyramid' node that is wired into it; without one the node has its defaults.
+        preset: Preset of a 'PyramidalWanPreset' node that is wired into it; without one the node has its defaults.
     """
     changed = copy.deepcopy(graph)
     inputs = {}
     if preset is not None:
-        changed["pyramid"] = {"class_type": SPEC_NODE, "inputs": {"preset": preset}}
+        changed["pyramid"] = {"class_type": PRESET_NODE, "inputs": {"preset": preset}}
         inputs = {"pyramid": ["pyramid", 0]}
     for model in _sampled_models(graph):
         name = f"pyramidal {model[0]} {model[1]}"
