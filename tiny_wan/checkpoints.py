@@ -36,20 +36,21 @@ VAE_WIDTHS = (1, 2, 4, 4)
 
 def t2v_state_dict(*, seed: int = 0, dim: int = 128, ffn_dim: int = 256, layers: int = 2) -> StateDict:
     """Return a random text-to-video transformer; ``dim`` is a multiple of 128."""
-    return _random(_transformer(dim, ffn_dim, layers, in_channels=CHANNELS, image=False), seed)
+    return random_state_dict(_transformer(dim, ffn_dim, layers, in_channels=CHANNELS, image=False), seed)
 
 
 def i2v_state_dict(*, seed: int = 0, dim: int = 128, ffn_dim: int = 256, layers: int = 2) -> StateDict:
     """Return a random image-to-video transformer: 16 latent, 4 mask and 16 image channels as input, and CLIP vision tokens."""
-    return _random(_transformer(dim, ffn_dim, layers, in_channels=2 * CHANNELS + 4, image=True), seed)
+    return random_state_dict(_transformer(dim, ffn_dim, layers, in_channels=2 * CHANNELS + 4, image=True), seed)
 
 
 def vae_state_dict(*, seed: int = 0, dim: int = 16) -> StateDict:
     """Return a random Wan2.1 VAE, encoder and decoder; ``dim`` is the width at full resolution (96 in the released one)."""
-    return _random(_vae(dim), seed)
+    return random_state_dict(_vae(dim), seed)
 
 
-def _random(shapes: Shapes, seed: int) -> StateDict:
+def random_state_dict(shapes: Shapes, seed: int) -> StateDict:
+    """Return random weights of these names and shapes, scaled so that activations keep the size of their inputs."""
     generator = torch.Generator().manual_seed(seed)
     return {name: _weight(name, shape, generator) for name, shape in shapes}
 

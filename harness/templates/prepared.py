@@ -1,0 +1,76 @@
+"""Graphs that are ready to be queued: small, with their sampled latents saved, with and without the pyramid."""
+
+from __future__ import annotations
+
+import copy
+
+from .catalog import Template
+from .exchange import exchange
+from .graph import Graph, is_link, of_class, upstream
+from .shrink import shrink
+from .widgets import NodeInfo
+
+PYRAMID_NODE, PRESET_NODE = "PyramidalWanModel", "PyramidalWanPreset"
+SAMPLERS = {"KSampler": 1, "KSamplerAdvanced": 1, "SamplerCustom": 2, "SamplerCustomAdvanced": 2}
+"""Latents that a sampler returns: the result, and of custom samplers the last prediction of the clean latent, too."""
+MODEL_USERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "CFGGuider", "BasicGuider", "DualCFGGuider", "BasicScheduler")
+"""Nodes whose model input is exchanged. A scheduler is one where it takes the same model as a sampler."""
+
+
+def tiny_graph(template: Template, node_info: NodeInfo) -> Graph:
+    """Return the template with tiny models and small sizes, without the nodes that no output depends on.
+
+    Raises:
+        ValueError: A diffusion model's name fits no tiny network.
+    """
+    graph = template.graph(node_info)
+    graph = upstream(graph, [name for name, node in graph.items() if node_info.get(node["class_type"], {}).get("output_node")])
+    shrink(graph)
+    exchange(graph)
+    return graph
+
+
+def with_saved_latents(graph: Graph, prefix: str, *, only: bool = False) -> Graph:
+    """Add 'Save Latent' behind every latent that a sampler returns.
+
+    Args:
+        graph: The graph, which stays as it is.
+        prefix: Start of the files' names in the output folder; the sampler's id follows.
+        only: Leave out every other output, so that nothing is decoded.
+    """
+    saved = copy.deepcopy(graph)
+    added = []
+    for name, node in list(of_class(graph, *SAMPLERS)):
+        for index in range(SAMPLERS[node["class_type"]]):
+            added.append(f"saved {name} {index}")
+            inputs = {"samples": [name, index], "filename_prefix": f"{prefix}/{name.replace(':', '.')}_{index}"}
+            saved[added[-1]] = {"class_type": "SaveLatent", "inputs": inputs}
+    return upstream(saved, added) if only else saved
+
+
+def with_pyramid(graph: Graph, *, preset: str | None = None) -> Graph:
+    """Put 'Pyramidal Model' in front of the model input of every sampler.
+
+    Args:
+        graph: The graph, which stays as it is.
+        preset: Preset of a 'PyramidalWanPreset' node that is wired into it; without one the node has its defaults.
+    """
+    changed = copy.deepcopy(graph)
+    inputs = {}
+    if preset is not None:
+        changed["pyramid"] = {"class_type": PRESET_NODE, "inputs": {"preset": preset}}
+        inputs = {"pyramid": ["pyramid", 0]}
+    for model in _sampled_models(graph):
+        name = f"pyramidal {model[0]} {model[1]}"
+        changed[name] = {"class_type": PYRAMID_NODE, "inputs": {"model": list(model), **inputs}}
+        for _, node in of_class(changed, *MODEL_USERS):
+            if node["inputs"].get("model") == list(model):
+                node["inputs"]["model"] = [name, 0]
+    return changed
+
+
+def _sampled_models(graph: Graph) -> list[tuple[str, int]]:
+    """Return the outputs that samplers and guiders take their model from, each once."""
+    users = [node for _, node in of_class(graph, *MODEL_USERS) if node["class_type"] != "BasicScheduler"]
+    links = [node["inputs"]["model"] for node in users if is_link(node["inputs"].get("model"))]
+    return list(dict.fromkeys((link[0], link[1]) for link in links))
