@@ -19,6 +19,7 @@ MATHEMATICS = {
     "dataclasses",
     "enum",
     "functools",
+    "re",
 }
 MATHEMATICS |= {"hashlib", "itertools", "json", "math", "typing"}
 TRAINING = {

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from ..key_names import wan_name
 from ..schedules import levels_to_metadata
 from ..stage_names import stage_name
 from ..stages import METADATA_KEY
 from .config.settings import Adapter
 from .engine.checkpoints import Checkpoints
 from .models import adapters
-from .models.key_names import wan_name
 from .models.networks import WanVelocity, open_transformer
 from .recipes.distill import DistillConfig
 from .recipes.finetune import FinetuneConfig
