@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..pyramid.stage_names import stages_problem
-from ..samplers.comfyui.model_files import lora_from_list, lora_names, spec_file_names, spec_from_file
+from ..samplers.comfyui.model_files import lora_from_list, lora_names, lora_problem, spec_file_names, spec_from_file
 from ..samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from .schema import Pyramid, schema, tell
 
@@ -41,9 +41,10 @@ class PyramidalWanStageLoRA(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, stages):
-        """Return True, or what is wrong with a widget before anything runs."""
-        return stages_problem(stages) or True
+    def validate_inputs(cls, lora_name=None, stages=None):
+        """Return True, or what is wrong with a widget before anything runs; one that is linked comes as None."""
+        problem = lora_problem(lora_name) if lora_name is not None else None
+        return problem or (stages_problem(stages) if stages is not None else None) or True
 
     @classmethod
     def execute(cls, model, lora_name, strength, stages) -> io.NodeOutput:

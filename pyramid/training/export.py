@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load
 
+from ..key_names import wan_name
 from ..schedules import levels_to_metadata
 from ..stage_names import stage_name
 from ..stages import METADATA_KEY
@@ -19,7 +20,6 @@ from .config.settings import Adapter
 from .engine.atomic import atomic_file
 from .engine.checkpoints import Checkpoints
 from .models import adapters
-from .models.key_names import wan_name
 from .models.networks import WanVelocity, open_transformer
 
 RECIPE_KEY = "pyramid_recipe"

@@ -1,83 +1,55 @@
-"""LoRA files in every key format that Wan LoRAs come in.
-
-The host itself knows two formats for Wan. Files of others are renamed to what it knows; without that they load without
-any effect and without an error.
-"""
-
-# Known to the host: "diffusion_model.<module>" and "lora_unet_<module_with_underscores>".
-# Renamed: diffusers ("transformer.", its own module names), peft ("base_model.model."), bare "blocks." and "lora_unet__".
+"""LoRA files of every trainer, as tensors per layer in Wan's own names."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import weakref
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import comfy.lora
-import comfy.lora_convert
 import comfy.utils
 import torch
 from torch import Tensor
 
+from ...pyramid.key_names import LoraKey, diffusers_name, lora_key
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, PyramidSpec
 
-SUFFIXES = (
-    r"lora_(up|down|mid)(\.weight)?",
-    r"lora_[AB](\.default)?(\.weight)?",
-    r"lora\.(up|down)\.weight",
-    r"lora_linear_layer\.(up|down)\.weight",
-    *("alpha", "dora_scale", "diff", "diff_b", "set_weight", "reshape_weight"),
-    *(r"hada_\w+", r"lokr_\w+", r"[abw]\d?_norm"),
-)
-"""What follows the module's name in a key, after a dot."""
-
-PREFIXES = ("base_model.model.", "transformer.", "model.diffusion_model.", "diffusion_model.")
-
-DIFFUSERS_NAMES = (
-    (r"\.attn1\.to_out\.0$", ".self_attn.o"),
-    (r"\.attn2\.to_out\.0$", ".cross_attn.o"),
-    (r"\.attn1\.to_([qkv])$", r".self_attn.\1"),
-    (r"\.attn2\.to_([qkv])$", r".cross_attn.\1"),
-    (r"\.attn2\.add_([kv])_proj$", r".cross_attn.\1_img"),
-    (r"\.attn1\.norm_([qk])$", r".self_attn.norm_\1"),
-    (r"\.attn2\.norm_([qk])$", r".cross_attn.norm_\1"),
-    (r"\.ffn\.net\.0\.proj$", ".ffn.0"),
-    (r"\.ffn\.net\.2$", ".ffn.2"),
-    (r"^(blocks\.\d+)\.norm2$", r"\1.norm3"),
-    (r"^condition_embedder\.text_embedder\.linear_1$", "text_embedding.0"),
-    (r"^condition_embedder\.text_embedder\.linear_2$", "text_embedding.2"),
-    (r"^condition_embedder\.time_embedder\.linear_1$", "time_embedding.0"),
-    (r"^condition_embedder\.time_embedder\.linear_2$", "time_embedding.2"),
-    (r"^condition_embedder\.time_proj$", "time_projection.1"),
-    (r"^proj_out$", "head.head"),
-)
-"""Module names of diffusers' WanTransformer3DModel and what they are called in Wan's own code, and so in the host."""
+UP, DOWN = "lora_up.weight", "lora_down.weight"
 
 
 @dataclass(frozen=True, eq=False)
 class LoraFile:
-    """A LoRA file in the host's key names. name: as shown to the artist. spec: the pyramid it was trained for. levels: those
-    of a distilled model's steps."""
+    """A LoRA file.
+
+    Attributes:
+        name: The name that the artist sees.
+        layers: The adapter's tensors per layer, both named as in ``LoraKey``.
+        spec: The pyramid that the LoRA was trained for.
+        levels: The noise levels of a distilled model's steps.
+    """
 
     name: str
-    tensors: dict[str, Tensor] = field(repr=False)
-    spec: PyramidSpec | None
+    layers: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
+    spec: PyramidSpec | None = None
     levels: list[tuple[float, ...]] | None = None
-
-    def modules(self) -> list[str]:
-        return sorted({module_of(key) for key in self.tensors})
 
 
 _LOADED: weakref.WeakValueDictionary[tuple[str, int, int], LoraFile] = weakref.WeakValueDictionary()
 
 
 def load_lora_file(path: str | Path, name: str) -> LoraFile:
-    """Reads a file once, as long as some model uses it and it does not change on disk."""
-    status = Path(path).stat()
+    """Read a LoRA file; once, as long as some model uses it and it does not change on disk.
+
+    Raises:
+        ValueError: The file cannot be read, holds several LoRAs, or holds NaN or infinity.
+    """
+    path = Path(path)
+    status = path.stat()
     key = (str(path), status.st_mtime_ns, status.st_size)
     if (known := _LOADED.get(key)) is not None:
         return known
@@ -86,82 +58,106 @@ def load_lora_file(path: str | Path, name: str) -> LoraFile:
     except Exception as error:  # the formats' own errors have no common base class
         raise ValueError(f"the LoRA file '{name}' cannot be read ({str(error).splitlines()[0]})") from None
     metadata = metadata or {}
+    layers = _layers(tensors, name)
+    _set_alphas(layers, _peft_config(path, metadata))
+    _check_values(layers, name)
+    for layer in layers.values():
+        _complete(layer)
     spec = PyramidSpec.from_metadata(metadata) if METADATA_KEY in metadata else None
-    renamed = {comfyui_key(key): tensor for key, tensor in comfy.lora_convert.convert_lora(tensors).items()}
-    levels = levels_from_metadata(metadata, spec) if spec is not None else None
-    loaded = LoraFile(name, {**renamed, **_alphas(renamed, metadata)}, spec, levels)
+    loaded = LoraFile(name, layers, spec, levels_from_metadata(metadata, spec) if spec is not None else None)
     _LOADED[key] = loaded
     return loaded
 
 
-def comfyui_key(key: str) -> str:
-    """A LoRA key in the name the host knows; unknown ones come out as they are."""
-    module = module_of(key)
-    rest = key.removeprefix(module).replace(".default", "")
-    if module.startswith("lora_unet_"):
-        return "lora_unet_" + module.removeprefix("lora_unet_").lstrip("_") + rest
-    stripped = module
-    for prefix in PREFIXES:
-        stripped = stripped.removeprefix(prefix)
-    for pattern, wan in DIFFUSERS_NAMES:
-        stripped = re.sub(pattern, wan, stripped)
-    return f"diffusion_model.{stripped}{rest}"
+def _layers(tensors: Mapping[str, Any], name: str) -> dict[str, dict[str, Tensor]]:
+    """Group a file's tensors by layer."""
+    keys = {key: lora_key(key) for key, value in tensors.items() if isinstance(value, Tensor)}
+    _check_single(list(keys.values()), name)
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, read in keys.items():
+        layers.setdefault(read.module, {})[read.tensor] = tensors[key]
+    return layers
 
 
-def module_of(key: str) -> str:
-    suffix = re.search(rf"\.({'|'.join(SUFFIXES)})$", key)
-    return key[: suffix.start()] if suffix else key
-
-
-def _alphas(tensors: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
-    """peft keeps alpha in a config, which diffusers writes into the header: ``alpha`` tensors for all modules."""
-    try:
-        config = json.loads(metadata["lora_adapter_metadata"])
-    except (KeyError, json.JSONDecodeError):
-        return {}
-    config = {key.removeprefix("transformer."): value for key, value in config.items()}
-    default, pattern = config.get("lora_alpha"), config.get("alpha_pattern") or {}
-    pattern = {module_of(comfyui_key(f"{module}.alpha")): alpha for module, alpha in pattern.items()}
-    found = {}
-    for module in {module_of(key) for key in tensors}:
-        alpha = pattern.get(module, default)
-        if alpha is not None and f"{module}.alpha" not in tensors:
-            found[f"{module}.alpha"] = torch.tensor(float(alpha))
-    return found
-
-
-def match(lora: LoraFile, model: Any) -> dict[str, Any]:
-    """The host's patches for a MODEL, by the name of the weight; ValueError if nothing of the file fits."""
-    names = comfy.lora.model_lora_keys_unet(model.model, {})
-    patches = comfy.lora.load_lora(dict(lora.tensors), names, log_missing=False)
-    weights = model.model.state_dict()
-    patches = {key: patch for key, patch in patches.items() if key in weights}
-    if not patches:
-        theirs = ", ".join(lora.modules()[:3]) or "none"
-        ours = ", ".join(sorted(key.removesuffix(".weight") for key in weights if "attn" in key)[:3])
+def _check_single(keys: list[LoraKey], name: str) -> None:
+    """Reject a file that would give one layer two adapters."""
+    twice = len({(key.module, key.tensor) for key in keys}) < len(keys)
+    if {key.expert for key in keys} >= {"high", "low"} or (twice and len({key.expert for key in keys}) > 1):
         raise ValueError(
-            f"nothing in the LoRA '{lora.name}' fits this model: it has modules such as {theirs}; the model has {ours}"
+            f"the LoRA '{name}' holds two LoRAs, one for each of Wan 2.2's high-noise and low-noise models; "
+            "expected a file with one of them"
         )
-    _check_shapes(lora, patches, weights)
-    return patches
+    if twice:
+        adapters = ", ".join(sorted({key.adapter or "unnamed" for key in keys}))
+        raise ValueError(f"the LoRA '{name}' holds several adapters ({adapters}); expected a file with one of them")
 
 
-def unmatched(lora: LoraFile, patches: dict[str, Any], model: Any) -> list[str]:
-    """Modules of the file that found no weight in the model."""
-    names = comfy.lora.model_lora_keys_unet(model.model, {})
-    hit = set(patches) | {key.removesuffix(".bias") + ".weight" for key in patches}
-    return [module for module in lora.modules() if names.get(module) not in hit]
+def _peft_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return peft's configuration: from the header, where diffusers writes it, or from the file that peft saves next to it."""
+    try:
+        if "lora_adapter_metadata" in metadata:
+            packed = json.loads(metadata["lora_adapter_metadata"])
+        elif path.stem == "adapter_model":
+            packed = json.loads((path.parent / "adapter_config.json").read_text(encoding="utf-8"))
+        else:
+            return {}
+    except (OSError, ValueError):
+        return {}
+    config = {}
+    for key, value in packed.items() if isinstance(packed, dict) else ():
+        part, _, option = key.rpartition(".")
+        if part in ("", "transformer", "transformer_2", "unet"):
+            config[option] = value
+    return config
 
 
-def _check_shapes(lora: LoraFile, patches: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """A LoRA of another model size would only be a logged warning in the host."""
-    for key, patch in patches.items():
-        low_rank = getattr(patch, "weights", None)
-        if low_rank is None or type(patch).__name__ != "LoRAAdapter":
-            continue
-        made, own = (low_rank[0].shape[0], low_rank[1].flatten(1).shape[1]), weights[key].flatten(1).shape
-        if low_rank[3] is None and low_rank[5] is None and made != tuple(own):
-            raise ValueError(
-                f"the LoRA '{lora.name}' is for a model of another size: its {key} is {made[0]}x{made[1]}, this "
-                f"model's is {own[0]}x{own[1]}"
-            )
+def _set_alphas(layers: dict[str, dict[str, Tensor]], config: Mapping[str, Any]) -> None:
+    """Give the layers the alphas of peft's configuration, where the file has none of its own.
+
+    Everyone else scales a LoRA by ``alpha / rank``; rank-stabilised LoRA (arXiv:2312.03732) by ``alpha / sqrt(rank)``.
+    """
+    patterns = config.get("alpha_pattern") or {}
+    for module, layer in layers.items():
+        chosen = [alpha for pattern, alpha in patterns.items() if _matches(pattern, module)]
+        alpha = chosen[0] if chosen else config.get("lora_alpha")
+        if alpha is not None and DOWN in layer and "alpha" not in layer:
+            scale = math.sqrt(layer[DOWN].shape[0]) if config.get("use_rslora") else 1.0
+            layer["alpha"] = torch.tensor(float(alpha) * scale)
+
+
+def _matches(pattern: str, module: str) -> bool:
+    """Tell whether one of peft's patterns means a module: a regular expression for the end of its name."""
+    return any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in _own_names(module))
+
+
+def _own_names(module: str) -> Iterator[str]:
+    """Yield a module's names in Wan's and diffusers' network."""
+    yield module
+    try:
+        yield diffusers_name(module)
+    except ValueError:  # a layer that only Wan's own network has
+        return
+
+
+def _complete(layer: dict[str, Tensor]) -> None:
+    """Write the tensors that only peft knows, and those that ComfyUI requires, as ComfyUI reads them."""
+    if DOWN in layer and "dora_scale" in layer and layer["dora_scale"].ndim == 1:
+        layer["dora_scale"] = layer["dora_scale"].reshape(-1, *[1] * (layer[DOWN].ndim - 1))
+    if DOWN in layer and "lora_up.bias" in layer and "diff_b" not in layer:
+        layer["diff_b"] = layer.pop("lora_up.bias") * lora_scale(layer)
+    if "oft_blocks" in layer and layer["oft_blocks"].ndim == 4:  # BOFT, whose alpha is a constraint and 0 means none
+        layer.setdefault("alpha", torch.tensor(0.0))
+
+
+def lora_scale(layer: Mapping[str, Tensor]) -> float:
+    """Return the factor of a low-rank product: alpha / rank, or 1 without an alpha."""
+    return float(layer["alpha"]) / layer[DOWN].shape[0] if "alpha" in layer else 1.0
+
+
+def _check_values(layers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
+    for module, layer in layers.items():
+        if "alpha" in layer and layer["alpha"].numel() != 1:
+            raise ValueError(f"the LoRA '{name}' has {layer['alpha'].numel()} alphas for {module}; expected one number")
+        for tensor, value in layer.items():
+            if not torch.isfinite(value.float() if value.is_floating_point() else value).all():
+                raise ValueError(f"the LoRA '{name}' holds NaN or infinity: its {module}.{tensor}")

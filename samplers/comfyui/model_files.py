@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import folder_paths
 import safetensors
 
@@ -18,12 +20,28 @@ def lora_names() -> list[str]:
 
 
 def lora_from_list(name: str) -> LoraFile:
-    """Return the LoRA file of that name.
+    """Read a LoRA of models/loras, with the slashes of this machine or another.
 
     Raises:
-        ValueError: The file cannot be read.
+        ValueError: There is no such file, or it cannot be read.
     """
-    return load_lora_file(folder_paths.get_full_path_or_raise("loras", name), name)
+    if (path := _lora_path(name)) is None:
+        raise ValueError(lora_problem(name))
+    return load_lora_file(path, name)
+
+
+def lora_problem(name: str) -> str | None:
+    """Return a sentence if models/loras has no file of a name; None if it has."""
+    if _lora_path(name) is not None:
+        return None
+    nearest = difflib.get_close_matches(name.replace("\\", "/"), lora_names(), n=1, cutoff=0.3)
+    return f"models/loras has no file '{name}'" + (f"; the nearest name is '{nearest[0]}'" if nearest else "")
+
+
+def _lora_path(name: str) -> str | None:
+    """Return the path of a LoRA. Graphs saved on Windows have backslashes in their names of folders."""
+    names = (name, name.replace("\\", "/"), name.replace("/", "\\"))
+    return next((path for each in names if (path := folder_paths.get_full_path("loras", each)) is not None), None)
 
 
 def spec_file_names() -> list[str]:

@@ -1,24 +1,29 @@
 """LoRAs that act in some stages only.
 
-Switching a merged LoRA moves the whole model to the CPU and back on hosts that merge weights. So there a stage's LoRA
-runs beside the weights, as low-rank additions to the outputs of the layers; hosts that stream weights get ordinary
+Switching a merged LoRA moves the whole model to the CPU and back in versions of ComfyUI that merge weights. So there a
+stage's LoRA runs beside the weights, as additions to the outputs of the layers; versions that stream weights get ordinary
 patches, which are cheap to switch there. Both give the same video within rounding.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import comfy.utils
-from comfy.patcher_extension import PatcherInjection
+import comfy.lora
 from torch import Tensor, nn
 
 from ...pyramid.stage_names import stage_set
 from ...pyramid.stages import PyramidSpec, Stage
-from .lora_file import LoraFile, match, unmatched
+from .layer_additions import Addition, bias, low_rank, set_additions
+from .lora_file import DOWN, UP, LoraFile, lora_scale
+from .lora_match import NETWORK, find_layer, match, takes_patches
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 KEY = "pyramidal_wan_loras"
 
@@ -31,20 +36,28 @@ class StageLora:
     strength: float
     stages: str
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.strength):
+            raise ValueError(f"strength is {self.strength}; expected a finite number, such as 1.0")
+
     def acts_in(self, index: int, number_of_stages: int) -> bool:
         return index in stage_set(self.stages, number_of_stages)
 
 
-def add_stage_lora(model: Any, lora: StageLora) -> tuple[Any, str]:
-    """A clone of a MODEL that carries the LoRA, and a sentence about what matched; strength 0 changes nothing."""
+def add_stage_lora(model: ModelPatcher, lora: StageLora) -> tuple[ModelPatcher, str]:
+    """Return a clone of a MODEL that carries the LoRA, and a sentence about what acts; strength 0 changes nothing.
+
+    Raises:
+        ValueError: Nothing of the LoRA can act on the MODEL, or the LoRAs were trained for different pyramids.
+    """
     if lora.strength == 0:
         return model, f"'{lora.file.name}' has strength 0 and changes nothing"
     stage_set(lora.stages, None)
-    patches = match(lora.file, model)
-    left = unmatched(lora.file, patches, model)
-    report = f"'{lora.file.name}': {len(lora.file.modules()) - len(left)} of {len(lora.file.modules())} modules match"
-    if left:
-        report += f"; without effect: {', '.join(left[:3])}{' ...' if len(left) > 3 else ''}"
+    planned = plan(model, lora)
+    total = len(lora.file.layers)
+    report = f"'{lora.file.name}': {planned.acting} of {total} modules act"
+    if planned.left_out:
+        report += f"; without effect: {_list(planned.left_out)}"
         logging.warning("PyramidalWan: %s", report)
     _check_agreement([*stage_loras(model), lora])
     clone = model.clone()
@@ -52,8 +65,14 @@ def add_stage_lora(model: Any, lora: StageLora) -> tuple[Any, str]:
     return clone, report
 
 
-def stage_loras(model: Any) -> tuple[StageLora, ...]:
+def stage_loras(model: ModelPatcher) -> tuple[StageLora, ...]:
     return model.get_attachment(KEY) or ()
+
+
+def check_stage_loras(model: ModelPatcher) -> None:
+    """Raise ValueError if another node changed the MODEL so that a LoRA no longer acts on it."""
+    for lora in stage_loras(model):
+        plan(model, lora)
 
 
 def _check_agreement(loras: list[StageLora]) -> None:
@@ -72,127 +91,108 @@ def differences(one: PyramidSpec, other: PyramidSpec) -> str:
     return "; ".join(f"{name} {own} against {theirs[name]}" for name, own in vars(one).items() if own != theirs[name])
 
 
-def apply_stage_loras(bound: Any, stage: Stage, number_of_stages: int) -> None:
-    """Gives a stage's own clone of a MODEL the LoRAs that act in that stage."""
-    layers: list[Layer] = []
+def apply_stage_loras(bound: ModelPatcher, stage: Stage, number_of_stages: int) -> None:
+    """Give a stage's own clone of a MODEL the LoRAs that act in that stage."""
+    additions: dict[str, list[Addition]] = {}
     for lora in stage_loras(bound):
         if not lora.acts_in(stage.index, number_of_stages):
             continue
-        patches = match(lora.file, bound)
-        if not streams_weights(bound):
-            beside, patches = _split(bound, patches, lora.strength)
-            layers += beside
-        if patches:
-            bound.add_patches(patches, lora.strength)
-    if layers:
-        _inject(bound, layers)
+        planned = plan(bound, lora)
+        for name, own in planned.additions.items():
+            additions.setdefault(name, []).extend(own)
+        if planned.patches:
+            bound.add_patches(dict(planned.patches), lora.strength)
+    if additions:
+        set_additions(bound, KEY, additions)
 
 
-def streams_weights(model: Any) -> bool:
-    """Whether the host casts and patches weights as they are used (dynamic VRAM), so that patches switch cheaply."""
+def streams_weights(model: ModelPatcher) -> bool:
+    """Tell whether ComfyUI casts and patches weights as they are used (dynamic VRAM), so that patches switch cheaply."""
     return bool(getattr(model, "is_dynamic", bool)())
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One addition: ``forward`` of a module gets ``add(x)`` on top of its output."""
+class Plan:
+    """How a LoRA acts on a MODEL.
 
-    module: nn.Module
-    add: Callable[[Tensor], Tensor]
+    Attributes:
+        additions: What runs beside the weights, by the name of the layer.
+        patches: ComfyUI's patches, by the name of the weight.
+        left_out: Why a layer, or its bias, is left out.
+        acting: The number of layers that change.
+    """
 
-
-def _split(model: Any, patches: dict[str, Any], strength: float) -> tuple[list[Layer], dict[str, Any]]:
-    """Plain low-rank patches of linear and convolution layers as additions; the rest stays a patch of the host's."""
-    layers, rest = [], {}
-    for key, patch in patches.items():
-        module = comfy.utils.get_attr(model.model, key.rsplit(".", 1)[0])
-        addition = _addition(module, key, patch, strength)
-        if addition is None:
-            rest[key] = patch
-        else:
-            layers.append(Layer(module, addition))
-    return layers, rest
+    additions: Mapping[str, list[Addition]]
+    patches: Mapping[str, Any]
+    left_out: Mapping[str, str]
+    acting: int
 
 
-def _addition(module: nn.Module, key: str, patch: Any, strength: float) -> Callable[[Tensor], Tensor] | None:
-    is_layer = isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d))
-    if not is_layer:
-        return None
-    if isinstance(patch, tuple) and patch[0] == "diff" and len(patch[1]) == 1 and key.endswith(".bias"):
-        return _bias(module, _OnDevice(patch[1][0]), strength)
-    if type(patch).__name__ != "LoRAAdapter" or not key.endswith(".weight"):
-        return None
-    up, down, alpha, mid, dora, reshape = patch.weights
-    if mid is not None or dora is not None or reshape is not None:
-        return None
-    scale = strength * (alpha / down.shape[0] if alpha is not None else 1.0)
-    return _low_rank(module, _OnDevice(up.flatten(1)), _OnDevice(down.flatten(1)), scale)
+def plan(model: ModelPatcher, lora: StageLora) -> Plan:
+    """Decide how each layer of a LoRA acts on a MODEL.
+
+    Raises:
+        ValueError: No layer can act.
+    """
+    found = match(lora.file, model)
+    additions: dict[str, list[Addition]] = {}
+    patches: dict[str, Any] = {}
+    left_out = dict(found.left_out)
+    acting = 0
+    for name, tensors in found.layers.items():
+        layer, rest = find_layer(model, name), dict(tensors)
+        beside = [] if streams_weights(model) else _take_additions(layer, rest, lora.strength)
+        made = _patches(name, layer, rest) if any(kind != "alpha" for kind in rest) else {}
+        bare = name.removeprefix(NETWORK)
+        if made and not takes_patches(model, name):
+            left_out[bare], made = "in a block that another node replaced", {}
+        elif any(kind != "alpha" for kind in rest) and not made:
+            left_out[bare] = "not an adapter that ComfyUI knows"
+        if beside:
+            additions[name] = beside
+        patches.update(made)
+        acting += bool(beside or made)
+    if not acting:
+        raise ValueError(_nothing_acts(lora.file, left_out, model))
+    return Plan(additions, patches, left_out, acting)
 
 
-def _low_rank(module: nn.Module, up: _OnDevice, down: _OnDevice, scale: float) -> Callable[[Tensor], Tensor]:
-    def add_linear(x: Tensor) -> Tensor:
-        return nn.functional.linear(nn.functional.linear(x, down(x)), up(x)) * scale
-
-    if isinstance(module, nn.Linear):
-        return add_linear
-    convolve = nn.functional.conv3d if isinstance(module, nn.Conv3d) else nn.functional.conv2d
-    kernel, ones = module.kernel_size, (1,) * len(module.kernel_size)
-
-    def add(x: Tensor) -> Tensor:
-        first = down(x).reshape(-1, x.shape[1] // module.groups, *kernel)
-        inner = convolve(x, first, None, module.stride, module.padding, module.dilation, module.groups)
-        return convolve(inner, up(x).reshape(*up(x).shape, *ones)) * scale
-
-    return add
+def _take_additions(layer: Any, tensors: dict[str, Tensor], strength: float) -> list[Addition]:
+    """Take the tensors that can run beside a linear or convolution layer out of ``tensors``."""
+    taken: list[Addition] = []
+    if not (hasattr(layer, "in_features") or isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))):
+        return taken
+    if UP in tensors and not {"lora_mid.weight", "dora_scale"} & tensors.keys():
+        scale = strength * lora_scale(tensors)
+        taken.append(low_rank(tensors.pop(UP), tensors.pop(DOWN), scale))
+        tensors.pop("alpha", None)
+    if "diff_b" in tensors:
+        taken.append(bias(tensors.pop("diff_b"), strength))
+    return taken
 
 
-def _bias(module: nn.Module, difference: _OnDevice, scale: float) -> Callable[[Tensor], Tensor]:
-    spread = (1,) * len(getattr(module, "kernel_size", ()))
-
-    def add(x: Tensor) -> Tensor:
-        return (difference(x) * scale).reshape(-1, *spread)
-
-    return add
+def _patches(name: str, layer: Any, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return ComfyUI's patches for one layer."""
+    key = name if isinstance(layer, Tensor) else f"{name}.weight"
+    return comfy.lora.load_lora({f"{name}.{kind}": tensor for kind, tensor in tensors.items()}, {name: key}, log_missing=False)
 
 
-class _OnDevice:
-    """A small tensor that follows its input's device and type, and stays there."""
-
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor
-
-    def __call__(self, like: Tensor) -> Tensor:
-        if self.tensor.device != like.device or self.tensor.dtype != like.dtype:
-            self.tensor = self.tensor.to(device=like.device, dtype=like.dtype)
-        return self.tensor
-
-
-def _inject(bound: Any, layers: list[Layer]) -> None:
-    """Hangs the additions into the model whenever the host loads ``bound``; it takes them out when it unloads or drops it."""
-    before: dict[nn.Module, Any] = {}
-
-    def eject(_model: Any = None) -> None:
-        for module, forward in before.items():
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.forward = forward
-        before.clear()
-
-    def inject(_model: Any) -> None:
-        eject()
-        for module in {layer.module: None for layer in layers}:
-            before[module] = module.__dict__.get("forward")
-            module.forward = _with_additions(module.forward, [layer.add for layer in layers if layer.module is module])
-
-    bound.set_injections(KEY, [PatcherInjection(inject=inject, eject=eject)])
+def _nothing_acts(lora: LoraFile, left_out: Mapping[str, str], model: ModelPatcher) -> str:
+    reasons = set(left_out.values())
+    if reasons <= {"not in this model"}:
+        ours = sorted(name for name, _ in model.model.diffusion_model.named_modules() if name.endswith("attn.q"))
+        return (
+            f"nothing in the LoRA '{lora.name}' fits this model: it has modules such as "
+            f"{', '.join(sorted(left_out)[:3]) or 'none'}; the model has {', '.join(ours[:3])}"
+        )
+    if all("this model's is" in reason for reason in reasons):
+        first = min(left_out)
+        return f"the LoRA '{lora.name}' is for a model of another size: its {first} is {left_out[first]}"
+    return f"nothing in the LoRA '{lora.name}' can act on this model: {_list(left_out)}"
 
 
-def _with_additions(forward: Callable[..., Tensor], additions: list[Callable[[Tensor], Tensor]]) -> Callable[..., Tensor]:
-    def run(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        output = forward(x, *args, **kwargs)
-        for add in additions:
-            output = output + add(x)
-        return output
-
-    return run
+def _list(left_out: Mapping[str, str]) -> str:
+    """Name the first few of the layers that are left out, with the reasons."""
+    names = sorted(left_out)
+    more = f", and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(f"{name} ({left_out[name]})" for name in names[:3]) + more

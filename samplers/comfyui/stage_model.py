@@ -23,7 +23,7 @@ from ...pyramid.latent_shape import LatentShape
 from ...pyramid.paths import clean_prediction
 from ...pyramid.stages import Stage
 from ...pyramid.transition import renoise
-from .stage_lora import apply_stage_loras
+from .stage_lora import apply_stage_loras, check_stage_loras
 from .stage_wrappers import add_stage_wrappers
 
 if TYPE_CHECKING:
@@ -220,6 +220,7 @@ def check_model(model: ModelPatcher) -> None:
         )
     if stage_of(model) is not None:
         raise ValueError("this MODEL is already bound to a stage; the sampler needs the model before 'Pyramidal Stage Model'")
+    check_stage_loras(model)
 
 
 def check_no_context_windows(model_options: dict, stages: tuple[Stage, ...]) -> None:

@@ -1,7 +1,6 @@
 """LoRAs per stage: every key format, run-time injection against patches, and a model that is left as it was."""
 
 import gc
-import json
 
 import comfy.lora
 import comfy.model_management
@@ -20,7 +19,7 @@ from pyramidalwan.pyramid.schedules import levels_to_metadata
 from pyramidalwan.pyramid.stage_names import stage_set
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui import lora_file, stage_lora
-from pyramidalwan.samplers.comfyui.lora_file import comfyui_key, load_lora_file
+from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.comfyui.stage_model import bind_stage
 from pyramidalwan.samplers.supported_samplers import make_sampler
@@ -99,31 +98,10 @@ def merged(model, seed=0, strength=1.0):
 @pytest.mark.parametrize("style", ["host", "diffusers", "peft", "kohya", "kohya__", "bare"])
 def test_every_key_format_with_its_own_ranks_and_alphas(t2v_model, write, style):
     lora, report = add_stage_lora(t2v_model, StageLora(write(file_tensors(style)), 0.8, "all"))
-    assert report == "'x.safetensors': 6 of 6 modules match"
+    assert report == "'x.safetensors': 6 of 6 modules act"
     wanted = sample(merged(t2v_model, strength=0.8))
     torch.testing.assert_close(sample(lora), wanted, atol=2e-4, rtol=1e-4)
     assert (wanted - sample(t2v_model)).abs().max() > 0.05
-
-
-def test_alphas_in_the_header_of_diffusers_files(t2v_model, write):
-    tensors = {k: v for k, v in file_tensors("diffusers").items() if not k.endswith("alpha")}
-    config = {"transformer.lora_alpha": 2, "transformer.alpha_pattern": {"blocks.0.attn1.to_q": 4}}
-    file = write(tensors, metadata={"lora_adapter_metadata": json.dumps(config)})
-    assert float(file.tensors["diffusion_model.blocks.0.self_attn.q.alpha"]) == 4
-    assert float(file.tensors["diffusion_model.blocks.1.ffn.0.alpha"]) == 2
-
-
-def test_key_names():
-    for wan, (diffusers, _, _) in MODULES.items():
-        assert comfyui_key(f"transformer.{diffusers}.lora_A.weight") == f"diffusion_model.{wan}.lora_A.weight"
-        assert comfyui_key(f"base_model.model.{diffusers}.lora_A.default.weight") == f"diffusion_model.{wan}.lora_A.weight"
-    assert (
-        comfyui_key("transformer.blocks.3.attn2.add_k_proj.lora_B.weight")
-        == "diffusion_model.blocks.3.cross_attn.k_img.lora_B.weight"
-    )
-    assert comfyui_key("diffusion_model.blocks.0.norm3.diff_b") == "diffusion_model.blocks.0.norm3.diff_b"
-    assert comfyui_key("transformer.proj_out.lora_A.weight") == "diffusion_model.head.head.lora_A.weight"
-    assert comfyui_key("lora_unet__blocks_0_ffn_0.alpha") == "lora_unet_blocks_0_ffn_0.alpha"
 
 
 @pytest.mark.parametrize(
@@ -276,7 +254,7 @@ def test_a_file_is_read_once_until_it_changes(t2v_model, tmp_path, monkeypatch):
 def test_nothing_that_matches_is_an_error_with_examples(t2v_model, write):
     with pytest.raises(
         ValueError,
-        match="nothing in the LoRA 'x.safetensors' fits.*down_blocks_0.*the model has diffusion_model.blocks",
+        match="nothing in the LoRA 'x.safetensors' fits.*down_blocks_0.*the model has blocks.0",
     ):
         add_stage_lora(
             t2v_model,
@@ -293,22 +271,13 @@ def test_nothing_that_matches_is_an_error_with_examples(t2v_model, write):
         )
 
 
-def test_another_model_size_is_an_error(t2v_model, write):
-    tensors = {
-        "diffusion_model.blocks.0.self_attn.q.lora_up.weight": torch.ones(256, 4),
-        "diffusion_model.blocks.0.self_attn.q.lora_down.weight": torch.ones(4, 256),
-    }
-    with pytest.raises(ValueError, match="is for a model of another size: its .* is 256x256, this model's is 128x128"):
-        add_stage_lora(t2v_model, StageLora(write(tensors), 1.0, "all"))
-
-
 def test_partial_matches_are_reported(t2v_model, write, caplog):
     extra = {
         "diffusion_model.blocks.9.self_attn.q.lora_up.weight": torch.ones(128, 1),
         "diffusion_model.blocks.9.self_attn.q.lora_down.weight": torch.ones(1, 128),
     }
     _, report = add_stage_lora(t2v_model, StageLora(write(file_tensors("host") | extra), 1.0, "all"))
-    assert report == "'x.safetensors': 6 of 7 modules match; without effect: diffusion_model.blocks.9.self_attn.q"
+    assert report == "'x.safetensors': 6 of 7 modules act; without effect: blocks.9.self_attn.q (not in this model)"
     assert "without effect" in caplog.text
 
 
@@ -375,8 +344,8 @@ def test_the_pyramid_of_a_file(tmp_path, monkeypatch):
 
 def test_stage_texts():
     assert stage_set("all", 3) == {0, 1, 2} and stage_set("mid", 5) == {1, 2, 3} and stage_set("high", 1) == {0}
-    assert PyramidalWanStageLoRA.validate_inputs("mid,high") is True
-    assert "unknown stage 'top'" in PyramidalWanStageLoRA.validate_inputs("low,top")
+    assert PyramidalWanStageLoRA.validate_inputs(stages="mid,high") is True
+    assert "unknown stage 'top'" in PyramidalWanStageLoRA.validate_inputs(stages="low,top")
     with pytest.raises(ValueError, match="unknown stage 'mid' in a pyramid of 2 stages"):
         stage_set("mid", 2)
 

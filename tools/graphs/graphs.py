@@ -107,7 +107,7 @@ def t2v_stage_lora(graph: Graph) -> None:
 
 **Choose two LoRAs of your own for Wan 2.1 1.3B**: the names in the two nodes are placeholders. The first one, such as a style,
 acts in all stages; the second one, such as fine detail, only in the stage named, here `high`. `low` changes composition and
-motion. After a run each node shows how many of its modules matched. Chain as many as you like; ordinary LoRA loaders work,
+motion. After a run each node shows how many of its modules act. Chain as many as you like; ordinary LoRA loaders work,
 too.
 
 {STEPS_TWO}

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ...flops import WanDimensions
+from ...key_names import diffusers_name
 from ...latent_shape import CHANNELS
-from .key_names import diffusers_name
 from .rope import ScaledRope
 
 SUPPORTED = (
