@@ -167,6 +167,12 @@ class TestWrongWiring:
         with pytest.raises(ValueError, match="'high' is the last one"):
             call(NODE["StageTransition"], latent, call(RandomNoise, 5)[0], WAN, "high")
 
+    def test_a_run_that_resumes_after_the_last_stage(self, t2v_model):
+        tag = self.start()["pyramid"]
+        latent = {"samples": torch.zeros(1, 16, 5, 16, 16), "pyramid": type(tag)(WAN, 2, tag.size, "start")}
+        with pytest.raises(ValueError, match="is of the last stage, 'high', after which no run can resume; decode it"):
+            one_node(t2v_model, prompt(1), prompt(2), WAN, "1-1-1", "euler", latent)
+
     def test_another_pyramid(self):
         other = PyramidSpec((0.9, 0.5))
         with pytest.raises(ValueError, match="comes from a different pyramid"):
