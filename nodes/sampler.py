@@ -32,7 +32,12 @@ class PyramidalWanSampler(io.ComfyNode):
             "size. Without a pyramid it uses the one of your LoRAs, otherwise 'training-free'.",
             search_aliases=["ksampler", "pyramid", "wan fast", "multi-stage", "2-2-1", "20-20-10"],
             inputs=[
-                io.Model.Input("model", lazy=True, tooltip="A Wan 2.1 or 2.2 (14B) model, with any LoRAs and patches."),
+                io.Model.Input(
+                    "model",
+                    lazy=True,
+                    tooltip="A Wan 2.1 or 2.2 model, with any LoRAs and patches. Of the two Wan 2.2 14B models, the low-noise "
+                    "expert.",
+                ),
                 io.Conditioning.Input("positive", lazy=True, tooltip="What the video should show."),
                 io.Conditioning.Input("negative", lazy=True, tooltip="What it should not show; not used when cfg is 1."),
                 io.Latent.Input(
@@ -218,7 +223,7 @@ def _optional_sockets(pyramid: str) -> list[io.Input]:
             "model_low",
             optional=True,
             lazy=True,
-            tooltip="Optional: another model for the lowest stage that runs, such as a larger one.",
+            tooltip="Optional: another model for the lowest stage, which runs first: the Wan 2.2 high-noise expert.",
         ),
     ]
 
