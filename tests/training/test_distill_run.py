@@ -237,7 +237,10 @@ def test_a_student_samples_at_its_trained_levels(tmp_path):
         ({"train__inputs": "simulated"}, "train.inputs 'simulated' has no data, so losses.teach must be 0; got 0.01"),
         ({"train__inputs": "simulated", "recipe": "adv-od"}, "'simulated' requires a dmd recipe; got 'adv-od'"),
         ({"pyramid__preset": "plain", "schedule": "2"}, "'plain' requires recipe 'dmd' or 'adv'; got 'dmd-pt-star'"),
-        ({"recipe": "dmd"}, "recipe 'dmd' requires pyramid.preset 'plain'; got 'pyramidal-wan'"),
+        (
+            {"recipe": "dmd", "pyramid__preset": "pyramidal-wan", "schedule": "2-2-1"},
+            "recipe 'dmd' requires pyramid.preset 'plain'; got 'pyramidal-wan'",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_errors(tmp_path, changes, message):

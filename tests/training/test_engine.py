@@ -30,7 +30,7 @@ def test_the_average_is_the_weighted_sum_of_all_weights_it_was_updated_with():
         average.update(step)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
-    assert torch.allclose(stored, torch.full((3,), expected))
+        assert torch.allclose(stored, torch.full((3,), expected))
 
 
 def test_a_loaded_average_resumes_where_it_was_saved():

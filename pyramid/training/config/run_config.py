@@ -39,44 +39,44 @@ class RunConfig(Section, ABC):
     @property
     @abstractmethod
     def base_checkpoint(self) -> str:
-        """Path of the transformer that the exported network starts from, and that its LoRA belongs to."""
+        """Return the path of the transformer that the exported network starts from, and that its LoRA belongs to."""
 
     @property
     @abstractmethod
     def base_size(self) -> str:
-        """Size of that transformer, for estimates made before its file exists."""
+        """Return the size of that transformer, for estimates made before its file exists."""
 
     @property
     @abstractmethod
     def exported_network(self) -> str:
-        """Name of the exported network among the recipe's trainables."""
+        """Return the name of the exported network among the recipe's trainables."""
 
     @property
     @abstractmethod
     def exported_optimizer(self) -> Optimizer:
-        """Optimiser settings of the exported network."""
+        """Return the optimiser settings of the exported network."""
 
     @property
     @abstractmethod
     def gradient_checkpointing(self) -> bool:
-        """Whether activations are recomputed in the backward pass."""
+        """Return whether activations are recomputed in the backward pass."""
 
     @property
     @abstractmethod
     def needs_videos(self) -> bool:
-        """Whether the cache must hold latents, not only prompts."""
+        """Return whether the cache must hold latents, not only prompts."""
 
     @property
     @abstractmethod
     def draws_twice(self) -> bool:
-        """Whether samples need a second draw of noise and noise level, for noising predictions."""
+        """Return whether samples need a second draw of noise and noise level, for noising predictions."""
 
     @property
     @abstractmethod
     def dropped_prompts(self) -> float:
-        """Share of samples that are trained with the empty prompt."""
+        """Return the share of samples that are trained with the empty prompt."""
 
     @property
     @abstractmethod
     def student_levels(self) -> list[tuple[float, ...]] | None:
-        """Natural levels that a few-step student's steps start from, by stage in running order; None if it has no such."""
+        """Return the natural levels that a few-step student's steps start from, by stage in running order; else None."""

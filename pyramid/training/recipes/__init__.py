@@ -1,0 +1,1 @@
+"""Training algorithms: finetuning, distribution matching and adversarial distillation."""
