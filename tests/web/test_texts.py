@@ -10,6 +10,7 @@ from messages import MESSAGES, quotes
 from pyramidalwan.nodes import NODES
 from pyramidalwan.pyramid.stages import PRESETS
 from tools import build_locales
+from tools.graphs import schemas
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "web" / "docs"
@@ -73,7 +74,8 @@ def test_texts_call_nodes_by_their_titles():
     """Titles in quotes are display names of nodes of this pack or of ComfyUI."""
     import nodes
 
-    titles = {schema.display_name for schema in SCHEMAS.values()} | set(nodes.NODE_DISPLAY_NAME_MAPPINGS.values())
+    comfyui = {nodes.NODE_DISPLAY_NAME_MAPPINGS.get(name, name) for name in schemas._comfyui_nodes()}
+    titles = {schema.display_name for schema in SCHEMAS.values()} | comfyui
     quoted = set(re.findall(r"'([A-Z][\w ()-]+)'", MESSAGES))
     assert "Pyramidal Stage Transition" in quoted and quoted <= titles
 
