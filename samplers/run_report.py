@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..pyramid.flops import WAN_DIMENSIONS, WanDimensions, forward_tflops, tokens
 from ..pyramid.latent_shape import LatentShape
@@ -41,6 +41,8 @@ def describe_run(
 
 def dimensions_of(model: ModelPatcher) -> WanDimensions:
     """Return the sizes of a MODEL's transformer; those of Wan 14B for a network that does not tell them."""
-    network = getattr(model.model, "diffusion_model", None)
-    sizes = [size for name in ("dim", "ffn_dim", "num_layers") if isinstance(size := getattr(network, name, None), int)]
-    return WanDimensions(*sizes) if len(sizes) == 3 else WAN_DIMENSIONS["14B"]
+    network: Any = model.model.diffusion_model
+    try:
+        return WanDimensions(dim=network.dim, ffn_dim=network.ffn_dim, layers=network.num_layers)
+    except AttributeError:
+        return WAN_DIMENSIONS["14B"]

@@ -81,7 +81,14 @@ def find_start(
     if tag is not None:
         _check_resumes(tag, latent, spec, levels, first)
         return _after_stage(noise, latent, samples, spec, tag)
-    if first:
+    fitting = next(index for index, stage_levels in enumerate(levels) if stage_levels)
+    if first is not None and first < fitting:
+        asked, starts = (stage_name(index, spec.number_of_stages) for index in (first, fitting))
+        raise ValueError(
+            f"the run should start at stage '{asked}', but its schedule starts in '{starts}'; set start_stage to auto, or "
+            "denoise to 1"
+        )
+    if first is not None and first > fitting:
         raise ValueError(
             f"the run should start at stage '{stage_name(first, spec.number_of_stages)}', but the LATENT is not the output of "
             "the stage before it; connect the latent of a run that ended there"

@@ -12,8 +12,10 @@ from functools import partial
 
 from .graph import Graph, Node, is_link, of_class, title
 
-UNIT, UNIT_5B = 64, 128
-"""Sides are multiples of this, so that the VAE, the patches and two halvings divide them; the 5B VAE has 16 pixels a latent."""
+UNIT, UNIT_LARGE = 64, 128
+"""Sides are multiples of this, so that the VAE, the patches and two halvings divide them."""
+LARGE = ("5b", "s2v")
+"""Models with large units: the 5B VAE has 16 pixels a latent, and S2V's motion frames need 8 latents at half size."""
 SCALE = 8
 MOST_PIXELS = 192
 FEW = 6
@@ -75,8 +77,9 @@ def _margin(pixels: int) -> int:
 
 
 def _rules(graph: Graph) -> dict[str, Callable[[int], int]]:
-    is_5b = any("5b" in node["inputs"]["unet_name"].lower() for _, node in of_class(graph, "UNETLoader"))
-    size = partial(small_size, unit=UNIT_5B) if is_5b else small_size
+    models = [node["inputs"]["unet_name"].lower() for _, node in of_class(graph, "UNETLoader")]
+    is_large = any(part in model for model in models for part in LARGE)
+    size = partial(small_size, unit=UNIT_LARGE) if is_large else small_size
     return {**dict.fromkeys(SIZES, size), **RULES}
 
 

@@ -95,12 +95,6 @@ def test_an_image_model_runs_without_an_image(i2v_model):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"vace_frames": [torch.zeros(1, 32, 5, 16, 16)]}, "VACE control frames"),
-        ({"vace_mask": [torch.zeros(1, 64, 5, 16, 16)]}, "VACE mask"),
-        ({"time_dim_concat": torch.zeros(1, 16, 1, 16, 16)}, "frames appended in time"),
-        ({"camera_conditions": torch.zeros(1, 24, 5, 16, 16)}, "camera motion"),
-        ({"control_video": torch.zeros(1, 16, 5, 16, 16)}, "a control video"),
-        ({"pose_video_latent": torch.zeros(1, 16, 5, 16, 16)}, "a pose video"),
         ({"audio_embed": torch.zeros(1, 5, 4)}, "audio"),
         ({"control": object()}, "a ControlNet"),
         ({"area": (1, 16, 16, 0, 0, 0)}, "area in pixels"),
@@ -135,3 +129,75 @@ def test_one_stage_accepts_all_conditioning(t2v_model):
 def test_frames_are_only_checked_if_time_is_halved(t2v_model):
     sample(t2v_model, PRESETS["training-free"], prompt(1, another_pack=torch.zeros(1, 3, 5, 4, 4)))
     assert PyramidSpec().shapes(LatentShape(5, 16, 16))[0].frames == 2
+
+
+HALF = PyramidSpec((0.8,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared")
+FULL = LatentShape(5, 16, 24)
+
+
+def at_half_size(**options):
+    """One cond as the low stage of an H x W pyramid gets it."""
+    low = HALF.stages(FULL)[0]
+    return stage_conds({"positive": [options]}, FULL, low, ("HW",))["positive"][0]
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("control_video", (1, 16, 5, 16, 24)),
+        ("pose_video_latent", (1, 16, 5, 8, 12)),  # SCAIL's poses have half the latent's size
+        ("camera_conditions", (1, 24, 5, 128, 192)),  # in pixels
+        ("time_dim_concat", (1, 16, 2, 16, 24)),
+        ("a_model_of_next_year", (1, 7, 3, 16, 24)),
+    ],
+)
+def test_whatever_covers_the_grid_is_averaged_with_it(key, shape):
+    value = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    made = at_half_size(**{key: value})[key]
+    assert made.shape == (*shape[:3], shape[3] // 2, shape[4] // 2)
+    torch.testing.assert_close(made[..., 0, 0], value[..., :2, :2].mean(dim=(-2, -1)))
+
+
+def test_reference_latents_of_the_same_size_follow_and_others_stay():
+    same, other = torch.randn(1, 16, 1, 16, 24), torch.randn(1, 16, 1, 10, 24)
+    made = at_half_size(reference_latents=[same, other])["reference_latents"]
+    assert made[0].shape == (1, 16, 1, 8, 12) and made[1] is other
+
+
+@pytest.mark.parametrize("key", ["face_video_pixels", "mask", "cross_attn"])
+def test_what_has_no_grid_stays(key):
+    value = torch.randn(1, 3, 5, 128, 192)
+    assert at_half_size(**{key: value})[key] is value
+
+
+def test_a_vace_mask_is_averaged_in_pixels():
+    """A rectangle in pixels, folded into 8x8 blocks, equals the rectangle of half the size, folded."""
+
+    def folded(height, width, box):
+        pixels = torch.zeros(1, 5, height, width)
+        pixels[:, :, box[0] : box[1], box[2] : box[3]] = 1
+        blocks = pixels.reshape(1, 5, height // 8, 8, width // 8, 8).permute(0, 3, 5, 1, 2, 4)
+        return blocks.reshape(1, 64, 5, height // 8, width // 8)
+
+    made = at_half_size(vace_mask=[folded(128, 192, (20, 62, 34, 150))])["vace_mask"][0]
+    assert torch.equal(made, folded(64, 96, (10, 31, 17, 75)))
+
+
+def test_vace_frames_and_masks_reach_the_network_at_the_size_of_each_stage():
+    """The frames, the mask and the latent that the VACE network sees agree in every stage."""
+    import comfy.sd
+
+    from tiny_wan.variants import VARIANTS, state_dict
+
+    model = comfy.sd.load_diffusion_model_state_dict(state_dict(VARIANTS["vace"]))
+    seen = []
+
+    def record(executor, x, *args, vace_context, **kwargs):
+        seen.append((tuple(x.shape[-2:]), tuple(vace_context.shape[-2:])))
+        return executor(x, *args, vace_context=vace_context, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "record", record)
+    vace = {"vace_frames": [torch.randn(1, 32, 5, 16, 16)] * 2, "vace_mask": [torch.ones(1, 64, 5, 16, 16)] * 2}
+    made = sample(model, HALF, prompt(1, **vace, vace_strength=[1.0, 0.5]))
+    assert torch.isfinite(made.output["samples"]).all()
+    assert [shape for shape, _ in seen] == [shape for _, shape in seen] and {shape for shape, _ in seen} == {(8, 8), (16, 16)}
