@@ -24,7 +24,7 @@ def start(system: System) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=system.device == "cpu", step_scheduler_with_optimizer=False)
 
 
-def place(network: nn.Module, accelerator: Accelerator, system: System) -> None:
+def distribute(network: nn.Module, accelerator: Accelerator, system: System) -> None:
     """Move a network to the device; with FSDP2, shard the weights of its blocks over the processes.
 
     Raises:

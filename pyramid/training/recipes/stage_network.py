@@ -89,7 +89,7 @@ def open_trained(path: str, config: RunConfig, accelerator: Accelerator, *, seed
     adapters.prepare(network.transformer, config.adapter, stages, seed=seed)
     if config.gradient_checkpointing:
         network.transformer.enable_gradient_checkpointing()
-    parallel.place(network, accelerator, config.system)
+    parallel.distribute(network, accelerator, config.system)
     return StageNetwork(network, config.adapter, accelerator)
 
 
@@ -105,7 +105,7 @@ def open_frozen(path: str, config: RunConfig, accelerator: Accelerator, *, check
     network = WanVelocity(open_transformer(path)).requires_grad_(False)
     if checkpointing:
         network.transformer.enable_gradient_checkpointing()
-    parallel.place(network, accelerator, config.system)
+    parallel.distribute(network, accelerator, config.system)
     return network
 
 
