@@ -37,7 +37,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with torch.inference_mode():
         pyramid, comfyui = contenders(options.width, options.height, options.frames)
-        pyramid(), comfyui()  # warm up
+        pyramid()  # warm up
+        comfyui()
         times = [(cpu_seconds(comfyui), cpu_seconds(pyramid)) for _ in range(options.rounds)]
     median_comfyui, median_pyramid = (statistics.median(column) for column in zip(*times, strict=True))
     ratio = median_pyramid / median_comfyui

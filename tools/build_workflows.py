@@ -1,4 +1,4 @@
-"""Writes the workflow files that the pack ships; they are never edited by hand.
+"""Write the workflow files of the pack, which are never edited by hand.
 
 Run: .venv/bin/python -m tools.build_workflows    (from the root of the checkout, after 'make set-up')
 
@@ -15,13 +15,14 @@ FOLDER = ROOT / "workflows"
 
 
 def rendered() -> dict[Path, str]:
-    """What every file should hold. ComfyUI must be importable: ``harness.in_process.use_comfyui``."""
+    """Return the text of every file. ComfyUI must be importable: ``harness.in_process.use_comfyui``."""
     from .graphs import build_all, ui
 
     return {FOLDER / f"{graph.name}.json": json.dumps(ui(graph), ensure_ascii=False, indent=1) + "\n" for graph in build_all()}
 
 
 def main() -> None:
+    """Write the files, and remove those of graphs that no longer exist."""
     from harness.in_process import use_comfyui
 
     use_comfyui()

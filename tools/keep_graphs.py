@@ -1,15 +1,15 @@
-"""Keeps graphs as this version saves them, for the tests of all later versions. Run once before every release:
+"""Save graphs as this version writes them, for the tests of all later versions. Run once before every release:
 
 .venv/bin/python -m tools.keep_graphs    (from the root of the checkout, after 'make set-up')
 
-It writes tests/browser/saved/VERSION: every node in one graph, with values that are not the defaults, and two workflows.
+It writes tests/browser/saved/VERSION: every node in one graph, with values other than the defaults, and two workflows.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .build_workflows import FOLDER, ROOT
 
@@ -21,7 +21,7 @@ COPIED = ("wan_draft_then_finish", "wan_t2v_stage_lora")
 
 
 def every_node() -> Graph:
-    """Each node of the pack at least once."""
+    """Build a graph with each node of the pack at least once."""
     from .graphs import Graph
 
     graph = Graph("every_node")
@@ -41,15 +41,15 @@ def every_node() -> Graph:
     sigmas = graph.add("PyramidalWanSchedule", pyramid=spec, steps="4-3-2", grid="uniform", shift=3.0)
     noise = graph.add("RandomNoise", noise_seed=11)
     graph.add("PyramidalWanCost", latent=latent, steps="4-3-2", cfg="5-4-3", grid="shift", shift=4.0, pyramid=spec, model=lora)
-    found = graph.add("PyramidalWanCalibrate", latent=latent, threshold=0.2, pyramid=trained)
-    sampling = {"latent": latent, "pyramid": found["pyramid"], "model_mid": model, "model_low": lora}
+    calibrated = graph.add("PyramidalWanCalibrate", latent=latent, threshold=0.2, pyramid=trained)
+    sampling = {"latent": latent, "pyramid": calibrated["pyramid"], "model_mid": model, "model_low": lora}
     _samplers(graph, {"positive": prompt, "negative": prompt, "model": model}, sampling, sigmas, noise)
     _by_hand(graph, lora, spec, latent, sigmas, noise)
     return graph
 
 
-def _samplers(graph: Graph, conds: dict[str, Node], sampling: dict[str, Node], sigmas: Node, noise: Node) -> None:
-    stages = {"start_stage": "mid", "end_stage": "2"}
+def _samplers(graph: Graph, conds: dict[str, Any], sampling: dict[str, Any], sigmas: Node, noise: Node) -> None:
+    stages: dict[str, Any] = {"start_stage": "mid", "end_stage": "2"}
     graph.group("Samplers", new_column=True)
     graph.add(
         "PyramidalWanSampler", **conds, **sampling, **stages, seed=12, steps="4-3-2", cfg="5-4-3", sampler_name="heun",
@@ -72,6 +72,7 @@ def _by_hand(graph: Graph, model: Node, spec: Node, latent: Node, sigmas: Node, 
 
 
 def main() -> None:
+    """Write the folder of this version."""
     from harness.in_process import use_comfyui
 
     use_comfyui()

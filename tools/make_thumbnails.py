@@ -1,9 +1,9 @@
-"""Writes the pictures that the template browser shows for the workflows: frames of what their tiny twins make.
+"""Write the workflows' pictures in the template browser: frames of the videos that their tiny twins make.
 
 Run: .venv/bin/python -m tools.make_thumbnails [NAME ...]    (from the root of the checkout, after 'make set-up')
 
-Each workflow is run in a headless ComfyUI with the trained tiny Wan, with its own steps, at a small size.
-The picture lies beside the workflow as NAME.jpg, which is where ComfyUI looks for it. --into puts them elsewhere.
+Each workflow runs in a headless ComfyUI with the trained tiny Wan, with its own steps, at a small size. The picture is saved
+beside the workflow as NAME.jpg, where ComfyUI looks for it, or in the folder of --into.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import av
 from PIL import Image, ImageDraw, ImageFont
+
+from tiny_wan.world.videos import evenly_spaced_frames
 
 from .build_workflows import FOLDER
 
@@ -33,22 +34,14 @@ FRAMES_OF_A_CLIP = 17
 
 
 def steps_of(graph: Graph) -> str:
-    """The steps of its samplers as they stand on the nodes, each once."""
+    """Return the steps of a graph's samplers as the nodes show them, each once."""
     steps = dict.fromkeys(str(node.values["steps"]) for node in graph.nodes if "steps" in node.values)
     return " and ".join(steps)
 
 
-def frames_of(video: Path, count: int) -> list[Image.Image]:
-    """Evenly spaced ones, the first and the last among them."""
-    with av.open(str(video)) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
-    return [frames[round(place * (len(frames) - 1) / max(1, count - 1))] for place in range(count)]
-
-
 def picture(videos: list[Path], label: str) -> Image.Image:
-    """Four frames in reading order above the label; of two videos a row each."""
-    rows = [frames_of(video, 2) for video in videos] if len(videos) > 1 else [frames_of(videos[0], 4)]
-    frames = [frame for row in rows for frame in row]
+    """Draw four frames in reading order above the label; two videos have a row each."""
+    frames = [frame for video in videos for frame in evenly_spaced_frames(video, 2 if len(videos) > 1 else 4)]
     sheet = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
     width, height = (SIDE - 3 * MARGIN) // 2, (SIDE - LABEL_HEIGHT - 3 * MARGIN) // 2
     for number, frame in enumerate(frames[:4]):
@@ -63,7 +56,7 @@ def picture(videos: list[Path], label: str) -> Image.Image:
 
 
 async def saved_videos(server: ComfyUIServer, graph: Graph) -> list[Path]:
-    """Runs the graph; the videos that it saves, in the order of its nodes."""
+    """Run a graph, and return the videos that it saves, in the order of its nodes."""
     from .graphs import api
 
     outputs = await server.run(api(graph), timeout=1800)
@@ -76,6 +69,7 @@ async def saved_videos(server: ComfyUIServer, graph: Graph) -> list[Path]:
 
 
 async def make(workspace: Workspace, names: list[str], side: int, folder: Path) -> None:
+    """Run the workflows of these names and save their pictures."""
     from harness.server import ComfyUIServer
 
     from .graphs import TinySize, build, tiny_graph
@@ -90,6 +84,7 @@ async def make(workspace: Workspace, names: list[str], side: int, folder: Path) 
 
 
 def main() -> None:
+    """Read the command line and make the pictures."""
     from harness.in_process import use_comfyui
 
     use_comfyui()

@@ -91,24 +91,26 @@ def git(*arguments: str, stdin: str | None = None, folder: Path = ROOT) -> str:
 
 
 def suspicious(folder: Path) -> list[str]:
-    """Return nodesafe's findings in an unpacked archive, one line each, without high-entropy docstrings.
+    """Return nodesafe's findings in an unpacked archive, one line each, without high-entropy docstrings and tooltips.
 
-    nodesafe takes any long text with many different characters for an encoded program, and so also a docstring with formulas.
-    A docstring is never executed, so this one finding is waived there and nowhere else.
+    nodesafe takes any long text with many different characters for an encoded program, and so also a docstring with formulas or
+    a tooltip with numbers. Neither is ever executed, so this one finding is waived there and nowhere else.
     """
     command = [sys.executable, "-m", "nodesafe.cli", "scan", "--format", "json", str(folder)]
     report = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
     return [
         f"{finding['file']}:{finding['line']}: {finding['title']}"
         for finding in report["findings"]
-        if not (finding["category"] == HIGH_ENTROPY and finding["line"] in docstring_lines(folder / finding["file"]))
+        if not (finding["category"] == HIGH_ENTROPY and finding["line"] in prose_lines(folder / finding["file"]))
     ]
 
 
-def docstring_lines(path: Path) -> set[int]:
-    """Return the first lines of all texts in a Python file that stand alone as statements, which is what docstrings do."""
-    statements = (node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Expr))
-    return {value.lineno for value in statements if isinstance(value, ast.Constant) and isinstance(value.value, str)}
+def prose_lines(path: Path) -> set[int]:
+    """Return the first lines of the docstrings (texts that are statements), tooltips and descriptions in a Python file."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    texts = [node.value for node in nodes if isinstance(node, ast.Expr)]
+    texts += [node.value for node in nodes if isinstance(node, ast.keyword) and node.arg in ("tooltip", "description")]
+    return {text.lineno for text in texts if isinstance(text, ast.Constant) and isinstance(text.value, str)}
 
 
 def unknown_to_comfyui(folder: Path, comfyui: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Pictures for the template browser, from videos."""
+"""The pictures for the template browser."""
 
 import io
 from fractions import Fraction
@@ -16,7 +16,7 @@ MIDDLES = [(100, 90), (300, 90), (100, 270), (300, 270)]
 
 @pytest.fixture
 def video(tmp_path):
-    """Writes a video of frames of one colour each."""
+    """Return a function that writes a video from one colour per frame."""
 
     def write(name, colours):
         path = tmp_path / name
@@ -33,11 +33,11 @@ def video(tmp_path):
 
 
 def shown(sheet):
-    """The colours in the middle of the four places."""
+    """Return the colours in the centres of the four frames."""
     return [sheet.getpixel(middle) for middle in MIDDLES]
 
 
-def test_one_video_fills_the_picture_in_reading_order(video):
+def test_the_frames_of_one_video_are_in_reading_order(video):
     sheet = picture([video("one.mp4", [RED] * 2 + [GREEN] * 4 + [BLUE] * 4 + [WHITE] * 2)], "label")
     assert sheet.size == (SIDE, SIDE)
     assert np.allclose(shown(sheet), [RED, GREEN, BLUE, WHITE], atol=25)

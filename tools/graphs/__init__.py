@@ -1,4 +1,4 @@
-"""The graphs that artists get, described once: as workflow files, and as tiny twins that a CPU runs in seconds.
+"""The graphs for artists, described once: as workflow files, and as tiny twins that run on a CPU in seconds.
 
 for graph in build_all(): ...        # every Graph
 tiny_twin("wan_t2v_training_free")   # API format, with the models and inputs of tiny.write_inputs

@@ -18,13 +18,27 @@ ON, MUTED = 0, 2
 
 @dataclass(frozen=True)
 class Output:
+    """An output of a node, by its position."""
+
     node: Node
     slot: int
 
 
 @dataclass(eq=False)
 class Node:
-    """values: of widgets, by name. links: of inputs, by name. models: files to download, for loaders."""
+    """A node of a graph.
+
+    Attributes:
+        id: Its number, from 1.
+        kind: Its class name in ComfyUI.
+        values: Values of widgets by name.
+        links: Links of inputs by name.
+        title: Its title, if not that of the class.
+        models: Files that a loader offers to download.
+        size: Width and height, if not the usual ones.
+        color: Colours of title and body.
+        mode: `ON` or `MUTED`.
+    """
 
     id: int
     kind: str
@@ -38,15 +52,18 @@ class Node:
 
     @property
     def schema(self) -> NodeSchema:
+        """Inputs and outputs of its class."""
         return node_schema(self.kind)
 
     def __getitem__(self, name: str) -> Output:
-        """The output of that name."""
+        """Return the output of that name."""
         return Output(self, [given for given, _ in self.schema.outputs].index(name))
 
 
 @dataclass
 class Group:
+    """Nodes with a common title, one below the other in a column."""
+
     title: str
     column: int
     nodes: list[Node] = field(default_factory=list)
@@ -54,7 +71,7 @@ class Group:
 
 
 class Graph:
-    """Nodes in running order: a node can only be linked to earlier ones."""
+    """Nodes in running order: a node can be linked only to earlier ones."""
 
     def __init__(self, name: str):
         self.name = name
@@ -62,9 +79,13 @@ class Graph:
         self.groups: list[Group] = []
 
     def group(self, title: str, *, new_column: bool = False, under: str | None = None, mode: int = ON) -> None:
-        """Opens a group; nodes that are added go into it, one below the other.
+        """Open a group, to which all following nodes are added, one below the other.
 
-        It goes below the last one, to the right of all, or under the one of that title.
+        Args:
+            title: Its title.
+            new_column: Place it to the right of all others, instead of below the last one.
+            under: Title of the group below which it is placed.
+            mode: `ON`, or `MUTED` for all of its nodes.
         """
         columns = {group.title: group.column for group in self.groups}
         column = columns[under] if under else max(columns.values(), default=0)
@@ -74,7 +95,10 @@ class Graph:
         self, kind: str, *, title: str | None = None, models: tuple[dict[str, str], ...] = (),
         size: tuple[int, int] | None = None, color: tuple[str, str] | None = None, **inputs: Any,
     ) -> Node:  # fmt: skip
-        """A node in the open group. Inputs are values, nodes (their first output) or outputs; the rest take defaults."""
+        """Add a node to the open group and return it.
+
+        Inputs are values, nodes (their first output) or outputs; widgets that are left out have their defaults.
+        """
         given = {name: Output(value, 0) if isinstance(value, Node) else value for name, value in inputs.items()}
         links = {name: value for name, value in given.items() if isinstance(value, Output)}
         values = {name: value for name, value in given.items() if name not in links}
@@ -86,6 +110,7 @@ class Graph:
         return node
 
     def note(self, text: str, *, title: str, size: tuple[int, int]) -> None:
+        """Add a note in Markdown."""
         self.add(NOTE, title=title, size=size, color=("#432", "#653"), text=text)
 
 
@@ -93,7 +118,7 @@ def _check_and_fill(node: Node) -> None:
     known = {given.name: given for given in node.schema.inputs}
     unknown = (node.values.keys() | node.links.keys()) - known.keys()
     if unknown:
-        raise ValueError(f"{node.kind} has no input {', '.join(sorted(unknown))}")
+        raise ValueError(f"{node.kind} has no input {', '.join(sorted(unknown))}; expected {', '.join(known)}")
     for name, given in known.items():
         if given.is_widget and name not in node.values:
             if "default" in given.options:
@@ -101,9 +126,9 @@ def _check_and_fill(node: Node) -> None:
             elif given.options.get("options"):
                 node.values[name] = given.options["options"][0]
             elif name not in node.links:
-                raise ValueError(f"{node.kind} needs a value for {name}")
+                raise ValueError(f"{node.kind} requires a value for {name}")
         if not given.is_widget and not given.optional and name not in node.links:
-            raise ValueError(f"{node.kind} needs a link to {name}")
+            raise ValueError(f"{node.kind} requires a link to {name}")
 
 
 def api(graph: Graph) -> dict[str, dict]:

@@ -16,6 +16,7 @@ from .parts import (
     VAE,
     WIDTH,
     Parts,
+    Value,
     download,
     load_model,
     load_text,
@@ -35,7 +36,7 @@ THREE_STAGE_HEIGHT = 448
 """480 cannot be halved for three stages."""
 
 
-def sample(graph: Graph, parts: Parts, latent: Node, **widgets: object) -> Node:
+def sample(graph: Graph, parts: Parts, latent: Value, **widgets: object) -> Node:
     """Add the sampler; a ``model`` among the widgets replaces that of the parts."""
     sockets = {"model": parts.model, "positive": parts.positive, "negative": parts.negative, "latent": latent}
     return graph.add("PyramidalWanSampler", **{**sockets, **widgets})
@@ -144,23 +145,25 @@ cfg or sampler.
     parts = text_to_video(graph)
     graph.group("3 · Pyramid, schedule, noise", new_column=True)
     spec = pyramid(graph, "training-free")
-    shared = {
-        "spec": spec,
-        "sigmas": graph.add("PyramidalWanSchedule", pyramid=spec, steps="20-10"),
+    schedule = graph.add("PyramidalWanSchedule", pyramid=spec, steps="20-10")
+    scheduled = schedule["pyramid"]  # the grid may move the boundaries of `spec`
+    shared: dict[str, Value] = {
+        "spec": scheduled,
+        "sigmas": schedule,
         "noise": graph.add("RandomNoise", noise_seed=0),
         "sampler": graph.add("KSamplerSelect", sampler_name="euler"),
     }
     latent = size(graph, spec)
     graph.group("4 · Stage low", new_column=True)
-    start = graph.add("PyramidalWanStageStart", noise=shared["noise"], latent=latent, pyramid=spec)
+    start = graph.add("PyramidalWanStageStart", noise=shared["noise"], latent=latent, pyramid=scheduled)
     low = one_stage(graph, parts, shared, start, "low")
     graph.group("5 · Transition, stage high", new_column=True)
-    between = graph.add("PyramidalWanStageTransition", latent=low, noise=shared["noise"], pyramid=spec, stage="low")
+    between = graph.add("PyramidalWanStageTransition", latent=low, noise=shared["noise"], pyramid=scheduled, stage="low")
     high = one_stage(graph, parts, shared, between, "high")
     save_video(graph, parts, high, graph.name, title="6 · Video")
 
 
-def one_stage(graph: Graph, parts: Parts, shared: dict[str, Node], start: Node, stage: str) -> Node:
+def one_stage(graph: Graph, parts: Parts, shared: dict[str, Value], start: Node, stage: str) -> Node:
     """Add one stage of the hand-wired run; ``start`` gives its latent and noise."""
     model = graph.add("PyramidalWanStageModel", model=parts.model, pyramid=shared["spec"], stage=stage)
     guider = graph.add("CFGGuider", model=model, positive=parts.positive, negative=parts.negative, cfg=6.0)

@@ -1,8 +1,9 @@
-"""What many graphs share: loaders, prompts, size, and the video at the end."""
+"""Common parts of graphs: loaders, prompts, size, and the video at the end."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .graph import ON, Graph, Node, Output
 
@@ -19,7 +20,7 @@ PUBLIC = {
     VAE: ("vae", "0.25 GB"),
     CLIP_VISION: ("clip_vision", "1.3 GB"),
 }
-"""Files that anybody can download: their folder under models, and about how large they are."""
+"""Public files: their folder under models, and their approximate size."""
 
 PROMPT = "A red fox trots through a snowy birch forest at sunrise, powder snow flies up, the camera follows at eye level."
 NEGATIVE = (
@@ -27,7 +28,7 @@ NEGATIVE = (
     "残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，"
     "三条腿，背景人很多，倒着走"
 )
-"""Wan's own default."""
+"""Wan's own default negative prompt."""
 
 WIDTH, HEIGHT, FRAMES, FPS = 832, 480, 81, 16
 GREEN, RED = ("#232", "#353"), ("#322", "#533")
@@ -40,7 +41,7 @@ def link(name: str) -> str:
 
 
 def download(name: str) -> tuple[dict[str, str], ...]:
-    """For a loader's properties: where the front end offers to get the file. Nothing for files that are not public."""
+    """Return the download that the front end offers for a loader's file; nothing for files that are not public."""
     return ({"name": name, "url": link(name), "directory": PUBLIC[name][0]},) if name in PUBLIC else ()
 
 
@@ -71,7 +72,7 @@ def prompts(graph: Graph, clip: Value, prompt: str = PROMPT) -> tuple[Node, Node
 
 
 def text_to_video(graph: Graph, model_name: str = T2V, prompt: str = PROMPT) -> Parts:
-    """The column after the notes: models and prompts."""
+    """Add the column after the notes: models and prompts."""
     graph.group("1 · Models", new_column=True)
     model, clip, vae = load_model(graph, model_name), load_text(graph), load_vae(graph)
     graph.group("2 · Prompt")
@@ -84,7 +85,7 @@ def pyramid(graph: Graph, preset: str) -> Node:
 
 
 def size(graph: Graph, spec: Value | None = None, *, height: int = HEIGHT) -> Node:
-    fit = {} if spec is None else {"pyramid": spec}
+    fit: dict[str, Any] = {} if spec is None else {"pyramid": spec}
     return graph.add("PyramidalWanEmptyLatent", width=WIDTH, height=height, frames=FRAMES, **fit)
 
 
@@ -92,7 +93,7 @@ def save_video(
     graph: Graph, parts: Parts, samples: Value, name: str, *, title: str, fps: Value | float = FPS, new_column: bool = True,
     under: str | None = None, mode: int = ON,
 ) -> None:  # fmt: skip
-    """Decoding and saving, as a group: in a column of its own, below the last group, or under the one of that title."""
+    """Add a group that decodes and saves: in a new column, below the last group, or under the group of that title."""
     graph.group(title, new_column=new_column and not under, under=under, mode=mode)
     frames = graph.add("VAEDecode", samples=samples, vae=parts.vae)
     video = graph.add("CreateVideo", images=frames, fps=fps)

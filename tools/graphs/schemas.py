@@ -1,9 +1,10 @@
-"""What the running host and the pack say about a node's inputs and outputs."""
+"""Inputs and outputs of nodes, as ComfyUI and the pack declare them."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,14 +15,21 @@ from harness.in_process import PACKAGE, comfyui_folder
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 UPLOADS = ("image_upload", "video_upload")
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
-"""A combo of newer hosts whose choices may bring inputs of their own; a graph saves the choice like any combo's."""
+"""A combo of newer ComfyUI versions whose choices can have further inputs; a graph saves the choice like that of any combo."""
 NOTE = "MarkdownNote"
-"""Known to the front end only."""
+"""A node that only the front end knows."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """type: the name of the socket's type; of a list of choices it is COMBO. options: limits, default, choices."""
+    """An input of a node.
+
+    Attributes:
+        name: Its name.
+        type: Name of the socket's type; COMBO for a list of choices.
+        optional: Whether it can stay unconnected.
+        options: Limits, default and choices.
+    """
 
     name: str
     type: str
@@ -30,11 +38,12 @@ class Input:
 
     @property
     def is_widget(self) -> bool:
+        """Whether the front end shows a widget for it."""
         return self.type in WIDGET_TYPES and not self.options.get("forceInput")
 
     @property
     def extra_widget(self) -> str | None:
-        """What the front end puts after the widget, with a value of its own in the saved list."""
+        """The widget that the front end adds after this one, with its own value in the saved list."""
         if self.options.get("control_after_generate") or (self.type == "INT" and self.name in ("seed", "noise_seed")):
             return "control_after_generate"
         return "upload" if any(self.options.get(key) for key in UPLOADS) else None
@@ -42,6 +51,8 @@ class Input:
 
 @dataclass(frozen=True)
 class NodeSchema:
+    """Inputs and (name, type) of outputs of a node, and whether it is one of the pack's."""
+
     inputs: tuple[Input, ...]
     outputs: tuple[tuple[str, str], ...]
     ours: bool
@@ -90,9 +101,8 @@ def _our_nodes() -> dict[str, Any]:
 
 @functools.lru_cache(None)
 def _comfyui_nodes() -> dict[str, Any]:
-    import nodes
-
-    sys.path.insert(0, str(comfyui_folder()))  # nodes.py has put a folder in front that holds another 'utils'
-    with ThreadPoolExecutor(1) as thread:  # on this one a loop may be running already
+    nodes = importlib.import_module("nodes")  # ComfyUI's module, not our folder
+    sys.path.insert(0, str(comfyui_folder()))  # nodes.py has inserted a folder with another 'utils' before it
+    with ThreadPoolExecutor(1) as thread:  # an event loop may be running in this thread
         thread.submit(asyncio.run, nodes.init_builtin_extra_nodes()).result()
     return nodes.NODE_CLASS_MAPPINGS

@@ -1,6 +1,6 @@
-"""The same graphs with tiny random models, prompts from files, small sizes and few steps.
+"""Tiny twins of the graphs, with tiny models, prompts from files, small sizes and few steps.
 
-They are made from the graphs themselves, so a twin cannot differ from its workflow in how it is wired.
+They are made from the graphs themselves, so a twin has the wiring of its workflow.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .parts import I2V, NEGATIVE, T2V
 
 TRAINED_PROMPT = "a yellow square moving up on the left over a checkered blue background"
 OTHER_PROMPT = "a white disc moving left in the centre over a striped grey background"
-"""Of the video that video to video starts from."""
+"""Prompt of the video from which video-to-video starts."""
 VIDEO, IMAGE = "tiny.mp4", "tiny.png"
 FEW_STEP, STYLE = "tiny_random_few_step_lora.safetensors", "tiny_random_style_lora.safetensors"
 LORAS = {FEW_STEP_LORA: FEW_STEP, STYLE_LORA: STYLE, DETAIL_LORA: STYLE}
@@ -37,16 +37,24 @@ TRAINED = {
     I2V: "tiny_wan_i2v.safetensors",
     TRAINED_MODEL: "tiny_wan_t2v_20-20-10.safetensors",
 }
-"""Files of tiny_wan/weights for the twins with trained weights."""
+"""Files in tiny_wan/weights that twins with trained weights use."""
 STUDENT = "tiny_wan_t2v_2-2-1.safetensors"
-"""All weights of the few-step model."""
+"""The few-step model with all weights distilled."""
 DROPPED = ("CLIPLoader", "CLIPVisionLoader", "CLIPVisionEncode")
-"""Large encoders that have no tiny one: prompts come from files, and the image goes in through the VAE only."""
+"""Large encoders without a tiny version: prompts are read from files, and the image is encoded by the VAE only."""
 
 
 @dataclass(frozen=True)
 class TinySize:
-    """most_steps: of a stage, where a workflow has more. trained: with the trained tiny Wan and a real prompt."""
+    """The size of a twin.
+
+    Attributes:
+        width: Pixels.
+        height: Pixels.
+        frames: Frames.
+        most_steps: Limit of the steps per stage.
+        trained: Use the trained tiny Wan and a prompt of its world, instead of random weights and prompts.
+    """
 
     width: int = 64
     height: int = 64
@@ -56,16 +64,16 @@ class TinySize:
 
 
 SMALLEST = TinySize()
-"""What three stages can halve."""
+"""The smallest size that three stages can halve."""
 
 
 def tiny_twin(name: str, size: TinySize = SMALLEST) -> Prompt:
-    """The workflow in API format, to be queued where ``write_inputs`` has been."""
+    """Return a workflow's twin in API format; it requires the files of ``write_inputs``."""
     return api(tiny_graph(name, size))
 
 
 def tiny_graph(name: str, size: TinySize = SMALLEST) -> Graph:
-    """The same as a graph that the front end can show, too."""
+    """Return a workflow's twin as a graph."""
     graph = build(name)
     gone = {node for node in graph.nodes if node.kind in DROPPED}
     graph.nodes = [node for node in graph.nodes if node not in gone]
@@ -79,7 +87,7 @@ def tiny_graph(name: str, size: TinySize = SMALLEST) -> Graph:
 
 
 def _use_student(graph: Graph) -> None:
-    """Instead of a few-step LoRA the model with all weights distilled and 'Pyramid from File', as the notes say."""
+    """Replace a few-step LoRA by the model with all weights distilled and 'Pyramid from File', as the notes describe."""
     for lora in [node for node in graph.nodes if node.values.get("lora_name") == FEW_STEP]:
         model = lora.links["model"]
         model.node.values["unet_name"] = STUDENT
@@ -122,9 +130,11 @@ def _few_steps(steps: str | int, most: int) -> str | int:
 
 
 def write_inputs(workspace: Workspace, *, trained: bool = False) -> None:
-    """The twins' LoRAs, video and image, next to the models and prompts of ``workspace.prepare``.
+    """Write the twins' LoRAs, video and image, in addition to the models and prompts of ``workspace.prepare``.
 
-    trained: also the prompt of twins with the trained model, and a video and an image of its world.
+    Args:
+        workspace: Where to write.
+        trained: Also write the prompt for the trained model, and take video and image from its world.
     """
     loras, inputs = workspace.base / "models" / "loras", workspace.base / "input"
     for folder in (loras, inputs):
@@ -145,7 +155,7 @@ def _lora(*, seed: int, width: int = 128, rank: int = 2) -> dict[str, torch.Tens
 
 
 def _pictures() -> list[np.ndarray]:
-    """A bright square that moves over a gradient."""
+    """Draw a bright square that moves over a gradient."""
     width, height = SMALLEST.width, SMALLEST.height
     gradient = np.broadcast_to(np.linspace(0, 180, width, dtype=np.uint8)[None, :, None], (height, width, 3))
     pictures = []
@@ -157,7 +167,7 @@ def _pictures() -> list[np.ndarray]:
 
 
 def _scene_pictures(prompt: str) -> list[np.ndarray]:
-    """A clip of the tiny world."""
+    """Render a clip of the tiny world."""
     (video,) = render([scene_for(parse(prompt), seed=0)], frames=SMALLEST.frames, height=128, width=128)
     return list(video.add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).numpy())
 

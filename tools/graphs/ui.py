@@ -33,7 +33,7 @@ WIDTHS = {
     **dict.fromkeys(("UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader"), 420),
     **dict.fromkeys(("PyramidalWanCost", "PyramidalWanCalibrate"), 480),
 }
-"""Of those that show long names or lines."""
+"""Widths of nodes that show long names or lines."""
 
 PREVIEW = 220
 SHOWN = {
@@ -46,20 +46,22 @@ SHOWN = {
     "SamplerCustomAdvanced": PREVIEW,
     "KSampler": PREVIEW,
 }
-"""Room for the text or the preview that these show below their widgets when they run."""
+"""Height of the text or preview below the widgets while a node runs."""
 
 VIEW = {"scale": 0.7, "offset": [100, 150]}
-"""Most graphs fit into a window of 1920x1080 like this, beside the side bar and below the tabs."""
+"""With this view most graphs fit into a window of 1920x1080, beside the side bar and below the tabs."""
 
 
 @functools.lru_cache(None)
 def pack_version() -> str:
-    found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert found
-    return found[1]
+    """Return the version in pyproject.toml."""
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version
+    return version[1]
 
 
 def ui(graph: Graph) -> dict[str, Any]:
+    """Return a graph as the front end saves it."""
     links = _links(graph)
     places = _places(graph)
     return {
@@ -77,7 +79,7 @@ def ui(graph: Graph) -> dict[str, Any]:
 
 
 def _inputs(node: Node) -> list:
-    """In the order in which the front end makes them: sockets, then widgets."""
+    """Return the inputs in the front end's order: sockets, then widgets."""
     return [*node.schema.sockets, *node.schema.widgets]
 
 
@@ -141,7 +143,7 @@ def _properties(node: Node) -> dict[str, Any]:
 
 
 def widget_values(node: Node) -> list:
-    """Positional, in the order of the schema, with what the front end adds after a seed or an upload."""
+    """Return the values in the order of the schema, with those that the front end adds after a seed or an upload."""
     extras = {"control_after_generate": "fixed", "upload": "image"}
     values = []
     for given in node.schema.widgets:
@@ -152,6 +154,7 @@ def widget_values(node: Node) -> list:
 
 
 def size_of(node: Node) -> tuple[int, int]:
+    """Return width and height of a node."""
     if node.size or node.kind in SIZES:
         return node.size or SIZES[node.kind]
     schema = node.schema
@@ -173,7 +176,7 @@ def _places(graph: Graph) -> dict[Node, tuple[int, int]]:
 
 
 def _column_starts(graph: Graph) -> dict[int, int]:
-    """Where each column of groups begins."""
+    """Return the left edge of each column of groups."""
     starts, x = {}, 0
     for column in sorted({group.column for group in graph.groups}):
         nodes = [node for group in graph.groups if group.column == column for node in group.nodes]
