@@ -1,11 +1,11 @@
-# Everything below sets up .venv and .host by itself, and a second time only looks whether they are there.
+# Every target sets up .venv and .host first, and skips that if they are complete.
 #
-#   PYTHON=python3.12            the Python to make .venv with
-#   COMFYUI_DIR=~/ComfyUI        a ComfyUI of your own instead of the one that is fetched
-#   COMFYUI_VERSION=0.30.0       another version is fetched, into .host/ComfyUI-0.30.0 (0.3.75, 0.16.3, 0.24.1, 0.30.0)
-#   PROMPT="a white disc ..."     what 'make demo' shows (tiny_wan/world/grammar.py)
+#   PYTHON=python3.12            the Python of .venv
+#   COMFYUI_DIR=~/ComfyUI        your own ComfyUI, instead of fetching one
+#   COMFYUI_VERSION=0.30.0       fetch another version into .host/ComfyUI-0.30.0 (0.3.75, 0.16.3, 0.24.1, 0.30.0)
+#   PROMPT="a white disc ..."    prompt of 'make demo' (tiny_wan/world/grammar.py)
 #   ARGS="-k transition"         further arguments for pytest, or for ComfyUI in 'make serve'
-#   PORT=8188                    where 'make serve' listens
+#   PORT=8188                    port of 'make serve'
 
 PORT ?= 8188
 ARGS ?=
@@ -25,13 +25,13 @@ help: ## this list
 set-up: ## .venv, and ComfyUI in .host
 	@python=$$(sh tools/find_python.sh) && "$$python" tools/set_up.py
 
-demo: set-up ## one prompt: plain, training-free, finetuned and distilled, on the CPU, into output/demo/
+demo: set-up ## one prompt sampled in four ways on the CPU, into output/demo/
 	@$(RUN) demo.run $(if $(PROMPT),--prompt "$(PROMPT)")
 
 test: set-up ## all tests
 	@$(RUN) pytest -n auto $(ARGS)
 
-serve: set-up ## ComfyUI in the browser, with the pack and tiny random models
+serve: set-up ## ComfyUI in the browser, with the pack and tiny models
 	@$(RUN) demo.serve --port $(PORT) $(ARGS)
 
 lint: set-up ## ruff and pyright
@@ -41,6 +41,6 @@ lint: set-up ## ruff and pyright
 pack: set-up ## the registry's archive, into output/, scanned
 	@$(RUN) tools.pack
 
-clean: ## removes .venv, .host and caches; output/ stays
+clean: ## remove .venv, .host and caches; output/ stays
 	rm -rf .venv .host .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

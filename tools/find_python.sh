@@ -1,6 +1,5 @@
 #!/bin/sh
-# Prints the Python that the set-up should use: $PYTHON, or that of a finished .venv, or the newest of 3.10 to 3.13 on
-# the PATH.
+# Print the Python that the set-up uses: $PYTHON, that of a complete .venv, or the newest of 3.10 to 3.13 on the PATH.
 # Run: sh tools/find_python.sh
 
 suits() {
@@ -12,8 +11,8 @@ if [ -n "$PYTHON" ]; then
         echo "$PYTHON"
         exit
     fi
-    found=$("$PYTHON" -c 'import platform; print("Python " + platform.python_version())' 2>/dev/null)
-    echo "PYTHON=$PYTHON is ${found:-no Python that runs}; it must be Python 3.10 to 3.13 with venv and ensurepip." >&2
+    version=$("$PYTHON" -c 'import platform; print("Python " + platform.python_version())' 2>/dev/null)
+    echo "PYTHON=$PYTHON is ${version:-not a Python that runs}; it must be Python 3.10 to 3.13 with venv and ensurepip." >&2
     exit 1
 fi
 
@@ -28,6 +27,6 @@ for name in python3.13 python3.12 python3.11 python3.10 python3 python; do
         exit
     fi
 done
-found=$(python3 -c 'import platform; print(platform.python_version())' 2>/dev/null)
-echo "No Python 3.10 to 3.13 with venv and ensurepip on the PATH (python3 is ${found:-missing}): install one, or name it with PYTHON=/path/to/python3.12." >&2
+version=$(python3 -c 'import platform; print(platform.python_version())' 2>/dev/null)
+echo "No Python 3.10 to 3.13 with venv and ensurepip on the PATH (python3 is ${version:-missing}): install one, or set PYTHON=/path/to/python3.12." >&2
 exit 1

@@ -181,7 +181,7 @@ class Optimizer:
 
 
 def draw_video(step: int, recipe: Recipe) -> Tensor:
-    """The clips of a step: (B, 3, T, H, W) in -1..1; every random choice from (recipe.seed, step)."""
+    """Draw the clips of a step, (B, 3, T, H, W) in -1..1, with every random choice from (recipe.seed, step)."""
     rng = np.random.default_rng(np.random.SeedSequence([recipe.seed, 3, step]))
     weights = np.array([crop.weight for crop in recipe.crops])
     shape = recipe.crops[rng.choice(len(weights), p=weights / weights.sum())]
