@@ -6,13 +6,14 @@ publishes (arXiv 2601.04792, table 1) to the printed digit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .latent_shape import LatentShape
+from .latent_shape import PATCH, LatentShape
 from .stages import PyramidSpec
 
-PATCH = (1, 2, 2)
+PATCH_SHAPE = (1, PATCH, PATCH)
 """Latents per token on the time, height and width axes (Wan)."""
 
 
@@ -47,7 +48,7 @@ WAN_DIMENSIONS = {
 
 def tokens(shape: LatentShape) -> int:
     """Return the number of tokens of one latent; sides that do not fill a patch are padded."""
-    sides = zip((shape.frames, shape.height, shape.width), PATCH, strict=True)
+    sides = zip((shape.frames, shape.height, shape.width), PATCH_SHAPE, strict=True)
     count = 1
     for side, patch in sides:
         count *= -(-side // patch)
@@ -69,7 +70,7 @@ def forward_tflops(tokens: int, dimensions: WanDimensions) -> float:
     projections = 2 * n * (6 * d**2 + 2 * d * dimensions.ffn_dim)
     attention = 4 * n**2 * d + 4 * n * text * d
     text_projections = 2 * text * 2 * d**2
-    patch = PATCH[0] * PATCH[1] * PATCH[2]
+    patch = math.prod(PATCH_SHAPE)
     ends = 2 * n * d * patch * (dimensions.in_channels + dimensions.out_channels)
     text_embedding = 2 * text * (dimensions.text_dim * d + d**2)
     return (dimensions.layers * (projections + attention + text_projections) + ends + text_embedding) / 1e12

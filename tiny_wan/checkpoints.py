@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pyramid.flops import PATCH_SHAPE
 from pyramid.latent_shape import CHANNELS
 from pyramid.training.engine.atomic import atomic_file
 
@@ -30,7 +31,6 @@ HEAD_DIM = 128
 TEXT_DIM = 4096
 TIME_FREQUENCIES = 256
 CLIP_VISION_DIM = 1280
-PATCH = (1, 2, 2)
 VAE_WIDTHS = (1, 2, 4, 4)
 
 
@@ -71,7 +71,7 @@ def _transformer(dim: int, ffn_dim: int, layers: int, *, in_channels: int, image
     if dim % HEAD_DIM:
         nearest = max(HEAD_DIM, round(dim / HEAD_DIM) * HEAD_DIM)
         raise ValueError(f"dim {dim} is not a multiple of {HEAD_DIM}, ComfyUI's head size for Wan (nearest: {nearest})")
-    yield from _layer("patch_embedding", dim, in_channels, *PATCH)
+    yield from _layer("patch_embedding", dim, in_channels, *PATCH_SHAPE)
     yield from _layer("text_embedding.0", dim, TEXT_DIM)
     yield from _layer("text_embedding.2", dim, dim)
     yield from _layer("time_embedding.0", dim, TIME_FREQUENCIES)
@@ -80,7 +80,7 @@ def _transformer(dim: int, ffn_dim: int, layers: int, *, in_channels: int, image
     for index in range(layers):
         yield from _transformer_block(f"blocks.{index}", dim, ffn_dim, image=image)
     yield "head.modulation", (1, 2, dim)
-    yield from _layer("head.head", math.prod(PATCH) * CHANNELS, dim)
+    yield from _layer("head.head", math.prod(PATCH_SHAPE) * CHANNELS, dim)
     if image:
         yield from _layer("img_emb.proj.0", CLIP_VISION_DIM)
         yield from _layer("img_emb.proj.1", CLIP_VISION_DIM, CLIP_VISION_DIM)

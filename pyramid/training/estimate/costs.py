@@ -7,10 +7,11 @@ encoder are not counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...flops import PATCH, WanDimensions, forward_tflops, tokens
+from ...flops import PATCH_SHAPE, WanDimensions, forward_tflops, tokens
 from ...latent_shape import LatentShape
 from ...stage_names import stage_name
 from ...stages import PyramidSpec
@@ -134,7 +135,7 @@ def adversarial_work(stages: int, *, updates: int, lora: bool, checkpointing: bo
 
 def parameters(dimensions: WanDimensions) -> int:
     """Return the number of parameters of a Wan text-to-video transformer."""
-    d, patch = dimensions.dim, PATCH[0] * PATCH[1] * PATCH[2]
+    d, patch = dimensions.dim, math.prod(PATCH_SHAPE)
     attention = 2 * (4 * d * d + 4 * d + 2 * d)
     feed_forward = 2 * d * dimensions.ffn_dim + dimensions.ffn_dim + d
     block = attention + feed_forward + 6 * d + 2 * d
