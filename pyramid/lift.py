@@ -34,7 +34,7 @@ METADATA_KEY = "pyramid_latent_map"
 
 
 class Lift(Protocol):
-    """A map from clean latents ``(B, C, T, H, W)`` to those of the same video at another size; drops have this form, too."""
+    """Map clean latents ``(B, C, T, H, W)`` to those of the same video at another size; drops have this form, too."""
 
     def __call__(self, clean: Tensor, size: Size) -> Tensor:
         """Return latents ``(B, C, *size)``."""
@@ -48,6 +48,7 @@ class ResizeLift:
     resize: OrthonormalResize
 
     def __call__(self, clean: Tensor, size: Size) -> Tensor:
+        """Return ``clean`` at another size, ``(B, C, *size)``."""
         return _checked(self.resize.up(clean), clean, size)
 
 
@@ -58,19 +59,22 @@ class ResizeDrop:
     resize: OrthonormalResize
 
     def __call__(self, clean: Tensor, size: Size) -> Tensor:
+        """Return ``clean`` at another size, ``(B, C, *size)``."""
         return _checked(self.resize.down(clean), clean, size)
 
 
 @dataclass(frozen=True)
 class FunctionLift:
-    """A lift computed elsewhere, for example by decoding, enlarging the pixels and encoding.
+    """A lift that is computed elsewhere, for example by decoding, enlarging the pixels and encoding.
 
-    function: takes the clean latents and the size, and returns latents of that size; device and dtype may differ.
+    Attributes:
+        function: Takes the clean latents and the size, and returns latents of that size; device and dtype may differ.
     """
 
     function: Callable[[Tensor, Size], Tensor]
 
     def __call__(self, clean: Tensor, size: Size) -> Tensor:
+        """Return ``clean`` at another size, ``(B, C, *size)``."""
         return _checked(self.function(clean, size), clean, size).to(clean)
 
 
@@ -95,10 +99,11 @@ class LinearMap:
     three. (At 3 / 2, on pairs of the tiny VAE, the mean square error is 0.074 of a variance of 0.92; a DCT resampling followed
     by one 3x3 convolution leaves 0.337.)
 
-    ratios: output size over input size on the time, height and width axes; time counts the frames other than 0.
-    kernel: inputs that one output sees along the time, height and width axes; beyond an edge the last input repeats.
-    first: weights of frame 0, ``(1, phases_h, phases_w, C, C * k_h * k_w + 1)``, the last column is the bias.
-    rest: weights of the other frames, ``(phases_t, phases_h, phases_w, C, C * k_t * k_h * k_w + 1)``.
+    Attributes:
+        ratios: Output size over input size on the time, height and width axes; time counts the frames other than 0.
+        kernel: Inputs that one output sees along the time, height and width axes; beyond an edge the last input repeats.
+        first: Weights of frame 0, ``(1, phases_h, phases_w, C, C * k_h * k_w + 1)``; the last column is the bias.
+        rest: Weights of the other frames, ``(phases_t, phases_h, phases_w, C, C * k_t * k_h * k_w + 1)``.
     """
 
     ratios: Ratios
@@ -107,6 +112,11 @@ class LinearMap:
     rest: Tensor
 
     def __call__(self, clean: Tensor, size: Size) -> Tensor:
+        """Return ``clean`` at another size, ``(B, C, *size)``.
+
+        Raises:
+            ValueError: The map is for other channels or another ratio of sizes.
+        """
         self.check(channels=clean.shape[1], source=size_of(clean), target=size)
         dtype = torch.promote_types(clean.dtype, self.first.dtype)
         out = clean.new_empty(*clean.shape[:2], *size)
@@ -121,10 +131,12 @@ class LinearMap:
 
     @property
     def frame_classes(self) -> tuple[FrameClass, FrameClass]:
+        """Latent frame 0, and the other frames."""
         return frame_classes(self.ratios, self.kernel)
 
     @property
     def channels(self) -> int:
+        """Latent channels that the map reads and writes."""
         return self.first.shape[-2]
 
     def check(self, *, channels: int, source: Size, target: Size) -> None:

@@ -32,6 +32,7 @@ class FrameFit:
 
     @property
     def mean_error(self) -> float:
+        """Mean square error over the channels."""
         return sum(self.error) / len(self.error)
 
 
@@ -46,14 +47,17 @@ class FitReport:
 
 
 class PairSums:
-    """Sums of products over pairs of latents, from which both the fit and its error follow; memory does not grow.
-
-    Args:
-        source: size of the map's input, for the ratios. target: size of its output.
-        channels: of the latents. kernel: inputs that one output sees along time, height and width, see ``fit_lift``.
-    """
+    """Sums of products over pairs of latents, from which both the fit and its error follow; memory does not grow."""
 
     def __init__(self, *, source: Size, target: Size, channels: int, kernel: Size | None = None):
+        """Start with empty sums.
+
+        Args:
+            source: Size of the map's input; only the ratios of the sizes matter.
+            target: Size of the map's output.
+            channels: Latent channels.
+            kernel: Inputs that one output sees along time, height and width; None for that of ``default_kernel``.
+        """
         self.ratios, self.pairs = ratios_between(source, target), 0
         self.kernel = default_kernel(self.ratios) if kernel is None else kernel
         self.frame_classes = frame_classes(self.ratios, self.kernel)

@@ -35,6 +35,7 @@ TOLERANCE = 0.04
 
 
 def size_of(latent: Tensor) -> Size:
+    """Return the frames, rows and columns of a latent ``(..., T, H, W)``."""
     frames, height, width = latent.shape[-3:]
     return frames, height, width
 
@@ -68,10 +69,12 @@ class FrameClass:
 
     @property
     def phases(self) -> Size:
+        """Phases along the time, height and width axes."""
         time, height, width = (min(ratio.numerator, MOST_PHASES) for ratio in self.ratios)
         return time, height, width
 
     def inputs(self, channels: int) -> int:
+        """Return how many numbers one output sees."""
         return channels * math.prod(self.kernel)
 
     def places(self, source: Size, target: Size) -> Iterator[Place]:
@@ -99,6 +102,7 @@ class Axis:
     phases: int
 
     def phase(self, positions: np.ndarray) -> np.ndarray:
+        """Return the phase of each output."""
         return self._nearest(positions) % self.phases
 
     def of_phase(self, phase: int) -> np.ndarray:
@@ -148,5 +152,6 @@ class Place:
 
 
 def frame_classes(ratios: Ratios, kernel: Size) -> tuple[FrameClass, FrameClass]:
+    """Return the classes of latent frame 0, which stands alone in time, and of the other frames."""
     alone = FrameClass(slice(0, 1), (Fraction(1), *ratios[1:]), (1, *kernel[1:]))
     return alone, FrameClass(slice(1, None), ratios, kernel)
