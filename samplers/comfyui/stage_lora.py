@@ -30,17 +30,25 @@ KEY = "pyramidal_wan_loras"
 
 @dataclass(frozen=True)
 class StageLora:
-    """file, strength, and the stages it acts in, as the artist wrote them."""
+    """A LoRA that acts in some stages.
+
+    Attributes:
+        file: The LoRA's file.
+        strength: Factor of its effect.
+        stages: The stages it acts in, as the artist wrote them: "all", "low,mid", "0".
+    """
 
     file: LoraFile
     strength: float
     stages: str
 
     def __post_init__(self) -> None:
+        """Raise ValueError for a strength that is not finite."""
         if not math.isfinite(self.strength):
             raise ValueError(f"strength is {self.strength}; expected a finite number, such as 1.0")
 
     def acts_in(self, index: int, number_of_stages: int) -> bool:
+        """Return whether the LoRA acts in a stage."""
         return index in stage_set(self.stages, number_of_stages)
 
 
@@ -66,6 +74,7 @@ def add_stage_lora(model: ModelPatcher, lora: StageLora) -> tuple[ModelPatcher, 
 
 
 def stage_loras(model: ModelPatcher) -> tuple[StageLora, ...]:
+    """Return the stage LoRAs that a MODEL carries."""
     return model.get_attachment(KEY) or ()
 
 
@@ -86,9 +95,9 @@ def _check_agreement(loras: list[StageLora]) -> None:
 
 
 def differences(one: PyramidSpec, other: PyramidSpec) -> str:
-    """The fields in which two pyramids differ, for a message."""
-    theirs = vars(other)
-    return "; ".join(f"{name} {own} against {theirs[name]}" for name, own in vars(one).items() if own != theirs[name])
+    """Return the fields in which two pyramids differ, for a message."""
+    values = vars(other)
+    return "; ".join(f"{name} {value} against {values[name]}" for name, value in vars(one).items() if value != values[name])
 
 
 def apply_stage_loras(bound: ModelPatcher, stage: Stage, number_of_stages: int) -> None:
