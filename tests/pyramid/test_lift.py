@@ -45,12 +45,12 @@ def random_map(source, target, channels=CHANNELS):
 @pytest.mark.parametrize("name", ["haar", "dct", "db2"])
 def test_the_resize_as_a_lift_is_the_plain_transition_bit_for_bit(name, axes):
     coarse, fine = PyramidSpec((0.6,), (axes,), resize=name).stages(LatentShape(5, 8, 12))
-    signal, clean = (draw(2, 3, *dataclasses.astuple(coarse.shape), seed=seed) for seed in (1, 2))
-    noise = draw(2, 3, *dataclasses.astuple(fine.shape), seed=3)
+    signal, clean = (draw(2, 3, *tuple(coarse.shape), seed=seed) for seed in (1, 2))
+    noise = draw(2, 3, *tuple(fine.shape), seed=3)
     resize = make_resize(name, axes)
     plain, _ = transition(signal, coarse.clean, fine.noisy, resize, noise)
     assert torch.equal(lift_signal(signal, clean, resize, ResizeLift(resize)), plain)
-    assert torch.equal(ResizeDrop(resize)(plain, dataclasses.astuple(coarse.shape)), resize.down(plain))
+    assert torch.equal(ResizeDrop(resize)(plain, tuple(coarse.shape)), resize.down(plain))
 
 
 def test_a_lifted_transition_is_exact_on_gaussian_data():
@@ -60,7 +60,7 @@ def test_a_lifted_transition_is_exact_on_gaussian_data():
     The start from the true small latent has this law without R, which no function of the small latent knows.
     """
     coarse, fine = PyramidSpec((0.7,), ("THW",)).stages(LatentShape(5, 4, 4))
-    small, large = dataclasses.astuple(coarse.shape), dataclasses.astuple(fine.shape)
+    small, large = tuple(coarse.shape), tuple(fine.shape)
     lift = random_map(small, large, channels=1)
     resize, sigma_c, sigma_n = make_resize("haar", "THW"), coarse.clean.sigma.double(), fine.noisy.sigma.double()
 
