@@ -30,6 +30,7 @@ FOLDERS = {
     "VAELoader": "vae",
     "CLIPVisionLoader": "clip_vision",
     "PyramidalWanStageLoRA": "loras",
+    "LoraLoaderModelOnly": "loras",
     "PyramidalWanFromFile": "",
     "PyramidalWanLoadConditioning": "../input/conditioning",
     "LoadImage": "../input",

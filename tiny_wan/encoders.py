@@ -101,6 +101,11 @@ def write_encoders(models: Path) -> None:
     """Write the three files under `models`; each is there as a whole or not at all."""
     _write(models / "text_encoders" / "tiny_random_umt5.safetensors", text_encoder_state_dict(), TEXT_CONFIG)
     _write(models / "clip_vision" / "tiny_random_clip_vision.safetensors", clip_vision_state_dict(), VISION_CONFIG)
+    write_vae22(models)
+
+
+def write_vae22(models: Path) -> None:
+    """Write the VAE under `models`."""
     _write(models / "vae" / "tiny_random_wan22_vae.safetensors", vae22_state_dict(), VAE22_CONFIG)
 
 

@@ -33,13 +33,18 @@ def write_small_files(workspace: Workspace) -> None:
 
     Requires ComfyUI on the path: networks of its own are built to read their shapes.
     """
-    link = workspace.base / "custom_nodes" / STAND_INS.name
-    link.unlink(missing_ok=True)
-    link.symlink_to(STAND_INS)
+    link_stand_ins(workspace)
     models, inputs = workspace.base / "models", workspace.base / "input"
     write_encoders(models)
     _write_loras(models / "loras")
     _write_media(inputs)
+
+
+def link_stand_ins(workspace: Workspace) -> None:
+    """Link the stand-in nodes into the workspace."""
+    link = workspace.base / "custom_nodes" / STAND_INS.name
+    link.unlink(missing_ok=True)
+    link.symlink_to(STAND_INS)
 
 
 def write_networks(workspace: Workspace, graph: Graph) -> None:

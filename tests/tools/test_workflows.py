@@ -13,10 +13,12 @@ from boxes import around, box, node_box, overlapping
 
 from harness.server import ComfyUIServer
 from harness.workspace import WEIGHTS, Workspace, default_workspace, prepare
+from pyramidalwan.nodes import NODES
 from tiny_wan.world.videos import decode
 from tools.build_workflows import FOLDER, rendered
-from tools.graphs import WORKFLOWS, api, build, schemas, tiny_twin, write_inputs
+from tools.graphs import WORKFLOWS, api, build, has_trained, schemas, tiny_twin, write_inputs
 from tools.graphs.graph import MUTED
+from tools.graphs.parts import VAE22
 from tools.graphs.schemas import NOTE, node_schema
 from tools.graphs.tiny import DROPPED, SMALLEST, TinySize
 from tools.graphs.ui import COMFYUI_VERSION, pack_version
@@ -24,9 +26,17 @@ from tools.graphs.ui import COMFYUI_VERSION, pack_version
 FILES = {"unet_name", "clip_name", "vae_name", "lora_name", "file", "image"}
 """Widgets that list the files of the computer on which a graph is opened."""
 
-LOADERS = {"UNETLoader": "unet_name", "CLIPLoader": "clip_name", "VAELoader": "vae_name", "CLIPVisionLoader": "clip_name"}
-PUBLIC = re.compile(r"https://huggingface\.co/Comfy-Org/Wan_2\.1_ComfyUI_repackaged/resolve/main/split_files/(\w+)/([\w.-]+)")
+LOADERS = {
+    "UNETLoader": "unet_name",
+    "CLIPLoader": "clip_name",
+    "VAELoader": "vae_name",
+    "CLIPVisionLoader": "clip_name",
+    "LoraLoaderModelOnly": "lora_name",
+}
+REPOSITORY = r"https://huggingface\.co/Comfy-Org/(?:Wan_2\.1_ComfyUI_repackaged|Wan_2\.2_ComfyUI_Repackaged)"
+PUBLIC = re.compile(REPOSITORY + r"/resolve/main/split_files/(\w+)/([\w.-]+)")
 ANY = "*"
+OURS = {node.__name__ for node in NODES}
 
 
 def on_disk():
@@ -160,7 +170,8 @@ def test_nothing_overlaps(flow):
 @each_workflow
 def test_notes_have_the_download_of_every_file(flow):
     notes = "\n".join(node["widgets_values"][0] for node in flow["nodes"] if node["type"] == NOTE)
-    assert "Steps are written low-" in notes and "VRAM" in notes
+    with_our_sampler = any(node["type"] != "PyramidalWanModel" for node in flow["nodes"] if node["type"] in OURS)
+    assert ("Steps are written low-" if with_our_sampler else "Steps are those of the sampler") in notes and "VRAM" in notes
     for node in flow["nodes"]:
         if node["type"] in LOADERS:
             name = dict((given.name, value) for given, value in widgets_of(node))[LOADERS[node["type"]]]
@@ -184,17 +195,17 @@ def check_file(node, name, notes):
 def test_a_twin_is_the_same_graph(name):
     whole, twin = api(build(name)), tiny_twin(name)
     renamed = {"CLIPTextEncode": "PyramidalWanLoadConditioning"}
-    kinds = {key: node["class_type"] for key, node in whole.items() if node["class_type"] not in DROPPED}
-    assert {key: node["class_type"] for key, node in twin.items()} == {
-        key: renamed.get(kind, kind) for key, kind in kinds.items()
-    }
+    kinds = {key: renamed.get(node["class_type"], node["class_type"]) for key, node in whole.items()}
+    kinds |= {key: "TinyWan22VAELoader" for key, node in whole.items() if node["inputs"].get("vae_name") == VAE22}
+    expected = {key: kind for key, kind in kinds.items() if kind not in DROPPED}
+    assert {key: node["class_type"] for key, node in twin.items()} == expected
     for key, node in twin.items():
         for given, value in node["inputs"].items():
             if isinstance(value, list):
                 assert value == whole[key]["inputs"][given] and value[0] in twin
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if has_trained(name)])
 def test_twins_with_trained_weights_use_files_that_are_shipped(name):
     twin = tiny_twin(name, TinySize(128, 128, 17, trained=True))
     for node in twin.values():
@@ -202,6 +213,12 @@ def test_twins_with_trained_weights_use_files_that_are_shipped(name):
             if given in node["inputs"]:
                 assert (WEIGHTS / node["inputs"][given]).is_file()
         assert all(value[0] in twin for value in node["inputs"].values() if isinstance(value, list))
+
+
+def test_models_that_the_tiny_wan_was_not_trained_for_have_no_trained_twin():
+    assert [name for name in WORKFLOWS if not has_trained(name)] == ["wan22_5b_ti2v", "wan_vace_inpaint"]
+    with pytest.raises(ValueError, match="wan_vace_inpaint have no trained tiny twin"):
+        tiny_twin("wan_vace_inpaint", TinySize(trained=True))
 
 
 def test_the_trained_student_replaces_model_and_lora():
@@ -214,6 +231,26 @@ def test_the_trained_student_replaces_model_and_lora():
         "PyramidalWanFromFile",
     ]
     assert kinds["UNETLoader"]["unet_name"] == "tiny_wan_t2v_2-2-1.safetensors"
+
+
+@pytest.mark.parametrize("name", ["wan22_t2v_two_experts", "wan22_i2v_two_experts"])
+def test_of_two_experts_the_high_noise_one_runs_first_and_is_pyramidal(name):
+    graph = api(build(name))
+    samplers = [node["inputs"] for node in graph.values() if node["class_type"] == "KSamplerAdvanced"]
+    chains = [list(models_before(graph, sampler["model"][0])) for sampler in samplers]
+    assert [chain.count("PyramidalWanModel") for chain in chains] == [1, 0]
+    assert all(f"_{expert}_noise_" in chain[-1] for expert, chain in zip(("high", "low"), chains, strict=True))
+    first, second = samplers
+    assert graph[second["latent_image"][0]]["inputs"] is first and first["end_at_step"] == second["start_at_step"]
+
+
+def models_before(graph, name):
+    """Yield the classes of the nodes that a MODEL goes through, last to first, and the file that it comes from."""
+    while name:
+        node = graph[name]
+        yield node["class_type"]
+        name = node["inputs"].get("model", [None])[0]
+    yield node["inputs"]["unet_name"]
 
 
 def test_only_the_second_half_of_the_draft_workflow_is_muted():

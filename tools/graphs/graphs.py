@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .any_sampler import any_graph, i2v_two_experts, t2v_two_experts, ti2v_5b, vace_inpaint
 from .graph import MUTED, Graph, Node
 from .notes import STEPS_THREE, STEPS_TWO, STOCK, add_notes, cost_sentence, start_level
 from .parts import (
@@ -26,6 +27,7 @@ from .parts import (
     save_video,
     size,
     text_to_video,
+    video_clip,
 )
 
 TEXT_FILES = (T2V, TEXT_ENCODER, VAE)
@@ -206,15 +208,6 @@ Width and height must be multiples of 32. Use a shift of 3 for this 480p model, 
     save_video(graph, parts, done, graph.name, title="5 · Video")
 
 
-def video_clip(graph: Graph, vae: Node, *, height: int = HEIGHT) -> tuple[Node, Node]:
-    """Add a clip of 81 frames from a file, and its latent, to the open group."""
-    video = graph.add("LoadVideo", file="my_video.mp4")
-    clip = graph.add("GetVideoComponents", video=video)
-    cut = graph.add("ImageFromBatch", title="First frames", image=clip["images"], batch_index=0, length=FRAMES)
-    fitted = graph.add("ImageScale", image=cut, upscale_method="lanczos", width=WIDTH, height=height, crop="center")
-    return clip, graph.add("VAEEncode", pixels=fitted, vae=vae)
-
-
 def v2v(graph: Graph) -> None:
     about = f"""# Video to video with stock Wan 2.1
 
@@ -230,7 +223,8 @@ noise level {start_level("20-10", 0.3):.2f}, 0.5 at {start_level("20-10", 0.5):.
     add_notes(graph, about, TEXT_FILES)
     parts = text_to_video(graph, prompt="The same scene as a hand-painted watercolour, soft edges, visible paper grain.")
     graph.group("3 · Video", new_column=True)
-    clip, latent = video_clip(graph, parts.vae)
+    clip, fitted = video_clip(graph)
+    latent = graph.add("VAEEncode", pixels=fitted, vae=parts.vae)
     graph.group("4 · Sample", new_column=True)
     spec = pyramid(graph, "training-free")
     done = sample(graph, parts, latent, pyramid=spec, steps="20-10", cfg="6", sampler_name="euler", denoise=0.5)
@@ -315,7 +309,7 @@ The chart and the text need no diffusion model; mute the sampler and the video t
     add_notes(graph, about, TEXT_FILES)
     parts = text_to_video(graph)
     graph.group("3 · Clip", new_column=True)
-    _, clip = video_clip(graph, parts.vae)
+    clip = graph.add("VAEEncode", pixels=video_clip(graph)[1], vae=parts.vae)
     graph.group("4 · Measure", new_column=True)
     measured = graph.add("PyramidalWanCalibrate", latent=clip, threshold=0.1, pyramid=pyramid(graph, "training-free"))
     graph.add("PreviewImage", images=measured["chart"])
@@ -328,6 +322,11 @@ The chart and the text need no diffusion model; mute the sampler and the video t
 
 
 WORKFLOWS: dict[str, Callable[[Graph], None]] = {
+    "wan_any_graph": any_graph,
+    "wan22_t2v_two_experts": t2v_two_experts,
+    "wan22_i2v_two_experts": i2v_two_experts,
+    "wan22_5b_ti2v": ti2v_5b,
+    "wan_vace_inpaint": vace_inpaint,
     "wan_t2v_training_free": t2v_training_free,
     "wan_t2v_pyramid_20-20-10": t2v_20_20_10,
     "wan_t2v_pyramid_2-2-1": t2v_2_2_1,

@@ -17,24 +17,41 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from harness.server import Graph as Prompt
+from harness.templates.exchange import SECOND_EXPERT, WAN22_VAE, network_file, variant_of
+from harness.templates.small_files import link_stand_ins, write_networks
 from harness.workspace import EMPTY_PROMPT, PROMPTS, Workspace, prompt_file, write_prompt
 from pyramid.stages import PyramidSpec
+from tiny_wan.encoders import write_vae22
 from tiny_wan.world.grammar import parse
 from tiny_wan.world.scenes import render, scene_for
 
 from .graph import Graph, Node, Output, api
-from .graphs import DETAIL_LORA, FEW_STEP_LORA, STYLE_LORA, TRAINED_MODEL, build
-from .parts import I2V, NEGATIVE, T2V
+from .graphs import DETAIL_LORA, FEW_STEP_LORA, STYLE_LORA, TRAINED_MODEL, WORKFLOWS, build
+from .parts import (
+    I2V,
+    I2V_HIGH,
+    I2V_HIGH_LORA,
+    I2V_LOW,
+    I2V_LOW_LORA,
+    NEGATIVE,
+    T2V,
+    T2V_HIGH,
+    T2V_HIGH_LORA,
+    T2V_LOW,
+    T2V_LOW_LORA,
+    VAE22,
+)
 
 TRAINED_PROMPT = "a yellow square moving up on the left over a checkered blue background"
 OTHER_PROMPT = "a white disc moving left in the centre over a striped grey background"
 """Prompt of the video from which video-to-video starts."""
 VIDEO, IMAGE = "tiny.mp4", "tiny.png"
 FEW_STEP, STYLE = "tiny_random_few_step_lora.safetensors", "tiny_random_style_lora.safetensors"
-LORAS = {FEW_STEP_LORA: FEW_STEP, STYLE_LORA: STYLE, DETAIL_LORA: STYLE}
+OF_EXPERTS = (T2V_HIGH_LORA, T2V_LOW_LORA, I2V_HIGH_LORA, I2V_LOW_LORA)
+LORAS = {FEW_STEP_LORA: FEW_STEP, **dict.fromkeys((STYLE_LORA, DETAIL_LORA, *OF_EXPERTS), STYLE)}
 TRAINED = {
-    T2V: "tiny_wan_t2v.safetensors",
-    I2V: "tiny_wan_i2v.safetensors",
+    **dict.fromkeys((T2V, T2V_HIGH, T2V_LOW), "tiny_wan_t2v.safetensors"),
+    **dict.fromkeys((I2V, I2V_HIGH, I2V_LOW), "tiny_wan_i2v.safetensors"),
     TRAINED_MODEL: "tiny_wan_t2v_20-20-10.safetensors",
 }
 """Files in tiny_wan/weights that twins with trained weights use."""
@@ -72,8 +89,19 @@ def tiny_twin(name: str, size: TinySize = SMALLEST) -> Prompt:
     return api(tiny_graph(name, size))
 
 
+def has_trained(name: str) -> bool:
+    """Return whether the tiny Wan was trained for the models of a workflow."""
+    return all(node.values["unet_name"] in TRAINED for node in build(name).nodes if node.kind == "UNETLoader")
+
+
 def tiny_graph(name: str, size: TinySize = SMALLEST) -> Graph:
-    """Return a workflow's twin as a graph."""
+    """Return a workflow's twin as a graph.
+
+    Raises:
+        ValueError: Trained weights are requested and there are none for the workflow's models.
+    """
+    if size.trained and not has_trained(name):
+        raise ValueError(f"the models of {name} have no trained tiny twin; use random weights")
     graph = build(name)
     gone = {node for node in graph.nodes if node.kind in DROPPED}
     graph.nodes = [node for node in graph.nodes if node not in gone]
@@ -104,7 +132,12 @@ def _make_tiny(node: Node, gone: set[Node], size: TinySize) -> None:
         filename = prompts[node.values["text"] == NEGATIVE]
         node.kind, node.values, node.links = "PyramidalWanLoadConditioning", {"filename": filename}, {}
         return
-    node.values = {name: _tiny_value(name, value, size) for name, value in node.values.items()}
+    if node.values.get("vae_name") == VAE22:
+        node.kind, node.values = "TinyWan22VAELoader", {"name": WAN22_VAE}
+        return
+    fixed = ("steps",) if node.kind == "KSamplerAdvanced" else ()  # so that the steps at which two samplers change stay in them
+    values = {name: _tiny_value(name, value, size) for name, value in node.values.items() if name not in fixed}
+    node.values = {**node.values, **values}
     node.links = {name: source for name, source in node.links.items() if source.node not in gone}
 
 
@@ -112,15 +145,22 @@ def _tiny_value(name: str, value: Any, size: TinySize) -> Any:
     if size.trained and value in TRAINED:
         return TRAINED[value]
     if name == "unet_name":
-        return "tiny_random_wan_i2v.safetensors" if value == I2V else "tiny_random_wan_t2v.safetensors"
+        return _random_network(value)
     if name == "vae_name":
         return "tiny_wan_vae.safetensors" if size.trained else "tiny_random_wan_vae.safetensors"
     if name == "lora_name":
         return LORAS[value]
     if name == "steps":
         return _few_steps(value, size.most_steps)
-    sides = {"width": size.width, "height": size.height, "frames": size.frames, "length": size.frames}
-    return {**sides, "file": VIDEO, "image": IMAGE}.get(name, value)
+    frames = dict.fromkeys(("frames", "length", "amount"), size.frames)
+    return {"width": size.width, "height": size.height, **frames, "file": VIDEO, "image": IMAGE}.get(name, value)
+
+
+def _random_network(file: str) -> str:
+    """Return the random network that stands for a model."""
+    if file == TRAINED_MODEL:
+        file = T2V
+    return network_file(variant_of(file), second=bool(SECOND_EXPERT.search(file)))
 
 
 def _few_steps(steps: str | int, most: int) -> str | int:
@@ -130,7 +170,9 @@ def _few_steps(steps: str | int, most: int) -> str | int:
 
 
 def write_inputs(workspace: Workspace, *, trained: bool = False) -> None:
-    """Write the twins' LoRAs, video and image, in addition to the models and prompts of ``workspace.prepare``.
+    """Write the twins' files, in addition to the models and prompts of ``workspace.prepare``.
+
+    These are LoRAs, video, image, and the models that not every workspace needs. ComfyUI must be importable.
 
     Args:
         workspace: Where to write.
@@ -141,6 +183,10 @@ def write_inputs(workspace: Workspace, *, trained: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     save_file(_lora(seed=0), loras / FEW_STEP, PyramidSpec().to_metadata())
     save_file(_lora(seed=1), loras / STYLE)
+    link_stand_ins(workspace)
+    write_vae22(workspace.base / "models")
+    for name in WORKFLOWS:
+        write_networks(workspace, tiny_twin(name))
     if trained:
         write_prompt(workspace, TRAINED_PROMPT)
     Image.fromarray((_scene_pictures(TRAINED_PROMPT) if trained else _pictures())[0]).save(inputs / IMAGE)

@@ -30,7 +30,7 @@ SIZES = {
     "PreviewAny": (480, 220),
 }
 WIDTHS = {
-    **dict.fromkeys(("UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader"), 420),
+    **dict.fromkeys(("UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader", "LoraLoaderModelOnly"), 420),
     **dict.fromkeys(("PyramidalWanCost", "PyramidalWanCalibrate"), 480),
 }
 """Widths of nodes that show long names or lines."""
@@ -40,11 +40,13 @@ SHOWN = {
     "PyramidalWanPreset": 140,
     "PyramidalWanEmptyLatent": 90,
     "PyramidalWanStageLoRA": 50,
+    "PyramidalWanModel": 70,
     "PyramidalWanCost": 100,
     "PyramidalWanCalibrate": 100,
     "PyramidalWanSampler": PREVIEW,
     "SamplerCustomAdvanced": PREVIEW,
     "KSampler": PREVIEW,
+    "KSamplerAdvanced": PREVIEW,
 }
 """Height of the text or preview below the widgets while a node runs."""
 
