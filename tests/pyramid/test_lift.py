@@ -28,6 +28,11 @@ SIZES = {
 CHANNELS = 2
 
 
+def hand_over(coarse, fine):
+    """Return the noise levels at the clean end of a stage and at the noisy end of the next."""
+    return coarse.at(torch.tensor(coarse.clean.natural)), fine.at(torch.tensor(fine.noisy.natural))
+
+
 def draw(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
@@ -48,7 +53,7 @@ def test_the_resize_as_a_lift_is_the_plain_transition_bit_for_bit(name, axes):
     signal, clean = (draw(2, 3, *tuple(coarse.shape), seed=seed) for seed in (1, 2))
     noise = draw(2, 3, *tuple(fine.shape), seed=3)
     resize = make_resize(name, axes)
-    plain, _ = transition(signal, coarse.clean, fine.noisy, resize, noise)
+    plain, _ = transition(signal, *hand_over(coarse, fine), resize, noise)
     assert torch.equal(lift_signal(signal, clean, resize, ResizeLift(resize)), plain)
     assert torch.equal(ResizeDrop(resize)(plain, tuple(coarse.shape)), resize.down(plain))
 
@@ -62,12 +67,13 @@ def test_a_lifted_transition_is_exact_on_gaussian_data():
     coarse, fine = PyramidSpec((0.7,), ("THW",)).stages(LatentShape(5, 4, 4))
     small, large = tuple(coarse.shape), tuple(fine.shape)
     lift = random_map(small, large, channels=1)
-    resize, sigma_c, sigma_n = make_resize("haar", "THW"), coarse.clean.sigma.double(), fine.noisy.sigma.double()
+    resize = make_resize("haar", "THW")
+    sigma_c, sigma_n = (level.sigma.double() for level in hand_over(coarse, fine))
 
     def start(clean, coarse_noise, fine_noise):
         signal = clean + sigma_c / (1 - sigma_c) * coarse_noise  # (1 - sigma_c) * clean + sigma_c * noise, over 1 - sigma_c
         lifted = lift_signal(signal, clean, resize, lift)
-        _, noise = transition(signal, coarse.clean, fine.noisy, resize, fine_noise)
+        _, noise = transition(signal, *hand_over(coarse, fine), resize, fine_noise)
         return add_noise(lifted, noise, sigma_n)
 
     def linear_part(units, place):
