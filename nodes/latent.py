@@ -21,7 +21,7 @@ class PyramidalWanEmptyLatent(io.ComfyNode):
             node_id="PyramidalWanEmptyLatent",
             display_name="Pyramidal Empty Latent",
             description="Creates an empty Wan video of a size that the pyramid can halve down to its lowest stage. Other sizes "
-            "change to the nearest that fits: 832x480 becomes 832x448 for three stages.",
+            "change to the nearest that fits: with three stages, 832x480 becomes 832x448.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["empty latent video", "wan size", "resolution", "pyramid size"],
             inputs=[
@@ -33,7 +33,7 @@ class PyramidalWanEmptyLatent(io.ComfyNode):
                     min=1,
                     max=16384,
                     step=4,
-                    tooltip="Number of video frames. Three stages in time require 16k+1, such as 33, 49, 65 or 81.",
+                    tooltip="Number of video frames, 4k+1. Three stages in time require 16k+1, such as 33, 49, 65 or 81.",
                 ),
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Number of videos to make at once."),
                 io.Combo.Input(
@@ -45,8 +45,8 @@ class PyramidalWanEmptyLatent(io.ComfyNode):
                 Pyramid.Input(
                     "pyramid",
                     optional=True,
-                    tooltip="Optional: the pyramid that you sample with. Otherwise the size fits three stages in time, "
-                    "width and height, and thus every preset.",
+                    tooltip="Optional: the pyramid that you sample with. Otherwise the size fits 'training-free', which the "
+                    "samplers use by default.",
                 ),
             ],
             outputs=[
@@ -58,7 +58,7 @@ class PyramidalWanEmptyLatent(io.ComfyNode):
     @classmethod
     def execute(cls, width, height, frames, batch_size, snap, pyramid=None) -> io.NodeOutput:
         """Return the empty latent and the sizes of its stages."""
-        spec = pyramid or PRESETS["pyramidal-wan"]
+        spec = pyramid or PRESETS["training-free"]
         requested = VideoSize(width, height, frames)
         size = snap_size(requested, spec, snap)
         text = describe_stages(requested, size, spec)

@@ -82,7 +82,7 @@ def test_an_unknown_preset_is_rejected_with_the_known_ones():
 
 @pytest.mark.parametrize(("snap", "size"), [("nearest", (832, 448)), ("smaller", (832, 448)), ("larger", (832, 512))])
 def test_empty_latent_snaps_and_lists_the_stages(snap, size):
-    latent, text = values(PyramidalWanEmptyLatent.execute(832, 480, 81, 2, snap))
+    latent, text = values(PyramidalWanEmptyLatent.execute(832, 480, 81, 2, snap, PRESETS["pyramidal-wan"]))
     assert latent["samples"].shape == (2, 16, 21, size[1] // 8, 104)
     first, *stages = text.splitlines()
     assert first == f"832x{size[1]} with 81 frames instead of 832x480 with 81 frames"
@@ -90,11 +90,21 @@ def test_empty_latent_snaps_and_lists_the_stages(snap, size):
     assert len(stages) == 3 and stages[2].startswith(f"stage 2: 832x{size[1]} with 81 frames")
 
 
+@pytest.mark.parametrize("size", [(832, 480, 81), (480, 832, 121), (640, 640, 5)], ids=str)
+def test_empty_latent_fits_what_the_samplers_run_by_default(size):
+    latent, text = values(PyramidalWanEmptyLatent.execute(*size, 1, "nearest"))
+    width, height, frames = size
+    assert latent["samples"].shape == (1, 16, (frames - 1) // 4 + 1, height // 8, width // 8)
+    assert text == values(PyramidalWanEmptyLatent.execute(*size, 1, "nearest", PRESETS["training-free"]))[1]
+    assert text.splitlines()[0] == f"{width}x{height} with {frames} frames"
+
+
 def test_empty_latent_fits_the_connected_pyramid():
-    latent, text = values(PyramidalWanEmptyLatent.execute(832, 480, 77, 1, "nearest", PRESETS["training-free"]))
-    assert latent["samples"].shape == (1, 16, 20, 60, 104)
-    assert text.splitlines()[0] == "832x480 with 77 frames"
-    assert values(PyramidalWanEmptyLatent.execute(20, 16, 2, 1, "smaller"))[0]["samples"].shape == (1, 16, 1, 8, 8)
+    latent, text = values(PyramidalWanEmptyLatent.execute(832, 480, 77, 1, "nearest", PRESETS["pyramidal-wan"]))
+    assert latent["samples"].shape == (1, 16, 21, 56, 104)
+    assert text.splitlines()[0] == "832x448 with 81 frames instead of 832x480 with 77 frames"
+    small = values(PyramidalWanEmptyLatent.execute(20, 16, 2, 1, "smaller", PRESETS["pyramidal-wan"]))[0]
+    assert small["samples"].shape == (1, 16, 1, 8, 8)
 
 
 def test_a_schedule_includes_the_boundaries_and_all_steps():

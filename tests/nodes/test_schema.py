@@ -87,7 +87,7 @@ def test_a_text_is_sent_to_the_front_end_and_dropped_without_a_server(monkeypatc
     monkeypatch.setitem(sys.modules, "server", prompt_server)
     monkeypatch.setattr(PyramidalWanEmptyLatent, "hidden", types.SimpleNamespace(unique_id="7"))
     PyramidalWanEmptyLatent.execute(832, 480, 81, 1, "nearest")
-    assert shown[0][0] == "7" and shown[0][1].startswith("832x448")
+    assert shown[0][0] == "7" and shown[0][1].startswith("832x480")
 
 
 SMALLEST = {"node_id": "x", "display_name": "x", "description": "z", "inputs": [], "outputs": [], "search_aliases": ["y"]}
