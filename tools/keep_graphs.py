@@ -35,6 +35,7 @@ def every_node() -> Graph:
         timestep_source="natural", first_frame="per-frame", rope="scaled",
     )  # fmt: skip
     graph.add("PyramidalWanPreset", preset="tpdiff")
+    graph.add("PyramidalWanModel", model=lora, pyramid=spec)
     trained = graph.add("PyramidalWanFromFile", file="loras/my_lora.safetensors")
     graph.group("Size, schedule", new_column=True)
     latent = graph.add("PyramidalWanEmptyLatent", width=640, height=384, frames=49, batch_size=2, snap="smaller", pyramid=spec)

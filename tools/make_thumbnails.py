@@ -2,8 +2,9 @@
 
 Run: .venv/bin/python -m tools.make_thumbnails [NAME ...]    (from the root of the checkout, after 'make set-up')
 
-Each workflow runs in a headless ComfyUI with the trained tiny Wan, with its own steps, at a small size. The picture is saved
-beside the workflow as NAME.jpg, where ComfyUI looks for it, or in the folder of --into.
+Each workflow runs in a headless ComfyUI with the trained tiny Wan, with its own steps, at a small size. A workflow whose models
+have no trained tiny twin gets a card with its title. The picture is saved beside the workflow as NAME.jpg, where ComfyUI looks for
+it, or in the folder of --into.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 SIDE, LABEL_HEIGHT, MARGIN = 400, 36, 6
 BACKGROUND, FOREGROUND = (24, 24, 27), (240, 240, 240)
-FONT_SIZE = 20
+FONT_SIZE, TITLE_SIZE, TITLE_CHARACTERS = 20, 34, 18
 QUALITY = 85
 FRAMES_OF_A_CLIP = 17
 
@@ -50,9 +52,28 @@ def picture(videos: list[Path], label: str) -> Image.Image:
         left = MARGIN + number % 2 * (width + MARGIN) + (width - small.width) // 2
         top = MARGIN + number // 2 * (height + MARGIN) + (height - small.height) // 2
         sheet.paste(small, (left, top))
-    middle = SIDE // 2, SIDE - LABEL_HEIGHT // 2 - MARGIN // 2
-    ImageDraw.Draw(sheet).text(middle, label, FOREGROUND, ImageFont.load_default(FONT_SIZE), anchor="mm")
+    _write_label(ImageDraw.Draw(sheet), label)
     return sheet
+
+
+def title_of(graph: Graph) -> str:
+    """Return the heading of a graph's first note."""
+    return graph.nodes[0].values["text"].splitlines()[0].removeprefix("# ")
+
+
+def card(title: str, label: str) -> Image.Image:
+    """Draw a title above the label."""
+    sheet = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    lines, middle = "\n".join(textwrap.wrap(title, TITLE_CHARACTERS)), (SIDE // 2, (SIDE - LABEL_HEIGHT) // 2)
+    draw.multiline_text(middle, lines, FOREGROUND, ImageFont.load_default(TITLE_SIZE), anchor="mm", align="center")
+    _write_label(draw, label)
+    return sheet
+
+
+def _write_label(draw: ImageDraw.ImageDraw, label: str) -> None:
+    middle = SIDE // 2, SIDE - LABEL_HEIGHT // 2 - MARGIN // 2
+    draw.text(middle, label, FOREGROUND, ImageFont.load_default(FONT_SIZE), anchor="mm")
 
 
 async def saved_videos(server: ComfyUIServer, graph: Graph) -> list[Path]:
@@ -72,14 +93,18 @@ async def make(workspace: Workspace, names: list[str], side: int, folder: Path) 
     """Run the workflows of these names and save their pictures."""
     from harness.server import ComfyUIServer
 
-    from .graphs import TinySize, build, tiny_graph
+    from .graphs import TinySize, build, has_trained, tiny_graph
 
-    graphs = {name: tiny_graph(name, TinySize(side, side, FRAMES_OF_A_CLIP, most_steps=1000, trained=True)) for name in names}
-    labels = {name: f"tiny demo model, {steps_of(build(name))} steps" for name in names}
+    size = TinySize(side, side, FRAMES_OF_A_CLIP, most_steps=1000, trained=True)
     async with ComfyUIServer(workspace) as server:
-        for name, graph in graphs.items():
-            path = folder / f"{name}.jpg"
-            picture(await saved_videos(server, graph), labels[name]).save(path, quality=QUALITY, optimize=True)
+        for name in names:
+            whole, path = build(name), folder / f"{name}.jpg"
+            steps = f"{steps_of(whole)} steps"
+            if has_trained(name):
+                sheet = picture(await saved_videos(server, tiny_graph(name, size)), f"tiny demo model, {steps}")
+            else:
+                sheet = card(title_of(whole), steps)
+            sheet.save(path, quality=QUALITY, optimize=True)
             print(f"{path}  {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 

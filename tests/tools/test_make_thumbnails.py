@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from tools.graphs import build
-from tools.make_thumbnails import LABEL_HEIGHT, QUALITY, SIDE, picture, steps_of
+from tools.graphs import WORKFLOWS, build, has_trained
+from tools.make_thumbnails import LABEL_HEIGHT, QUALITY, SIDE, card, picture, steps_of, title_of
 
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 220, 30), (30, 30, 220), (220, 220, 220)
 MIDDLES = [(100, 90), (300, 90), (100, 270), (300, 270)]
@@ -57,6 +57,14 @@ def test_the_label_fits_and_the_file_is_small(video):
     file = io.BytesIO()
     sheet.save(file, "jpeg", quality=QUALITY)
     assert file.tell() < 100_000
+
+
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if not has_trained(name)])
+def test_a_card_shows_the_whole_title(name):
+    sheet = np.asarray(card(title_of(build(name)), "20 steps").convert("L"))[: SIDE - LABEL_HEIGHT]
+    rows, columns = (np.flatnonzero((sheet > 128).any(axis=axis)) for axis in (1, 0))
+    assert 0 < rows[0] and rows[-1] < len(sheet) - 1 and 0 < columns[0] and columns[-1] < SIDE - 1
+    assert abs(columns[0] + columns[-1] - SIDE) < 0.1 * SIDE and len(columns) > SIDE / 3
 
 
 def test_the_steps_are_those_of_the_workflow():
