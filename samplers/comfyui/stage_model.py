@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_base
 import comfy.model_patcher
 import comfy.model_sampling
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...pyramid.latent_shape import LatentShape
 from ...pyramid.paths import clean_prediction
@@ -91,57 +91,62 @@ def stage_sampling(base: Any, stage: Stage, given: GivenVideo | None = None) -> 
     return bound
 
 
-@functools.lru_cache(maxsize=8)
-def _stage_class(base: type) -> type:
-    """Return a subclass of a flow sampling class that follows a stage; its tensors are ``(B, C, T, H, W)``.
+class StageSampling:
+    """Follow a stage, as a mixin in front of ComfyUI's flow sampling; tensors are ``(B, C, T, H, W)``.
 
     The methods that scale noise serve the sampler and take the stage's reference sigma, that of the frames other than 0.
     All others serve the network and take natural levels.
     """
 
-    class StageSampling(base):
-        stage: Stage
-        given: GivenVideo | None
+    stage: Stage
+    given: GivenVideo | None
+    multiplier: float
 
-        def timestep(self, sigma: Tensor) -> Tensor:
-            return self.stage.at(sigma).conditioning * self.multiplier
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """Return Wan's timestep at a natural level."""
+        return self.stage.at(sigma).conditioning * self.multiplier
 
-        def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
-            sigma = self.stage.reference_sigma(sigma)
-            return model_input - model_output * (_spread(sigma) * frame_sigma_rate(self.stage, model_input))
+    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+        """Return the value whose slope a sampler follows, from the network's velocity at a natural level."""
+        sigma = self.stage.reference_sigma(sigma)
+        return model_input - model_output * (_spread(sigma) * frame_sigma_rate(self.stage, model_input))
 
-        def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
-            if self.given is None:
-                return self.mix(sigma, noise, latent_image)
-            stage = sized(self.stage, latent_image)
-            at = stage.natural_level(sigma.reshape(()) if sigma.nelement() == 1 else sigma)
-            start = self.mix(sigma, noise, renoise(latent_image, stage, at, noise)[0])
-            if self.given.signal is None or self.given.noise is None:
-                return start
-            sampled = self.mix(sigma, self.given.noise.to(noise), self.given.signal.to(latent_image))
-            mask = self.given.mask.to(noise)
-            self.given = GivenVideo(
-                self.given.mask
-            )  # the samplers' first call asks for the start, all others for the given part
-            return sampled * mask + start * (1.0 - mask)
+    def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
+        """Return the sample that a stage starts from, or its given part, at a reference sigma."""
+        if self.given is None:
+            return self.mix(sigma, noise, latent_image)
+        stage = sized(self.stage, latent_image)
+        at = stage.natural_level(sigma.reshape(()) if sigma.nelement() == 1 else sigma)
+        start = self.mix(sigma, noise, renoise(latent_image, stage, at, noise)[0])
+        if self.given.signal is None or self.given.noise is None:
+            return start
+        sampled = self.mix(sigma, self.given.noise.to(noise), self.given.signal.to(latent_image))
+        mask = self.given.mask.to(noise)
+        self.given = GivenVideo(self.given.mask)  # the samplers' first call asks for the start, all others for the given part
+        return sampled * mask + start * (1.0 - mask)
 
-        def mix(self, sigma: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
-            """Return the sample at a reference sigma."""
-            sigma = self.frame_sigma(sigma, noise)
-            return sigma * (getattr(self, "noise_scale", 1.0) * noise) + (1.0 - sigma) * signal
+    def mix(self, sigma: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
+        """Return the sample at a reference sigma."""
+        sigma = self.frame_sigma(sigma, noise)
+        return sigma * (getattr(self, "noise_scale", 1.0) * noise) + (1.0 - sigma) * signal
 
-        def inverse_noise_scaling(self, sigma: Tensor, latent: Tensor) -> Tensor:
-            return latent / (1.0 - self.frame_sigma(sigma, latent))
+    def inverse_noise_scaling(self, sigma: Tensor, latent: Tensor) -> Tensor:
+        """Return a sample divided by the share of its signal at a reference sigma."""
+        return latent / (1.0 - self.frame_sigma(sigma, latent))
 
-        def frame_sigma(self, sigma: Tensor, x: Tensor) -> Tensor:
-            """Return the sigma of each frame of ``x`` at a reference sigma."""
-            if self.stage.frames_agree:
-                return _spread(sigma)
-            stage = sized(self.stage, x)
-            clean, sigma_rate = stage.per_frame(stage.clean.sigma, sigma), stage.per_frame(stage.sigma_rate, sigma)
-            return clean + (_spread(sigma) - stage.clean.sigma[1]) * sigma_rate
+    def frame_sigma(self, sigma: Tensor, x: Tensor) -> Tensor:
+        """Return the sigma of each frame of ``x`` at a reference sigma."""
+        if self.stage.frames_agree:
+            return _spread(sigma)
+        stage = sized(self.stage, x)
+        clean, sigma_rate = stage.per_frame(stage.clean.sigma, sigma), stage.per_frame(stage.sigma_rate, sigma)
+        return clean + (_spread(sigma) - stage.clean.sigma[1]) * sigma_rate
 
-    return StageSampling
+
+@functools.lru_cache(maxsize=8)
+def _stage_class(base: type) -> type:
+    """Return the flow sampling class ``base`` that follows a stage."""
+    return type("StageSampling", (StageSampling, base), {})
 
 
 def sized(stage: Stage, x: Tensor) -> Stage:
@@ -215,12 +220,18 @@ def check_model(model: ModelPatcher) -> None:
     flow = isinstance(sampling, comfy.model_sampling.CONST) and not isinstance(sampling, image_to_image)
     if not flow or not hasattr(sampling, "multiplier"):
         raise ValueError(
-            f"the pyramid samples flow models; this MODEL ({name}) uses {type(sampling).__mro__[-3].__name__} sampling; "
+            f"the pyramid samples flow models; this MODEL ({name}) uses {_sampling_kind(sampling)} sampling; "
             "remove nodes that change the sampling type"
         )
     if stage_of(model) is not None:
         raise ValueError("this MODEL is already bound to a stage; the sampler needs the model before 'Pyramidal Stage Model'")
     check_stage_loras(model)
+
+
+def _sampling_kind(sampling: Any) -> str:
+    """Return the name of the prediction type of a sampling object, which ComfyUI composes of it and of a table of sigmas."""
+    types = [kind for kind in type(sampling).__mro__ if kind.__module__ == comfy.model_sampling.__name__]
+    return next((kind.__name__ for kind in types if not issubclass(kind, nn.Module)), type(sampling).__name__)
 
 
 def check_no_context_windows(model_options: dict, stages: tuple[Stage, ...]) -> None:
