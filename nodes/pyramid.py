@@ -9,7 +9,7 @@ from ..pyramid.stages import FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCE
 from .schema import Pyramid, schema, tell
 
 DEFAULT = "training-free"
-CHOICES = [DEFAULT, "pyramidal-wan", "pyramidal-flow", "tpdiff", "plain"]
+CHOICES = [DEFAULT, "wan2.2-t2v", "wan2.2-i2v", "pyramidal-wan", "pyramidal-flow", "tpdiff", "plain"]
 SEARCH = ["pyramid", "multi-stage", "stages", "2-2-1"]
 FOR_NODES = "For every node with a pyramid input."
 
@@ -32,8 +32,8 @@ class PyramidalWanPreset(io.ComfyNode):
                     "preset",
                     options=CHOICES,
                     default=DEFAULT,
-                    tooltip="training-free: stock weights, 2 stages, halves width and height. pyramidal-wan: finetuned "
-                    "weights, 3 stages, halves time, width and height. pyramidal-flow: 3 stages, width and height. "
+                    tooltip="training-free: stock weights, 2 stages, halves width and height. wan2.2-t2v, wan2.2-i2v: "
+                    "the same for its two experts, changing size with the expert. pyramidal-wan: finetuned weights, 3 stages, halves time, width and height. pyramidal-flow: 3 stages, width and height. "
                     "tpdiff: 3 stages, frame rate. plain: 1 stage, ordinary sampling.",
                 ),
             ],

@@ -366,4 +366,7 @@ PRESETS: dict[str, PyramidSpec] = {
     # boundary is earlier than SwD's trained stages (0.602), because detail that half size cannot hold must still be noise
     # by then (docs/benchmarks.md; Jenga, arXiv 2505.16864, at 25 of 50 steps with shift 8: about 0.89).
     "training-free": PyramidSpec((0.8,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared"),
+    # Two experts of Wan 2.2 A14B: the resolution changes with the expert, at the levels in Wan's own configurations.
+    "wan2.2-t2v": PyramidSpec((0.875,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared"),
+    "wan2.2-i2v": PyramidSpec((0.9,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared"),
 }

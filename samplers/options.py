@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +15,15 @@ from ..pyramid.schedules import keep_last
 from ..pyramid.stage_names import AUTO, stage_index
 from ..pyramid.stages import PRESETS, PyramidSpec
 from .comfyui.checkpoint_metadata import distilled_for, spec_trained_for
+from .comfyui.flow_shift import flow_shift, with_flow_shift
+from .comfyui.stage_model import check_model
 from .execution import Result
+from .lifts import choose_lift
 from .noise import Noise, SeedNoise
 from .run import PyramidRun
 from .schedule import Levels, follow_sigmas, levels_for, levels_of_student
 from .supported_samplers import check_sampler, check_sampler_name, make_sampler
+from .video_lift import VideoLift
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageOptions:
-    """The per-stage options of both sampler nodes.
+    """The options of both sampler nodes that concern stages and transitions.
 
     Attributes:
         cfg: "6" or "5-6-4" in running order; empty for the guider's cfg.
@@ -33,6 +39,7 @@ class StageOptions:
         model_low: MODEL of the lowest stage; None for the main one.
         start_stage: "auto", or the name of the first stage to run.
         end_stage: "auto", or the name of the last stage to run.
+        lift: Maps between the latents of the large and the small video; None uses a kept one, see ``choose_lift``.
     """
 
     cfg: str = ""
@@ -40,6 +47,7 @@ class StageOptions:
     model_low: ModelPatcher | None = None
     start_stage: str = AUTO
     end_stage: str = AUTO
+    lift: VideoLift | None = None
 
 
 def sample_with_conds(
@@ -56,6 +64,7 @@ def sample_with_conds(
     sampler_name: str,
     grid: str,
     shift: float,
+    report: Callable[[str], None] | None = None,
 ) -> Result:
     """Sample with a CFG guider.
 
@@ -71,12 +80,14 @@ def sample_with_conds(
         denoise: Share of the steps to run, counted from the end.
         sampler_name: Name of a sampler.
         grid: One of ``GRID_CHOICES``.
-        shift: Flow shift of the grid.
+        shift: Flow shift of the run; 0 for that of ``model``.
+        report: Shows a text about the run before it starts.
 
     Raises:
         ValueError: The inputs do not fit together.
     """
     whole = find_spec(pyramid, model, options)
+    model, options, shift = _with_shift(model, options, shift)
     spec, levels = levels_for(whole, steps, grid, shift)
     if grid == AUTO and (student := distilled_for(model)) is not None:
         levels = levels_of_student(*student, levels)
@@ -85,7 +96,7 @@ def sample_with_conds(
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
     cfgs = parse_cfg(options.cfg, whole.number_of_stages)[-spec.number_of_stages :]
-    return _run(guider, SeedNoise(seed), make_sampler(sampler_name), levels, spec, latent, cfgs, options)
+    return _run(guider, SeedNoise(seed), make_sampler(sampler_name), levels, spec, latent, cfgs, options, report)
 
 
 def sample_with_guider(
@@ -96,6 +107,7 @@ def sample_with_guider(
     latent: dict,
     pyramid: PyramidSpec | None,
     options: StageOptions,
+    report: Callable[[str], None] | None = None,
 ) -> Result:
     """Sample with ComfyUI's NOISE, GUIDER and SAMPLER.
 
@@ -107,6 +119,7 @@ def sample_with_guider(
         latent: LATENT at full resolution, or the output of an earlier run.
         pyramid: The pyramid; None for the one that the models were trained for.
         options: Options per stage.
+        report: Shows a text about the run before it starts.
 
     Raises:
         ValueError: The inputs do not fit together.
@@ -114,7 +127,7 @@ def sample_with_guider(
     spec = find_spec(pyramid, guider.model_patcher, options)
     cfgs = parse_cfg(options.cfg, spec.number_of_stages) if options.cfg.strip() else []
     followed, levels = follow_sigmas(sigmas, spec)
-    return _run(guider, noise, sampler, levels, followed, latent, cfgs, options)
+    return _run(guider, noise, sampler, levels, followed, latent, cfgs, options, report)
 
 
 def check_widgets(
@@ -128,11 +141,14 @@ def check_widgets(
         ValueError: A widget has a wrong value.
     """
     check_sampler_name(sampler_name, spec or PRESETS["training-free"])
+    shift = flow_shift(shift)
     if spec is None:
         parse_cfg(options.cfg, len(options.cfg.split("-")))
         return
     running, _ = levels_for(spec, steps, grid, shift)
     parse_cfg(options.cfg, spec.number_of_stages)
+    if options.lift is not None:
+        options.lift.check_axes(running)
     for name in (options.start_stage, options.end_stage):
         if name != AUTO:
             stage_index(name, running.number_of_stages)
@@ -146,21 +162,45 @@ def check_parts(spec: PyramidSpec, options: StageOptions, *, sigmas: Tensor, sam
     """
     _, levels = follow_sigmas(sigmas, spec)
     check_sampler(sampler, spec, [len(level) - 1 for level in levels])
+    if options.lift is not None:
+        options.lift.check_axes(spec)
     if options.cfg.strip():
         parse_cfg(options.cfg, spec.number_of_stages)
 
 
 def find_spec(pyramid: PyramidSpec | None, model: ModelPatcher, options: StageOptions) -> PyramidSpec:
-    """Return the given pyramid, else the one the models were trained for, else the training-free one."""
+    """Return the given pyramid, else the one the models were trained for, else one for stock weights."""
     models = [candidate for candidate in (model, options.model_mid, options.model_low) if candidate is not None]
     trained = [spec for spec in map(spec_trained_for, models) if spec is not None]
-    return pyramid or (trained[0] if trained else PRESETS["training-free"])
+    return pyramid or (trained[0] if trained else _stock_spec(model, options))
+
+
+def _stock_spec(model: ModelPatcher, options: StageOptions) -> PyramidSpec:
+    """Return the pyramid for stock weights; with two experts the resolution changes where Wan 2.2 changes the expert."""
+    if options.model_low is None or options.model_mid is not None:
+        return PRESETS["training-free"]
+    takes_image = getattr(model.model, "image_to_video", False)
+    return PRESETS["wan2.2-i2v" if takes_image else "wan2.2-t2v"]
+
+
+def _with_shift(model: ModelPatcher, options: StageOptions, shift: float) -> tuple[ModelPatcher, StageOptions, float]:
+    """Return the models of a run with one flow shift, and that shift."""
+    models = {"model": model, "model_mid": options.model_mid, "model_low": options.model_low}
+    for candidate in models.values():
+        if candidate is not None:
+            check_model(candidate)
+    shift = flow_shift(shift, model)
+    shifted = {name: with_flow_shift(given, shift) for name, given in models.items() if given is not None}
+    return shifted.pop("model"), dataclasses.replace(options, **shifted), shift
 
 
 def _run(
     guider: Any, noise: Noise, sampler: Any, levels: Levels, spec: PyramidSpec, latent: dict, cfgs: list[float],
-    options: StageOptions,
+    options: StageOptions, report: Callable[[str], None] | None,
 ) -> Result:  # fmt: skip
+    lift, note = choose_lift(options.lift, guider.model_patcher, spec)
+    if report is not None and note:
+        report(note)
     run = PyramidRun(
         guider,
         noise,
@@ -169,6 +209,7 @@ def _run(
         spec,
         cfgs=dict(enumerate(cfgs)),
         models=_stage_models(options, spec.number_of_stages),
+        lift=lift,
     )
     first, last = (
         None if name == AUTO else stage_index(name, spec.number_of_stages) for name in (options.start_stage, options.end_stage)

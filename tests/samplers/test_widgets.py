@@ -243,3 +243,10 @@ def test_wrong_inputs_of_the_advanced_node_raise_before_a_model_is_loaded():
         check(**parts, sampler=lcm, sigmas=SIGMAS)
     with pytest.raises(ValueError, match="leaves one of 3 stages without a step"):
         check(**parts, sampler=euler, sigmas=torch.tensor([1.0, 0.0]))
+
+
+def test_two_experts_change_the_size_where_wan_changes_the_expert(t2v_model, i2v_model):
+    for model, boundary in ((t2v_model, 0.875), (i2v_model, 0.9)):
+        spec = find_spec(None, model, StageOptions(model_low=model.clone()))
+        assert spec.boundaries == (boundary,) and spec.field == "natural"
+    assert find_spec(None, t2v_model, StageOptions()) == PRESETS["training-free"]
