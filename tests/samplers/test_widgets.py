@@ -12,6 +12,7 @@ from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerA
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
+from pyramidalwan.samplers.options import StageOptions, find_spec
 from tiny_wan.checkpoints import t2v_state_dict
 
 WAN, FREE = PRESETS["pyramidal-wan"], PRESETS["training-free"]
