@@ -8,6 +8,7 @@ from .analysis import PyramidalWanCalibrate, PyramidalWanCost
 from .conditioning import PyramidalWanLoadConditioning, PyramidalWanSaveConditioning
 from .files import PyramidalWanFromFile, PyramidalWanStageLoRA
 from .latent import PyramidalWanEmptyLatent
+from .lift import PyramidalWanLift
 from .model import PyramidalWanModel
 from .pyramid import PyramidalWanCustom, PyramidalWanPreset
 from .sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
@@ -28,6 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
     PyramidalWanPreset,
     PyramidalWanCustom,
     PyramidalWanFromFile,
+    PyramidalWanLift,
     PyramidalWanEmptyLatent,
     PyramidalWanSchedule,
     PyramidalWanFewStepSampler,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.any_sampler import pyramidal_model
-from .schema import Pyramid, schema, teller
+from .schema import Lift, Pyramid, schema, teller
 
 
 class PyramidalWanModel(io.ComfyNode):
@@ -25,10 +25,16 @@ class PyramidalWanModel(io.ComfyNode):
                     optional=True,
                     tooltip="Without it: the pyramid of the weights or their LoRAs, otherwise 'training-free'.",
                 ),
+                Lift.Input(
+                    "lift",
+                    optional=True,
+                    tooltip="From 'Pyramidal Lift': keeps texture when the size grows. Without it, stock weights use the lift "
+                    "that is kept for the model's VAE, if there is one.",
+                ),
             ],
             outputs=[io.Model.Output("pyramidal_model", display_name="model", tooltip="The model for any sampler.")],
         )
 
     @classmethod
-    def execute(cls, model, pyramid=None) -> io.NodeOutput:
-        return io.NodeOutput(pyramidal_model(model, pyramid, teller(cls)))
+    def execute(cls, model, pyramid=None, lift=None) -> io.NodeOutput:
+        return io.NodeOutput(pyramidal_model(model, pyramid, teller(cls), lift))

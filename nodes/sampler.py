@@ -11,7 +11,7 @@ from ..samplers.options import StageOptions, cfg_problem, check_parts, check_wid
 from ..samplers.schedule import steps_problem
 from ..samplers.supported_samplers import sampler_names
 from .schedule import STEPS_TOOLTIP, grid_widgets
-from .schema import Pyramid, advanced, schema
+from .schema import Lift, Pyramid, advanced, schema, teller
 
 CFG_TOOLTIP = (
     "How closely to follow the prompt: one number, or one per stage from low to high resolution, such as 5-6-4. 1 ignores the "
@@ -30,6 +30,7 @@ class PyramidalWanSampler(io.ComfyNode):
             display_name="Pyramidal Sampler",
             description="Samples a Wan video coarse to fine: early, noisy steps at low resolution, the last steps at full "
             "size. Without a pyramid it uses the one of your LoRAs, otherwise 'training-free'.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["ksampler", "pyramid", "wan fast", "multi-stage", "2-2-1", "20-20-10"],
             inputs=[
                 io.Model.Input(
@@ -85,21 +86,23 @@ class PyramidalWanSampler(io.ComfyNode):
         return steps_problem(steps) or True  # ComfyUI repeats the answer for every input named here
 
     @classmethod
-    def check_lazy_status(cls, steps, cfg, sampler_name, grid, shift, start_stage, end_stage, pyramid=None, **inputs):
+    def check_lazy_status(
+        cls, steps, cfg, sampler_name, grid, shift, start_stage, end_stage, pyramid=None, lift=None, **inputs
+    ):  # fmt: skip
         """Check the widgets, then name the inputs that are not evaluated yet."""
-        options = StageOptions(cfg, start_stage=start_stage, end_stage=end_stage)
+        options = StageOptions(cfg, start_stage=start_stage, end_stage=end_stage, lift=lift)
         check_widgets(pyramid, options, steps=steps, sampler_name=sampler_name, grid=grid, shift=shift)
         return _not_evaluated(inputs)
 
     @classmethod
     def execute(
         cls, model, positive, negative, latent, seed, steps, cfg, sampler_name, denoise, grid, shift, start_stage, end_stage,
-        pyramid=None, model_mid=None, model_low=None,
+        pyramid=None, model_mid=None, model_low=None, lift=None,
     ) -> io.NodeOutput:  # fmt: skip
         """Return the final latent, the last clean prediction and the drafts."""
         result = sample_with_conds(
-            model, positive, negative, latent, pyramid, StageOptions(cfg, model_mid, model_low, start_stage, end_stage),
-            seed=seed, steps=steps, denoise=denoise, sampler_name=sampler_name, grid=grid, shift=shift,
+            model, positive, negative, latent, pyramid, StageOptions(cfg, model_mid, model_low, start_stage, end_stage, lift),
+            seed=seed, steps=steps, denoise=denoise, sampler_name=sampler_name, grid=grid, shift=shift, report=teller(cls),
         )  # fmt: skip
         return io.NodeOutput(result.output, result.denoised, result.drafts)
 
@@ -115,6 +118,7 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
             display_name="Pyramidal Sampler (Advanced)",
             description="The pyramidal sampler for ComfyUI's NOISE, GUIDER, SAMPLER and SIGMAS. Use it for guiders, "
             "schedulers or samplers that 'Pyramidal Sampler' does not offer.",
+            hidden=[io.Hidden.unique_id],
             search_aliases=["samplercustomadvanced", "custom sampling", "pyramid", "guider"],
             inputs=[
                 io.Noise.Input("noise", tooltip="The run's noise; all further noise is derived from its seed."),
@@ -155,10 +159,10 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         return (cfg_problem(cfg) if cfg.strip() else None) or True
 
     @classmethod
-    def check_lazy_status(cls, sampler, sigmas, cfg, start_stage, end_stage, pyramid=None, **inputs):
+    def check_lazy_status(cls, sampler, sigmas, cfg, start_stage, end_stage, pyramid=None, lift=None, **inputs):
         """Check the widgets, then name the inputs that are not evaluated yet."""
         if pyramid is not None:
-            options = StageOptions(cfg, start_stage=start_stage, end_stage=end_stage)
+            options = StageOptions(cfg, start_stage=start_stage, end_stage=end_stage, lift=lift)
             check_parts(pyramid, options, sampler=sampler, sigmas=sigmas)
         return _not_evaluated(inputs)
 
@@ -176,10 +180,11 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         pyramid=None,
         model_mid=None,
         model_low=None,
+        lift=None,
     ) -> io.NodeOutput:
         """Return the final latent, the last clean prediction and the drafts."""
-        options = StageOptions(cfg, model_mid, model_low, start_stage, end_stage)
-        result = sample_with_guider(noise, guider, sampler, sigmas, latent, pyramid, options)
+        options = StageOptions(cfg, model_mid, model_low, start_stage, end_stage, lift)
+        result = sample_with_guider(noise, guider, sampler, sigmas, latent, pyramid, options, report=teller(cls))
         return io.NodeOutput(result.output, result.denoised, result.drafts)
 
 
@@ -224,6 +229,12 @@ def _optional_sockets(pyramid: str) -> list[io.Input]:
             optional=True,
             lazy=True,
             tooltip="Optional: another model for the lowest stage, which runs first: the Wan 2.2 high-noise expert.",
+        ),
+        Lift.Input(
+            "lift",
+            optional=True,
+            tooltip="Optional: from 'Pyramidal Lift', keeps texture when the size grows. Without it, stock weights use the "
+            "lift that is kept for the model's VAE, if there is one.",
         ),
     ]
 

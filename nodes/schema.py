@@ -1,4 +1,4 @@
-"""Shared by all nodes: categories, the PYRAMID type, and probes for what the running ComfyUI supports."""
+"""Shared by all nodes: categories, the PYRAMID and LIFT types, and probes for what the running ComfyUI supports."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ CONDITIONING = f"{CATEGORY}/conditioning"
 
 Pyramid = io.Custom("PYRAMID")
 """Carries a ``PyramidSpec``."""
+
+Lift = io.Custom("LIFT")
+"""Carries a ``VideoLift``."""
 
 Input = TypeVar("Input", bound=io.Input)
 

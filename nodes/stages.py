@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..pyramid.stage_names import STAGE_CHOICES
 from ..samplers.few_step import few_step_sampler
 from ..samplers.hand_wired import stage_model, stage_renoise, stage_sigmas, stage_start, stage_transition
-from .schema import BY_HAND, Pyramid, schema
+from .schema import BY_HAND, Lift, Pyramid, schema
 
 SEARCH = ["pyramid", "stage", "wired by hand", "custom sampling"]
 
@@ -90,14 +90,20 @@ class PyramidalWanStageModel(io.ComfyNode):
                 io.Model.Input("model", tooltip="A Wan model that is not yet bound to a stage."),
                 Pyramid.Input("pyramid", tooltip="The pyramid."),
                 _stage_widget("The stage the model is for"),
+                Lift.Input(
+                    "lift",
+                    optional=True,
+                    tooltip="Optional: the lift of the run, which also makes image conditioning smaller. Connect the same to "
+                    "every 'Pyramidal Stage Transition'.",
+                ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="For this stage's guider.")],
         )
 
     @classmethod
-    def execute(cls, model, pyramid, stage) -> io.NodeOutput:
+    def execute(cls, model, pyramid, stage, lift=None) -> io.NodeOutput:
         """Return the model bound to the stage."""
-        return io.NodeOutput(stage_model(model, pyramid, stage))
+        return io.NodeOutput(stage_model(model, pyramid, stage, lift=lift))
 
 
 class PyramidalWanStageSigmas(io.ComfyNode):
@@ -145,6 +151,17 @@ class PyramidalWanStageTransition(io.ComfyNode):
                 io.Noise.Input("noise", tooltip="The run's noise, the same as at 'Pyramidal Stage Start'."),
                 Pyramid.Input("pyramid", tooltip="The pyramid."),
                 _stage_widget("The stage that the latent comes from"),
+                io.Latent.Input(
+                    "denoised",
+                    optional=True,
+                    tooltip="Only for a lift: the 'denoised_output' of the sampler of the stage before.",
+                ),
+                Lift.Input(
+                    "lift",
+                    optional=True,
+                    tooltip="Optional: from 'Pyramidal Lift', keeps texture when the size grows. Connect it to every "
+                    "'Pyramidal Stage Model', too.",
+                ),
             ],
             outputs=[
                 io.Latent.Output("latent_out", display_name="latent", tooltip="For the next stage's sampler."),
@@ -153,9 +170,9 @@ class PyramidalWanStageTransition(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent, noise, pyramid, stage) -> io.NodeOutput:
+    def execute(cls, latent, noise, pyramid, stage, denoised=None, lift=None) -> io.NodeOutput:
         """Return the next stage's latent and noise."""
-        return io.NodeOutput(*stage_transition(latent, noise, pyramid, stage))
+        return io.NodeOutput(*stage_transition(latent, noise, pyramid, stage, denoised=denoised, lift=lift))
 
 
 class PyramidalWanRenoise(io.ComfyNode):

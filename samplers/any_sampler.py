@@ -20,9 +20,11 @@ from .comfyui.checkpoint_metadata import check_spec, distilled_for, spec_trained
 from .comfyui.latents import pixels_per_latent
 from .comfyui.stage_model import check_model
 from .comfyui.stage_wrappers import add_outermost_wrapper
+from .lifts import choose_lift
 from .run import PyramidRun
 from .run_report import describe_run, dimensions_of
 from .schedule import Levels, follow_sigmas
+from .video_lift import VideoLift
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -42,13 +44,16 @@ class GivenNoise:
         return self._noise
 
 
-def pyramidal_model(model: ModelPatcher, spec: PyramidSpec | None, report: Callable[[str], None]) -> ModelPatcher:
+def pyramidal_model(
+    model: ModelPatcher, spec: PyramidSpec | None, report: Callable[[str], None], lift: VideoLift | None = None
+) -> ModelPatcher:
     """Return a clone of a MODEL that runs the pyramid in whatever sampler uses it.
 
     Args:
         model: The MODEL, not bound to a stage.
         spec: The pyramid; None takes the one that the weights or their LoRAs were trained for, else "training-free".
         report: Shows a text about each run before it starts.
+        lift: Maps between the latents of the large and the small video; None uses a kept one, see ``choose_lift``.
 
     Raises:
         ValueError: No pyramid can sample the model, or its weights were trained for a different one.
@@ -56,6 +61,8 @@ def pyramidal_model(model: ModelPatcher, spec: PyramidSpec | None, report: Calla
     check_model(model)
     if spec is not None:
         check_spec(model, spec)
+        if lift is not None:
+            lift.check_axes(spec)
 
     def outer_sample(
         executor: Callable[..., Tensor],
@@ -75,13 +82,16 @@ def pyramidal_model(model: ModelPatcher, spec: PyramidSpec | None, report: Calla
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
         chosen, levels = _levels(running, chosen, sigmas)
         size = {"pixels": pixels_per_latent(running), "dimensions": dimensions_of(running)}
-        report(describe_run(chosen, LatentShape(*latent_image.shape[-3:]), levels, **size))
+        chosen_lift, note = choose_lift(lift, running, chosen)
+        parts = [describe_run(chosen, LatentShape(*latent_image.shape[-3:]), levels, **size), *filter(None, [note])]
+        report("; ".join(parts))
         run = PyramidRun(
             _without_pyramid(executor.class_obj),
             GivenNoise(noise.cpu(), seed or 0),
             sampler,
             levels,
             chosen,
+            lift=chosen_lift,
             callback=callback or _no_callback,
             follows_sampler=True,
         )

@@ -28,6 +28,7 @@ from .comfyui.stage_wrappers import WRAPPER_KEY
 from .noise import DerivedNoise, Noise, full_noise, seeded_noise, top_up_noise
 from .schedule import from_sigmas
 from .supported_samplers import check_sampler
+from .video_lift import VideoLift
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -64,7 +65,15 @@ def stage_start(noise: Noise, latent: dict, spec: PyramidSpec) -> tuple[dict, De
     return start, DerivedNoise(stage_seed(noise.seed, 0), draw)
 
 
-def stage_transition(latent: dict, noise: Noise, spec: PyramidSpec, stage: str) -> tuple[dict, DerivedNoise]:
+def stage_transition(
+    latent: dict,
+    noise: Noise,
+    spec: PyramidSpec,
+    stage: str,
+    *,
+    denoised: dict | None = None,
+    lift: VideoLift | None = None,
+) -> tuple[dict, DerivedNoise]:
     """Return the next stage's LATENT and NOISE.
 
     Args:
@@ -72,9 +81,11 @@ def stage_transition(latent: dict, noise: Noise, spec: PyramidSpec, stage: str) 
         noise: NOISE of the run.
         spec: The pyramid.
         stage: Name of the stage that ends.
+        denoised: The stage's clean prediction, for the lift.
+        lift: Maps between the latents of the large and the small video; None resizes latents.
 
     Raises:
-        ValueError: The LATENT is not the output of this stage, or the stage is the last one.
+        ValueError: The LATENT is not the output of this stage, the stage is the last one, or the lift lacks its input.
     """
     index = stage_index(stage, spec.number_of_stages)
     tag = _checked_tag(latent, spec, index, "Pyramidal Stage Transition")
@@ -84,6 +95,11 @@ def stage_transition(latent: dict, noise: Noise, spec: PyramidSpec, stage: str) 
     coarse, fine = stages[index], stages[index + 1]
     assert fine.from_coarser is not None  # only the first stage of a pyramid has none
     samples = _sized_samples(latent, coarse, spec)
+    signal = fine.from_coarser.up(samples)
+    if lift is not None:
+        clean = _clean_prediction(denoised, coarse, spec)
+        lift.check(spec, clean.shape[1])
+        signal = signal + lift.correction(clean, fine, spec.downsample_axes[index]).to(signal)
 
     def top_up(_stage: Stage) -> Tensor:
         return top_up_noise(noise.seed, fine, samples, latent.get("batch_index"))
@@ -93,7 +109,7 @@ def stage_transition(latent: dict, noise: Noise, spec: PyramidSpec, stage: str) 
         band = noise_pyramid(full, stages)[fine.index]
         return into_stage(torch.zeros_like(samples, device=band.device), coarse, fine, band, top_up=top_up)[1]
 
-    start = tagged({**latent, "samples": fine.from_coarser.up(samples)}, StageTag(spec, fine.index, tag.size, START))
+    start = tagged({**latent, "samples": signal}, StageTag(spec, fine.index, tag.size, START))
     return start, DerivedNoise(stage_seed(noise.seed, fine.index), draw)
 
 
@@ -152,8 +168,14 @@ def stage_sigmas(sigmas: Tensor, spec: PyramidSpec, stage: str) -> Tensor:
     return torch.tensor([running.reference_sigma(level) for level in levels])
 
 
-def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str) -> ModelPatcher:
+def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str, *, lift: VideoLift | None = None) -> ModelPatcher:
     """Return a MODEL that samples one stage in ComfyUI's own sampler nodes and resizes its conditioning.
+
+    Args:
+        model: The MODEL, not bound to a stage.
+        spec: The pyramid.
+        stage: Name of the stage.
+        lift: Maps between the latents of the large and the small video; None averages conditioning.
 
     Raises:
         ValueError: The model cannot be sampled with this pyramid.
@@ -161,6 +183,9 @@ def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str) -> ModelPatc
     index = stage_index(stage, spec.number_of_stages)
     check_model(model)
     check_spec(model, spec)
+    if lift is not None:
+        latent_format: Any = model.get_model_object("latent_format")
+        lift.check(spec, latent_format.latent_channels)
     stages = spec.stages(spec.smallest_shape())
     bound = bind_stage(model, stages[index], spec.number_of_stages)
     check_no_context_windows(bound.model_options, stages)
@@ -179,7 +204,8 @@ def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str) -> ModelPatc
         _check_stage_sigmas(sigmas, running, stage)
         full = spec.full_shape(running.shape, index)
         check_conds(guider.conds, full, spec.stages(full))
-        guider.conds = stage_conds(guider.conds, full, running, spec.downsample_axes[index:])
+        down = None if lift is None else lift.down
+        guider.conds = stage_conds(guider.conds, full, running, spec.downsample_axes[index:], down)
         return executor(noise, latent, sampler, sigmas, *args, **kwargs)
 
     bound.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, outer_sample)
@@ -206,6 +232,20 @@ def _checked_tag(latent: dict, spec: PyramidSpec, index: int, node: str) -> Stag
         raise ValueError("this LATENT is a clean prediction; the next stage starts from the 'output' of the previous sampler")
     _check_stage(tag, index, spec)
     return tag
+
+
+def _clean_prediction(denoised: dict | None, stage: Stage, spec: PyramidSpec) -> Tensor:
+    """Return the clean prediction of a stage in float32.
+
+    Raises:
+        ValueError: There is none, or it is of another stage or size.
+    """
+    if denoised is None:
+        raise ValueError("a lift requires the clean prediction; connect the sampler's 'denoised_output' to denoised")
+    if (tag := tag_of(denoised)) is not None:
+        check_same_pyramid(tag, spec)
+        _check_stage(tag, stage.index, spec)
+    return _sized_samples(denoised, stage, spec)
 
 
 def _check_stage(tag: StageTag, index: int, spec: PyramidSpec) -> None:

@@ -16,10 +16,10 @@ from .comfyui.conditioning import halve_latent
 
 @dataclass(frozen=True)
 class VideoLift:
-    """Lifts and drops for the latents of one VAE, in its scale.
+    """Lifts and drops for the latents of one VAE, in its scale; one without any resizes latents.
 
     Attributes:
-        name: What the nodes call it.
+        name: Name that the nodes show.
         channels: Latent channels of the VAE.
         lifts: From the small to the large video, by the axes of a transition.
         drops: From the large to the small video, by the axes of a transition; averages where there is none.
@@ -41,10 +41,19 @@ class VideoLift:
                 f"the lift '{self.name}' is for latents of {self.channels} channels, this model's have {channels}; make one "
                 "with the model's VAE"
             )
-        if missing := sorted(set(spec.downsample_axes) - self.lifts.keys()):
+        self.check_axes(spec)
+
+    def check_axes(self, spec: PyramidSpec) -> None:
+        """Check that there is a lift for every transition of a pyramid.
+
+        Raises:
+            ValueError: There is none for some.
+        """
+        missing = sorted(set(spec.downsample_axes) - self.lifts.keys())
+        if self.lifts and missing:
             raise ValueError(
                 f"the lift '{self.name}' has no map for {', '.join(missing)}, which the pyramid shrinks; it has "
-                f"{', '.join(sorted(self.lifts)) or 'none'}"
+                f"{', '.join(sorted(self.lifts))}: connect the pyramid to 'Pyramidal Lift'"
             )
 
     def correction(self, clean: Tensor, fine: Stage, axes: str) -> Tensor:
@@ -56,7 +65,8 @@ class VideoLift:
             axes: Axes of the transition.
         """
         assert fine.from_coarser is not None  # only the first stage of a pyramid has none
-        return self.lifts[axes](clean, fine.shape) - fine.from_coarser.up(clean)
+        plain = fine.from_coarser.up(clean)
+        return self.lifts[axes](clean, fine.shape) - plain if self.lifts else torch.zeros_like(plain)
 
     def down(self, latent: Tensor, axes: str) -> Tensor:
         """Return a latent, or several side by side in the channels, at the next coarser size."""

@@ -59,6 +59,14 @@ def i2v_model():
 
 
 @pytest.fixture(autouse=True)
+def no_kept_lifts(monkeypatch):
+    """Hide the lifts in ComfyUI's models folder, which samplers would use."""
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "pyramidal_lifts", ([], set()))
+
+
+@pytest.fixture(autouse=True)
 def as_comfyui_runs_nodes():
     """Run every test without gradients, as ComfyUI runs nodes, and without progress bars in the log."""
     import comfy.utils

@@ -1,0 +1,421 @@
+"""Lifts in ComfyUI: all forms of a run agree, files round-trip, and the fit finds the map of a VAE."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
+from comfyui_graph import empty, prompt
+from comfyui_images import image_prompt
+from safetensors.torch import save_file
+
+import nodes
+from pyramidalwan.nodes import NODES
+from pyramidalwan.pyramid.lift import LinearMap, ResizeDrop, ResizeLift
+from pyramidalwan.pyramid.lift_fit import PairSums
+from pyramidalwan.pyramid.neighbourhoods import size_of
+from pyramidalwan.pyramid.resize import make_resize
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
+from pyramidalwan.samplers import lift_fitting, lifts
+from pyramidalwan.samplers.lift_files import FOLDER, digest_of, kept_files, path_for, read_lift, write_lift
+from pyramidalwan.samplers.pixel_lift import encode, resize_video
+from pyramidalwan.samplers.video_lift import VideoLift
+from tiny_wan.checkpoints import vae_state_dict
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NODE = {node.__name__.removeprefix("PyramidalWan"): node for node in NODES}
+FREE = PRESETS["training-free"]
+IN_TIME = PyramidSpec((0.9, 0.7), ("THW", "HW"), field="natural", timestep_source="sigma", first_frame="shared")
+STAGES = {1: ("high",), 2: ("low", "high"), 3: ("low", "mid", "high")}
+SIZES = {"HW": ((3, 4, 4), (3, 8, 8)), "THW": ((3, 4, 4), (5, 8, 8)), "T": ((3, 4, 4), (5, 4, 4))}
+
+
+def call(node, *args, **kwargs):
+    return node.execute(*args, **kwargs).args
+
+
+def random_map(source, target, seed, channels=16):
+    """Return a map of the form that a fit has, with random weights that keep the size of latents."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator)
+
+    sums = PairSums(source=source, target=target, channels=channels)
+    sums.add(draw(4, channels, *source), draw(4, channels, *target))
+    fitted = sums.solve(ridge=1.0)
+    first, rest = (draw(*weights.shape) / weights.shape[-1] ** 0.5 for weights in (fitted.first, fitted.rest))
+    return dataclasses.replace(fitted, first=first, rest=rest)
+
+
+def random_lift(*axes, channels=16):
+    lifts_by_axes = {name: random_map(*SIZES[name], seed, channels) for seed, name in enumerate(axes)}
+    drops = {name: random_map(*SIZES[name][::-1], seed + 10, channels) for seed, name in enumerate(axes)}
+    return VideoLift("random", channels, lifts_by_axes, drops)
+
+
+def resize_lift(*axes):
+    resizes = {name: make_resize("haar", name) for name in axes}
+    return VideoLift(
+        "haar", 16, {name: ResizeLift(r) for name, r in resizes.items()}, {name: ResizeDrop(r) for name, r in resizes.items()}
+    )
+
+
+def schedule(spec, steps):
+    return call(NODE["Schedule"], spec, steps, "auto", 5.0)
+
+
+def one_node(model, positive, negative, spec, steps, lift, latent, start="auto", end="auto", denoise=1.0):
+    return call(
+        NODE["Sampler"], model, positive, negative, latent, 5, steps, "3", "euler", denoise, "auto", 5.0, start, end, spec,
+        lift=lift,
+    )  # fmt: skip
+
+
+def advanced_node(model, positive, negative, spec, steps, lift, latent):
+    sigmas, moved = schedule(spec, steps)
+    guider, noise, sampler = call(CFGGuider, model, positive, negative, 3.0)[0], call(RandomNoise, 5)[0], euler()
+    return call(NODE["SamplerAdvanced"], noise, guider, sampler, sigmas, latent, "", "auto", "auto", moved, lift=lift)
+
+
+def any_sampler(model, positive, negative, spec, steps, lift, latent):
+    sigmas, moved = schedule(spec, steps)
+    pyramidal = call(NODE["Model"], model, moved, lift)[0]
+    guider, noise = call(CFGGuider, pyramidal, positive, negative, 3.0)[0], call(RandomNoise, 5)[0]
+    return call(SamplerCustomAdvanced, noise, guider, euler(), sigmas, latent)
+
+
+def stock_graph(model, positive, negative, spec, steps, lift, latent):
+    """Wire a run by hand, with the lift at every stage and transition."""
+    (sigmas, moved), noise = schedule(spec, steps), call(RandomNoise, 5)[0]
+    stage_latent, stage_noise = call(NODE["StageStart"], noise, latent, moved)
+    names = STAGES[spec.number_of_stages]
+    for stage in names:
+        bound = call(NODE["StageModel"], model, moved, stage, lift)[0]
+        guider = call(CFGGuider, bound, positive, negative, 3.0)[0]
+        stage_sigmas = call(NODE["StageSigmas"], sigmas, moved, stage)[0]
+        output, denoised = call(SamplerCustomAdvanced, stage_noise, guider, euler(), stage_sigmas, stage_latent)
+        if stage != names[-1]:
+            stage_latent, stage_noise = call(NODE["StageTransition"], output, noise, moved, stage, denoised, lift)
+    return output, denoised
+
+
+def euler():
+    return call(KSamplerSelect, "euler")[0]
+
+
+FORMS = (one_node, advanced_node, any_sampler, stock_graph)
+
+
+@pytest.mark.parametrize(("spec", "steps"), [(FREE, "3-2"), (IN_TIME, "2-2-2")], ids=["HW", "THW-HW"])
+@pytest.mark.parametrize("kind", ["t2v", "i2v"])
+def test_all_forms_make_the_same_video_with_a_lift(t2v_model, i2v_model, kind, spec, steps):
+    model = t2v_model if kind == "t2v" else i2v_model
+    conds = (prompt(1), prompt(2)) if kind == "t2v" else (image_prompt(channels=4), image_prompt(seed=4))
+    lift = random_lift("HW", "THW")
+    videos = [form(model, *conds, spec, steps, lift, empty())[0]["samples"] for form in FORMS]
+    without = one_node(model, *conds, spec, steps, VideoLift("none", 16), empty())[0]["samples"]
+    scale = videos[0].abs().max()
+    assert (videos[0] - without).abs().max() > 0.1 * scale
+    for video in videos[1:]:
+        assert (video - videos[0]).abs().max() < 2e-5 * scale
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("lift", [resize_lift("HW", "THW"), VideoLift("none", 16)], ids=["haar", "none"])
+def test_a_lift_that_resizes_changes_nothing_bit_for_bit(t2v_model, form, lift):
+    plain, lifted = (
+        form(t2v_model, prompt(1), prompt(2), IN_TIME, "2-2-2", given, empty())[0]["samples"] for given in (None, lift)
+    )
+    assert torch.equal(plain, lifted)
+
+
+def test_a_resumed_draft_equals_the_uninterrupted_run(t2v_model):
+    lift, conds = random_lift("HW", "THW"), (prompt(1), prompt(2))
+    whole = one_node(t2v_model, *conds, IN_TIME, "2-2-2", lift, empty())[0]["samples"]
+    for end in ("low", "mid"):
+        draft = one_node(t2v_model, *conds, IN_TIME, "2-2-2", lift, empty(), end=end)[0]
+        finished = one_node(t2v_model, *conds, IN_TIME, "2-2-2", lift, draft)[0]["samples"]
+        torch.testing.assert_close(finished, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_the_correction_is_added_to_the_signal_of_the_finer_stage(t2v_model):
+    """Against the formula ``up(signal) + lift(clean) - up(clean)``, from the outputs of the coarse stage."""
+    noise, (sigmas, spec) = call(RandomNoise, 5)[0], schedule(FREE, "2-2")
+    latent, drawn = call(NODE["StageStart"], noise, empty(), spec)
+    guider = call(CFGGuider, call(NODE["StageModel"], t2v_model, spec, "low")[0], prompt(1), prompt(2), 1.0)[0]
+    output, denoised = call(
+        SamplerCustomAdvanced, drawn, guider, euler(), call(NODE["StageSigmas"], sigmas, spec, "low")[0], latent
+    )
+    lift, haar = random_lift("HW"), make_resize("haar", "HW")
+    made = call(NODE["StageTransition"], output, noise, spec, "low", denoised, lift)[0]["samples"]
+    clean = denoised["samples"]
+    expected = haar.up(output["samples"]) + lift.lifts["HW"](clean, (5, 16, 16)) - haar.up(clean)
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
+
+
+class TestMistakes:
+    def test_another_vae(self, t2v_model):
+        with pytest.raises(ValueError, match="the lift 'random' is for latents of 48 channels, this model's have 16"):
+            one_node(t2v_model, prompt(1), prompt(2), FREE, "1-1", random_lift("HW", channels=48), empty())
+        with pytest.raises(ValueError, match="is for latents of 48 channels"):
+            call(NODE["StageModel"], t2v_model, FREE, "low", random_lift("HW", channels=48))
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_another_pyramid(self, t2v_model, form):
+        with pytest.raises(ValueError, match="has no map for HW, which the pyramid shrinks; it has T: connect the pyramid"):
+            form(t2v_model, prompt(1), prompt(2), FREE, "1-1", random_lift("T"), empty())
+
+    def test_axes_are_checked_before_a_model_is_loaded(self):
+        widgets = dict(steps="1-1", cfg="1", sampler_name="euler", grid="auto", shift=5.0)
+        with pytest.raises(ValueError, match="has no map for HW"):
+            NODE["Sampler"].check_lazy_status(
+                **widgets, start_stage="auto", end_stage="auto", pyramid=FREE, lift=random_lift("T"), model=None
+            )
+
+    def test_a_transition_without_the_clean_prediction(self, t2v_model):
+        noise = call(RandomNoise, 5)[0]
+        latent = call(NODE["StageStart"], noise, empty(), FREE)[0]
+        with pytest.raises(ValueError, match="requires the clean prediction; connect the sampler's 'denoised_output'"):
+            call(NODE["StageTransition"], latent, noise, FREE, "low", None, random_lift("HW"))
+
+    def test_methods_and_clips(self, vae):
+        with pytest.raises(ValueError, match="unknown method 'x'; expected auto, linear, pixels, none"):
+            call(NODE["Lift"], vae, "x")
+        with pytest.raises(ValueError, match="connect clips, or set method to 'auto'"):
+            call(NODE["Lift"], vae, "linear")
+        with pytest.raises(ValueError, match="clips of 64x64 pixels are too small to fit a lift on; use 128x128 or more"):
+            call(NODE["Lift"], vae, "linear", torch.rand(17, 64, 64, 3))
+        with pytest.raises(ValueError, match="a pyramid of 1 stage has no transition"):
+            call(NODE["Lift"], vae, "auto", None, PRESETS["plain"])
+        with pytest.raises(ValueError, match="a lift requires the VAE of a Wan model"):
+            call(NODE["Lift"], comfy.sd.VAE(sd=taesd()), "auto")
+
+
+def taesd():
+    """Return the weights of ComfyUI's smallest image VAE."""
+    from comfy.taesd.taesd import TAESD
+
+    model = TAESD(latent_channels=4)
+    parts = {"taesd_encoder": model.taesd_encoder, "taesd_decoder": model.taesd_decoder}
+    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return comfy.sd.VAE(sd=vae_state_dict(dim=4))
+
+
+@pytest.fixture(scope="module")
+def trained_vae():
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(ROOT / "tiny_wan" / "weights" / "tiny_wan_vae.safetensors")))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, FOLDER, ([str(tmp_path / "lifts")], set()))
+    return tmp_path / "lifts"
+
+
+@pytest.fixture(scope="module")
+def fitted(trained_vae):
+    """Fit on a few small clips."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"CLIPS": 15, "STILLS": 10, "SIDE": 8}.items():
+            patch.setattr(lift_fitting, name, value)
+        with torch.no_grad():
+            axes = lift_fitting.fit_axes(trained_vae, ["THW", "HW"], None)
+    return lifts.LiftFile(digest_of(trained_vae), 16, axes)
+
+
+def test_a_fitted_map_beats_the_resize_on_clips_that_it_has_not_seen(trained_vae, fitted):
+    """Both directions, against an encode of a new clip at both sizes."""
+    vae = trained_vae
+    clip = lift_fitting.dead_leaves(seed=1000, frames=17, height=64, width=64)
+    small = lift_fitting.area_resize(clip, height=32, width=32)
+    large_latent, small_latent = encode(vae, clip), encode(vae, small)
+    haar, lift = make_resize("haar", "HW"), fitted.as_lift()
+    lifted = (lift.lifts["HW"](small_latent, size_of(large_latent)) - large_latent).square().mean()
+    dropped = (lift.down(large_latent, "HW") - small_latent).square().mean()
+    assert lifted < 0.9 * (haar.up(small_latent) - large_latent).square().mean()
+    assert dropped < 0.9 * (haar.down(large_latent) - small_latent).square().mean()
+    for axes in ("THW", "HW"):
+        for fitted_map in (fitted.axes[axes].lift, fitted.axes[axes].drop):
+            assert fitted_map.rest.fitted < fitted_map.rest.resize
+
+
+def test_a_file_round_trips(fitted, folder):
+    path = folder / "x.safetensors"
+    write_lift(path, fitted)
+    read = read_lift(path)
+    assert read.vae == fitted.vae and read.channels == 16 and read.name == fitted.name
+    for axes, maps in fitted.axes.items():
+        for direction in ("lift", "drop"):
+            before, after = getattr(maps, direction), getattr(read.axes[axes], direction)
+            assert torch.equal(before.linear.first, after.linear.first) and torch.equal(before.linear.rest, after.linear.rest)
+            assert before.linear.ratios == after.linear.ratios and before.first == after.first and before.rest == after.rest
+    assert [path.name for path in folder.iterdir()] == ["x.safetensors"]
+
+
+def test_the_node_fits_once_and_keeps_the_lift(vae, folder, monkeypatch):
+    for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 8}.items():
+        monkeypatch.setattr(lift_fitting, name, value)
+    first, text = call(NODE["Lift"], vae, "auto")
+    assert text.startswith("fitted, and kept as models/pyramidal_lifts/") and "5 rendered clips, 5 rendered frames" in text
+    assert "frame 0" in text and "other frames" in text and set(first.lifts) == {"HW"}
+    again, text = call(NODE["Lift"], vae, "auto")
+    assert text.startswith("loaded from models/pyramidal_lifts/")
+    assert torch.equal(again.lifts["HW"].rest, first.lifts["HW"].rest)
+    wider, _ = call(NODE["Lift"], vae, "auto", None, IN_TIME)
+    assert set(wider.lifts) == {"HW", "THW"} and torch.equal(wider.lifts["HW"].rest, first.lifts["HW"].rest)
+    video = torch.rand(34, 64, 128, 3, generator=torch.Generator().manual_seed(0))
+    given, text = call(NODE["Lift"], vae, "linear", video)
+    assert "4 given clips, 1 rendered clips" in text and not torch.equal(given.lifts["HW"].rest, first.lifts["HW"].rest)
+    assert call(NODE["Lift"], vae, "linear", video)[1].startswith("loaded from")
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_the_pixel_lift_decodes_resizes_and_encodes(vae):
+    lift, text = call(NODE["Lift"], vae, "pixels")
+    clean = encode(vae, lift_fitting.dead_leaves(seed=3, frames=9, height=64, width=64))
+    video = vae.decode(clean)[0]
+    video = torch.nn.functional.interpolate(video.movedim(-1, 1), (128, 128), mode="bicubic").clamp(0, 1).movedim(1, -1)
+    torch.testing.assert_close(lift.lifts["HW"](clean, (3, 16, 16)), vae.encode(video), atol=1e-4, rtol=1e-4)
+    both = torch.cat([clean, clean.flip(-1)])
+    torch.testing.assert_close(lift.lifts["THW"](both, (5, 16, 16))[:1], lift.lifts["THW"](clean, (5, 16, 16)))
+    assert lift.down(both, "THW").shape == (2, 16, 2, 4, 4) and "nothing is fitted" in text
+
+
+def test_a_video_larger_than_the_memory_is_tiled(vae, monkeypatch):
+    """ComfyUI's estimates decide; its tiles blend to nearly the same latent."""
+    clip = lift_fitting.dead_leaves(seed=3, frames=5, height=640, width=64)
+    whole = encode(vae, clip)
+    monkeypatch.setattr(vae, "memory_used_encode", lambda shape, dtype: 1e18)
+    monkeypatch.setattr(type(vae), "encode", None)
+    tiled = encode(vae, clip)
+    assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
+    torch.testing.assert_close(tiled[..., :40, :], whole[..., :40, :], atol=0.2, rtol=0.2)
+
+
+def test_resizing_in_time_interpolates_and_takes_every_second_frame():
+    video = torch.rand(5, 4, 4, 3, generator=torch.Generator().manual_seed(0))
+    longer = resize_video(video, frames=9, height=4, width=4)
+    torch.testing.assert_close(longer[::2], video)
+    torch.testing.assert_close(longer[1::2], (video[1:] + video[:-1]) / 2)
+    torch.testing.assert_close(resize_video(longer, frames=5, height=4, width=4), video)
+
+
+class TestKeptLifts:
+    """A sampler without a lift uses the only one that is kept for its latents."""
+
+    def sample(self, model, lift, spec=FREE):
+        return one_node(model, prompt(1), prompt(2), spec, "1-" * (spec.number_of_stages - 1) + "1", lift, empty())[0][
+            "samples"
+        ]
+
+    def test_the_only_one_is_used_by_stock_weights(self, t2v_model, fitted, folder):
+        none = VideoLift("none", 16)
+        before = self.sample(t2v_model, None)
+        write_lift(path_for(fitted.vae), fitted)
+        with_kept = self.sample(t2v_model, None)
+        assert torch.equal(with_kept, self.sample(t2v_model, fitted.as_lift()))
+        assert torch.equal(before, self.sample(t2v_model, none)) and not torch.equal(before, with_kept)
+        assert lifts.choose_lift(None, t2v_model, FREE)[1] == f"lift: {fitted.name}"
+
+    def test_finetuned_weights_never_use_one(self, t2v_model, fitted, folder):
+        spec = PRESETS["pyramidal-wan"]
+        before = self.sample(t2v_model, None, spec)
+        write_lift(path_for(fitted.vae), fitted)
+        assert torch.equal(self.sample(t2v_model, None, spec), before)
+        assert not torch.equal(self.sample(t2v_model, fitted.as_lift(), spec), before)
+
+    def test_two_are_not_chosen_between(self, t2v_model, fitted, folder):
+        for name in ("a", "b"):
+            write_lift(folder / f"{name}.safetensors", fitted)
+        lift, text = lifts.choose_lift(None, t2v_model, FREE)
+        assert lift is None and text == (
+            "no lift: models/pyramidal_lifts has 2 for latents of 16 channels; connect 'Pyramidal Lift' to choose"
+        )
+
+    def test_files_for_other_latents_or_pyramids_and_damaged_ones_are_not_used(self, fitted, folder):
+        write_lift(folder / "a.safetensors", fitted)
+        (folder / "b.safetensors").write_bytes(b"not a file")
+        save_file({"x": torch.ones(1)}, folder / "c.safetensors")
+        assert kept_files(48, {"HW"}) == [] and kept_files(16, {"HW", "other"}) == []
+        assert [path.name for path in kept_files(16, {"HW", "THW"})] == ["a.safetensors"]
+
+    def test_pyramidal_model_says_which_lift_runs(self, t2v_model, fitted, folder):
+        from pyramidalwan.samplers.any_sampler import pyramidal_model
+
+        write_lift(path_for(fitted.vae), fitted)
+        said = []
+        model = pyramidal_model(t2v_model, None, said.append)
+        nodes.common_ksampler(model, 5, 2, 1.0, "euler", "simple", prompt(1), prompt(2), empty())
+        assert said[0].endswith(f"; lift: {fitted.name}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a file", "the lift 'x.safetensors' cannot be read"),
+        ({}, "the file 'x.safetensors' is not a fitted lift: it has no 'pyramidal_lift'"),
+        ({"format": 9}, "is damaged .it has format 9, and this version reads format 1."),
+        ({"channels": 48}, "is damaged .its maps are not for 48 channels."),
+        ({"axes": {"HW": {}}}, "is not a fitted lift: it has no 'lift'"),
+        ({"axes": 3}, "is damaged"),
+    ],
+)
+def test_a_broken_file_is_one_sentence(fitted, folder, content, message):
+    path = folder / "x.safetensors"
+    write_lift(path, fitted)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            values = json.loads(file.metadata()["pyramidal_lift"])
+        save_file(tensors, path, {"pyramidal_lift": json.dumps({**values, **content})} if content else None)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_lift(path)
+    assert "\n" not in str(caught.value) and "fits it again" in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_rejected(fitted, folder):
+    maps = fitted.axes["HW"]
+    linear = dataclasses.replace(maps.lift.linear, rest=torch.full_like(maps.lift.linear.rest, float("nan")))
+    axes = {"HW": dataclasses.replace(maps, lift=dataclasses.replace(maps.lift, linear=linear))}
+    write_lift(folder / "x.safetensors", dataclasses.replace(fitted, axes=axes))
+    with pytest.raises(ValueError, match="HW.lift holds NaN or infinity"):
+        read_lift(folder / "x.safetensors")
+
+
+def test_the_digest_depends_on_the_encoder_alone_and_not_on_the_precision(vae):
+    state = vae_state_dict(dim=4)
+    decoder = next(key for key in state if key.startswith("decoder.") and state[key].ndim > 1)
+    encoder = next(key for key in state if key.startswith("encoder.") and state[key].ndim > 1)
+    others = {
+        "decoder": {**state, decoder: state[decoder] + 1},
+        "precision": {key: value.bfloat16() for key, value in state.items()},
+        "encoder": {**state, encoder: state[encoder] + 1},
+    }
+    digests = {name: digest_of(comfy.sd.VAE(sd=other)) for name, other in others.items()}
+    assert digests["decoder"] == digests["precision"] == digest_of(vae) != digests["encoder"]
+
+
+def test_a_cancelled_fit_keeps_nothing(vae, folder):
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        call(NODE["Lift"], vae, "auto")
+    assert not folder.exists()
+
+
+def test_a_map_of_the_file_is_a_linear_map(fitted):
+    assert all(isinstance(lift, LinearMap) for lift in fitted.as_lift().lifts.values())
