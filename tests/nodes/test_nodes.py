@@ -76,7 +76,7 @@ def test_an_invalid_custom_pyramid_is_rejected(change, words):
 
 
 def test_an_unknown_preset_is_rejected_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown preset 'pyramid'; expected training-free, pyramidal-wan"):
+    with pytest.raises(ValueError, match="unknown preset 'pyramid'; expected training-free, wan2.2-t2v"):
         PyramidalWanPreset.execute("pyramid")
 
 
