@@ -97,11 +97,11 @@ class PyramidalWanSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, negative, latent, seed, steps, cfg, sampler_name, denoise, grid, shift, start_stage, end_stage,
-        pyramid=None, model_mid=None, model_low=None, lift=None,
+        pyramid=None, middle_stage_model=None, first_stage_model=None, lift=None,
     ) -> io.NodeOutput:  # fmt: skip
         """Return the final latent, the last clean prediction and the drafts."""
         result = sample_with_conds(
-            model, positive, negative, latent, pyramid, StageOptions(cfg, model_mid, model_low, start_stage, end_stage, lift),
+            model, positive, negative, latent, pyramid, StageOptions(cfg, middle_stage_model, first_stage_model, start_stage, end_stage, lift),
             seed=seed, steps=steps, denoise=denoise, sampler_name=sampler_name, grid=grid, shift=shift, report=teller(cls),
         )  # fmt: skip
         return io.NodeOutput(result.output, result.denoised, result.drafts)
@@ -178,12 +178,12 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         start_stage,
         end_stage,
         pyramid=None,
-        model_mid=None,
-        model_low=None,
+        middle_stage_model=None,
+        first_stage_model=None,
         lift=None,
     ) -> io.NodeOutput:
         """Return the final latent, the last clean prediction and the drafts."""
-        options = StageOptions(cfg, model_mid, model_low, start_stage, end_stage, lift)
+        options = StageOptions(cfg, middle_stage_model, first_stage_model, start_stage, end_stage, lift)
         result = sample_with_guider(noise, guider, sampler, sigmas, latent, pyramid, options, report=teller(cls))
         return io.NodeOutput(result.output, result.denoised, result.drafts)
 
@@ -219,13 +219,13 @@ def _optional_sockets(pyramid: str) -> list[io.Input]:
     return [
         Pyramid.Input("pyramid", optional=True, tooltip=pyramid),
         io.Model.Input(
-            "model_mid",
+            "middle_stage_model",
             optional=True,
             lazy=True,
             tooltip="Optional: another model for the stages between the lowest and the highest one that run.",
         ),
         io.Model.Input(
-            "model_low",
+            "first_stage_model",
             optional=True,
             lazy=True,
             tooltip="Optional: another model for the lowest stage, which runs first: the Wan 2.2 high-noise expert.",

@@ -35,16 +35,16 @@ class StageOptions:
 
     Attributes:
         cfg: "6" or "5-6-4" in running order; empty for the guider's cfg.
-        model_mid: MODEL of the stages between the lowest and the highest; None for the main one.
-        model_low: MODEL of the lowest stage; None for the main one.
+        middle_stage_model: MODEL of the stages between the lowest and the highest; None for the main one.
+        first_stage_model: MODEL of the lowest stage; None for the main one.
         start_stage: "auto", or the name of the first stage to run.
         end_stage: "auto", or the name of the last stage to run.
         lift: Maps between the latents of the large and the small video; None uses a kept one, see ``choose_lift``.
     """
 
     cfg: str = ""
-    model_mid: ModelPatcher | None = None
-    model_low: ModelPatcher | None = None
+    middle_stage_model: ModelPatcher | None = None
+    first_stage_model: ModelPatcher | None = None
     start_stage: str = AUTO
     end_stage: str = AUTO
     lift: VideoLift | None = None
@@ -170,14 +170,16 @@ def check_parts(spec: PyramidSpec, options: StageOptions, *, sigmas: Tensor, sam
 
 def find_spec(pyramid: PyramidSpec | None, model: ModelPatcher, options: StageOptions) -> PyramidSpec:
     """Return the given pyramid, else the one the models were trained for, else one for stock weights."""
-    models = [candidate for candidate in (model, options.model_mid, options.model_low) if candidate is not None]
+    models = [
+        candidate for candidate in (model, options.middle_stage_model, options.first_stage_model) if candidate is not None
+    ]
     trained = [spec for spec in map(spec_trained_for, models) if spec is not None]
     return pyramid or (trained[0] if trained else _stock_spec(model, options))
 
 
 def _stock_spec(model: ModelPatcher, options: StageOptions) -> PyramidSpec:
     """Return the pyramid for stock weights; with two experts the resolution changes where Wan 2.2 changes the expert."""
-    if options.model_low is None or options.model_mid is not None:
+    if options.first_stage_model is None or options.middle_stage_model is not None:
         return PRESETS["training-free"]
     takes_image = getattr(model.model, "image_to_video", False)
     return PRESETS["wan2.2-i2v" if takes_image else "wan2.2-t2v"]
@@ -185,7 +187,7 @@ def _stock_spec(model: ModelPatcher, options: StageOptions) -> PyramidSpec:
 
 def _with_shift(model: ModelPatcher, options: StageOptions, shift: float) -> tuple[ModelPatcher, StageOptions, float]:
     """Return the models of a run with one flow shift, and that shift."""
-    models = {"model": model, "model_mid": options.model_mid, "model_low": options.model_low}
+    models = {"model": model, "middle_stage_model": options.middle_stage_model, "first_stage_model": options.first_stage_model}
     for candidate in models.values():
         if candidate is not None:
             check_model(candidate)
@@ -219,15 +221,17 @@ def _run(
 
 def _stage_models(options: StageOptions, number_of_stages: int) -> dict[int, ModelPatcher]:
     """Return the MODEL of each stage that does not use the main one."""
-    if options.model_low is not None and number_of_stages < 2:
-        raise ValueError("model_low is connected, but a pyramid of 1 stage has no low stage; disconnect it")
-    if options.model_mid is not None and number_of_stages < 3:
-        raise ValueError(f"model_mid is connected, but a pyramid of {number_of_stages} stages has no mid stage; disconnect it")
+    if options.first_stage_model is not None and number_of_stages < 2:
+        raise ValueError("first_stage_model is connected, but a pyramid of 1 stage has no low stage; disconnect it")
+    if options.middle_stage_model is not None and number_of_stages < 3:
+        raise ValueError(
+            f"middle_stage_model is connected, but a pyramid of {number_of_stages} stages has no mid stage; disconnect it"
+        )
     models = {}
-    if options.model_mid is not None:
-        models.update(dict.fromkeys(range(1, number_of_stages - 1), options.model_mid))
-    if options.model_low is not None:
-        models[0] = options.model_low
+    if options.middle_stage_model is not None:
+        models.update(dict.fromkeys(range(1, number_of_stages - 1), options.middle_stage_model))
+    if options.first_stage_model is not None:
+        models[0] = options.first_stage_model
     return models
 
 

@@ -43,7 +43,7 @@ def every_node() -> Graph:
     noise = graph.add("RandomNoise", noise_seed=11)
     graph.add("PyramidalWanCost", latent=latent, steps="4-3-2", cfg="5-4-3", grid="shift", shift=4.0, pyramid=spec, model=lora)
     calibrated = graph.add("PyramidalWanCalibrate", latent=latent, threshold=0.2, pyramid=trained)
-    sampling = {"latent": latent, "pyramid": calibrated["pyramid"], "model_mid": model, "model_low": lora}
+    sampling = {"latent": latent, "pyramid": calibrated["pyramid"], "middle_stage_model": model, "first_stage_model": lora}
     _samplers(graph, {"positive": prompt, "negative": prompt, "model": model}, sampling, sigmas, noise)
     _by_hand(graph, lora, spec, latent, sigmas, noise)
     return graph

@@ -7,7 +7,8 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from comfy_extras.nodes_custom_sampler import SamplerCustom
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 from comfyui_graph import empty, guider, progress, prompt
 
 import nodes
@@ -85,7 +86,7 @@ def test_two_experts_hand_over_where_the_first_run_ends(t2v_model, i2v_model):
     first = ksampler(pyramidal_model(high, None, print), steps=4, start_step=0, last_step=2, force_full_denoise=False)
     assert first.shape == (1, 16, 5, 16, 16)
     both = ksampler(low, steps=4, latent={"samples": first}, disable_noise=True, start_step=2, last_step=10000)
-    wanted = pyramidal_sampler(low, "2-2", model_low=high)
+    wanted = pyramidal_sampler(low, "2-2", first_stage_model=high)
     torch.testing.assert_close(both, wanted, atol=2e-5, rtol=1e-5)
 
 
@@ -97,6 +98,34 @@ def test_a_run_that_ends_above_zero_can_be_resumed_at_full_size(t2v_model, axes)
         first = ksampler(model, start_step=0, last_step=last, force_full_denoise=False)
         whole = ksampler(shifted(t2v_model), latent={"samples": first}, disable_noise=True, start_step=last, last_step=10000)
         assert first.shape == whole.shape == (1, 16, 5, 16, 16) and torch.isfinite(whole).all()
+
+
+@pytest.mark.parametrize("last", [1, 2, 5])
+def test_both_latents_of_a_run_that_ends_above_zero_have_the_full_size(t2v_model, last):
+    """The prediction equals that of a whole run after as many steps, upsampled: every latent repeated."""
+    spec = PyramidSpec((0.9, 0.7), ("HW", "HW"), field="natural", timestep_source="sigma", first_frame="shared")
+    model, shown = patched(t2v_model, spec), []
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 8)
+    sampler = comfy.samplers.sampler_object("euler")
+    output, denoised = SamplerCustom().sample(model, True, 5, 3.0, prompt(1), prompt(2), sampler, sigmas[: last + 1], empty())
+    assert output["samples"].shape == denoised["samples"].shape == (1, 16, 5, 16, 16)
+    noise = torch.randn(1, 16, 5, 16, 16, generator=torch.manual_seed(5))
+    guider(model, 3.0).sample(
+        noise, empty()["samples"], sampler, sigmas, callback=lambda step, x0, *_: shown.append(x0), seed=5
+    )
+    expected = model.model.process_latent_out(shown[last - 1].cpu())
+    for side in (-2, -1):
+        expected = expected.repeat_interleave(16 // expected.shape[side], dim=side)
+    torch.testing.assert_close(denoised["samples"], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampling", ["eps", "v_prediction"])
+def test_the_preset_plain_leaves_models_as_they_are_that_no_pyramid_can_sample(t2v_model, sampling):
+    model = ModelSamplingDiscrete().patch(t2v_model, sampling, False)[0]
+    with pytest.raises(ValueError, match=f"samples flow models; this MODEL .* uses {sampling.upper()} sampling"):
+        pyramidal_model(model, FREE, print)
+    plain = pyramidal_model(model, PRESETS["plain"], print)
+    assert plain is not model and plain.wrappers == model.wrappers and plain.object_patches == model.object_patches
 
 
 def test_leftover_noise_starts_in_the_stage_of_its_level(t2v_model):

@@ -111,7 +111,7 @@ def test_it_acts_in_its_stages_only(t2v_model, write, stages, active):
     """Against a run in which each stage has a model of its own: merged where the LoRA acts, the base elsewhere."""
     lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host")), 1.0, stages))
     models = {index: merged(t2v_model) if index in active else t2v_model for index in range(3)}
-    wanted = sample(models[2], model_mid=models[1], model_low=models[0])
+    wanted = sample(models[2], middle_stage_model=models[1], first_stage_model=models[0])
     torch.testing.assert_close(sample(lora), wanted, atol=2e-4, rtol=1e-4)
 
 
@@ -232,7 +232,7 @@ def test_other_kinds_of_patches_stay_comfyuis(t2v_model, write):
     assert list(bound.patches) == ["diffusion_model.blocks.0.self_attn.norm_q.weight"]
     wanted = merged(t2v_model)
     wanted.add_patches({"diffusion_model.blocks.0.self_attn.norm_q.weight": ("diff", (list(tensors.values())[-1],))}, 1.0)
-    torch.testing.assert_close(sample(lora), sample(t2v_model, model_low=wanted), atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(sample(lora), sample(t2v_model, first_stage_model=wanted), atol=2e-4, rtol=1e-4)
 
 
 def test_strength_zero_is_nothing_at_all(t2v_model, write):

@@ -111,22 +111,22 @@ def test_each_stage_uses_its_model(t2v_model):
     other = comfy.sd.load_diffusion_model_state_dict(t2v_state_dict(seed=1, layers=1))
     third = comfy.sd.load_diffusion_model_state_dict(t2v_state_dict(seed=2, layers=1))
     (high, at_high), (mid, at_mid), (low, at_low) = watched(t2v_model), watched(other), watched(third)
-    sampler(high, model_mid=mid, model_low=low)
+    sampler(high, middle_stage_model=mid, first_stage_model=low)
     assert {s[0][2:] for s in at_low} == {(2, 4, 4)} and len(at_low) == 3
     assert {s[0][2:] for s in at_mid} == {(3, 8, 8)} and len(at_mid) == 3
     assert {s[0][2:] for s in at_high} == {(5, 16, 16)} and len(at_high) == 2
-    one = sampler(t2v_model, model_low=t2v_model)[0]["samples"]
+    one = sampler(t2v_model, first_stage_model=t2v_model)[0]["samples"]
     assert torch.equal(one, sampler(t2v_model)[0]["samples"])
     at_low.clear()
-    advanced(t2v_model, SIGMAS, model_low=low)
+    advanced(t2v_model, SIGMAS, first_stage_model=low)
     assert len(at_low) == 3
 
 
 def test_models_that_no_stage_uses_raise_a_clear_error(t2v_model):
-    with pytest.raises(ValueError, match="model_mid is connected, but a pyramid of 2 stages"):
-        sampler(t2v_model, pyramid=FREE, steps="2-2", model_mid=t2v_model)
-    with pytest.raises(ValueError, match="model_low is connected, but a pyramid of 1 stage"):
-        sampler(t2v_model, pyramid=PRESETS["plain"], steps="2", model_low=t2v_model)
+    with pytest.raises(ValueError, match="middle_stage_model is connected, but a pyramid of 2 stages"):
+        sampler(t2v_model, pyramid=FREE, steps="2-2", middle_stage_model=t2v_model)
+    with pytest.raises(ValueError, match="first_stage_model is connected, but a pyramid of 1 stage"):
+        sampler(t2v_model, pyramid=PRESETS["plain"], steps="2", first_stage_model=t2v_model)
 
 
 def test_each_stage_uses_its_cfg(t2v_model):
@@ -235,11 +235,11 @@ def test_wrong_widgets_raise_before_a_model_is_loaded(changes, words):
 
 def test_wrong_inputs_of_the_advanced_node_raise_before_a_model_is_loaded():
     parts = dict(
-        cfg="", start_stage="auto", end_stage="auto", pyramid=WAN, noise=1, guider=None, latent=empty(), model_low=None
+        cfg="", start_stage="auto", end_stage="auto", pyramid=WAN, noise=1, guider=None, latent=empty(), first_stage_model=None
     )
     euler, lcm = (KSamplerSelect.execute(name).args[0] for name in ("euler", "lcm"))
     check = PyramidalWanSamplerAdvanced.check_lazy_status
-    assert check(**parts, sampler=euler, sigmas=SIGMAS) == ["guider", "model_low"]
+    assert check(**parts, sampler=euler, sigmas=SIGMAS) == ["guider", "first_stage_model"]
     with pytest.raises(ValueError, match="sampler 'lcm' adds noise"):
         check(**parts, sampler=lcm, sigmas=SIGMAS)
     with pytest.raises(ValueError, match="leaves one of 3 stages without a step"):
@@ -248,6 +248,6 @@ def test_wrong_inputs_of_the_advanced_node_raise_before_a_model_is_loaded():
 
 def test_two_experts_change_the_size_where_wan_changes_the_expert(t2v_model, i2v_model):
     for model, boundary in ((t2v_model, 0.875), (i2v_model, 0.9)):
-        spec = find_spec(None, model, StageOptions(model_low=model.clone()))
+        spec = find_spec(None, model, StageOptions(first_stage_model=model.clone()))
         assert spec.boundaries == (boundary,) and spec.field == "natural"
     assert find_spec(None, t2v_model, StageOptions()) == PRESETS["training-free"]
