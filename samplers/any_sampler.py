@@ -51,18 +51,21 @@ def pyramidal_model(
 
     Args:
         model: The MODEL, not bound to a stage.
-        spec: The pyramid; None takes the one that the weights or their LoRAs were trained for, else "training-free".
+        spec: The pyramid; None takes the one that the weights or their LoRAs were trained for, else "training-free". One of
+            a single stage ("plain") leaves the MODEL as it is.
         report: Shows a text about each run before it starts.
         lift: Maps between the latents of the large and the small video; None uses a kept one, see ``choose_lift``.
 
     Raises:
         ValueError: No pyramid can sample the model, or its weights were trained for a different one.
     """
-    check_model(model)
     if spec is not None:
         check_spec(model, spec)
-        if lift is not None:
-            lift.check_axes(spec)
+        if spec.number_of_stages == 1:
+            return model.clone()
+    check_model(model)
+    if spec is not None and lift is not None:
+        lift.check_axes(spec)
 
     def outer_sample(
         executor: Callable[..., Tensor],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from ..pyramid.segments import rise
 from ..pyramid.stages import Stage
 from .comfyui.conditioning import stage_conds
 from .comfyui.latent_tag import CLEAN, END, TAG_KEY, StageTag, tagged
+from .comfyui.model_objects import stage_objects
 from .comfyui.stage_model import GivenVideo, bind_stage
 from .given_region import GivenRegion
 from .noise import BATCH_INDEX_KEY, top_up_noise
@@ -129,7 +130,7 @@ class Execution:
             run.sampler,
             sigmas,
             denoise_mask=None if region is None else region.mask,
-            callback=self.progress.callback(stage),
+            callback=self.progress.callback(stage, self._enlarge(stage)),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=stage_seed(run.noise.seed, stage.index),
         )
@@ -138,6 +139,22 @@ class Execution:
             mask = region.mask.to(clean)
             self.progress.clean[stage.index] = clean * mask + region.video.to(clean) * (1 - mask)
         return end.to(comfy.model_management.intermediate_device())
+
+    def _enlarge(self, stage: Stage) -> Callable[[Tensor], Tensor] | None:
+        """Return how a stage's clean predictions come to full size for a sampler whose run ends in it; None elsewhere.
+
+        Such a sampler returns the last of them beside the full-size latent.
+        """
+        if not (self.run.follows_sampler and self.progress.ends_in(stage)) or stage.level == 0:
+            return None
+
+        def at_full_size(clean: Tensor) -> Tensor:
+            for fine in self.start.stages[stage.index + 1 :]:
+                assert fine.from_coarser is not None  # only the first stage of a pyramid has none
+                clean = fine.from_coarser.up(clean)
+            return clean
+
+        return at_full_size
 
     def _region(self, stage: Stage) -> GivenRegion | None:
         """Return the part of the video that a mask keeps, at the size of a stage."""
@@ -167,11 +184,20 @@ class Execution:
         if (batch_index := self.latent.get("batch_index")) is not None:
             transformer = {**options.get("transformer_options", {}), BATCH_INDEX_KEY: batch_index}
             options = {**options, "transformer_options": transformer}
-        bound.model_options = bound.model_patcher.model_options = options
+        bound.model_patcher.model_options = options
+        for model in [bound.model_patcher, *([] if negative is None else [bound.uncond_model_patcher])]:
+            self._fit_objects(model, axes)
+        bound.model_options = bound.model_patcher.model_options
         bound.original_conds = stage_conds(base.original_conds, self.start.full, stage, axes, run.down)
         if stage.index in run.cfgs:
             bound.set_cfg(run.cfgs[stage.index])
         return bound
+
+    def _fit_objects(self, model: ModelPatcher, downsample_axes: Sequence[str]) -> None:
+        """Exchange what other nodes attached to a stage's model for copies of the stage's size."""
+        attached = {"options": model.model_options, "wrappers": model.wrappers}
+        fitted = stage_objects(attached, self.start.full, downsample_axes, self.run.down)
+        model.model_options, model.wrappers = fitted["options"], fitted["wrappers"]
 
     def _top_up(self, stage: Stage) -> Tensor:
         return top_up_noise(self.run.noise.seed, stage, self.start.noises[0], self.latent.get("batch_index"))

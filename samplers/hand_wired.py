@@ -6,7 +6,6 @@ result equals that of the sampler node.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,8 +22,9 @@ from .comfyui.checkpoint_metadata import check_spec
 from .comfyui.conditioning import check_conds, stage_conds
 from .comfyui.latent_tag import CLEAN, START, StageTag, check_same_pyramid, tag_of, tagged
 from .comfyui.latents import check_latent
+from .comfyui.model_objects import check_objects, stage_objects
 from .comfyui.stage_model import bind_stage, check_model, check_no_context_windows, sized
-from .comfyui.stage_wrappers import WRAPPER_KEY
+from .comfyui.stage_wrappers import add_outermost_wrapper
 from .noise import DerivedNoise, Noise, full_noise, seeded_noise, top_up_noise
 from .schedule import from_sigmas
 from .supported_samplers import check_sampler
@@ -191,7 +191,7 @@ def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str, *, lift: Vid
     check_no_context_windows(bound.model_options, stages)
 
     def outer_sample(
-        executor: Callable[..., Tensor],
+        executor: Any,
         noise: Tensor,
         latent: Tensor,
         sampler: Any,
@@ -205,10 +205,16 @@ def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str, *, lift: Vid
         full = spec.full_shape(running.shape, index)
         check_conds(guider.conds, full, spec.stages(full))
         down = None if lift is None else lift.down
-        guider.conds = stage_conds(guider.conds, full, running, spec.downsample_axes[index:], down)
-        return executor(noise, latent, sampler, sigmas, *args, **kwargs)
+        axes = spec.downsample_axes[index:]
+        guider.conds = stage_conds(guider.conds, full, running, axes, down)
+        attached = {"options": guider.model_options, "wrappers": executor.wrappers}
+        check_objects(attached, full, spec.stages(full))
+        fitted = stage_objects(attached, full, axes, down)
+        guider.model_options = fitted["options"]
+        rest = executor.new_class_executor(executor.original, guider, fitted["wrappers"], executor.idx)
+        return rest(noise, latent, sampler, sigmas, *args, **kwargs)
 
-    bound.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, outer_sample)
+    add_outermost_wrapper(bound, WrappersMP.OUTER_SAMPLE, outer_sample)
     return bound
 
 

@@ -43,14 +43,24 @@ class Progress:
         self._steps = dict(zip(indices, steps, strict=True))
         self._report = callback or latent_preview.prepare_callback(model, sum(steps), self._latest)
 
-    def callback(self, stage: Stage) -> SamplerCallback:
-        """Return the callback for the sampler of a stage; it counts steps over the whole run."""
+    def ends_in(self, stage: Stage) -> bool:
+        """Return whether the stage is the last that runs."""
+        return stage.index == max(self._steps)
+
+    def callback(self, stage: Stage, enlarge: Callable[[Tensor], Tensor] | None = None) -> SamplerCallback:
+        """Return the callback for the sampler of a stage; it counts steps over the whole run.
+
+        Args:
+            stage: The stage.
+            enlarge: Brings clean predictions to the size that they are shown at; None shows them as they are.
+        """
         offset = sum(count for index, count in self._steps.items() if index < stage.index)
         stage_steps, total = self._steps[stage.index], sum(self._steps.values())
 
         def step_done(step: int, denoised: Tensor, x: Tensor, _total: int) -> None:
             self._latest["x0"] = denoised
-            self._report(offset + min(step, stage_steps - 1), denoised, x, total)
+            shown = denoised if enlarge is None else enlarge(denoised)
+            self._report(offset + min(step, stage_steps - 1), shown, x, total)
 
         return step_done
 

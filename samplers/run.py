@@ -11,6 +11,7 @@ from ..pyramid.stage_names import stage_name
 from ..pyramid.stages import PyramidSpec, Stage
 from .comfyui.checkpoint_metadata import check_spec
 from .comfyui.conditioning import LatentDown, check_conds
+from .comfyui.model_objects import check_objects
 from .comfyui.stage_model import check_model, check_no_context_windows
 from .execution import Execution, Result, negative_model
 from .noise import Noise
@@ -106,5 +107,8 @@ class PyramidRun:
 
     def _check_conds(self, start: Start) -> None:
         check_conds(self.guider.original_conds, start.full, start.stages)
-        for model_options in (self.guider.model_options, *(model.model_options for model in self.models.values())):
+        models = [self.guider.model_patcher, *self.models.values()]
+        for model_options in (self.guider.model_options, *(model.model_options for model in models[1:])):
             check_no_context_windows(model_options, start.stages)
+        for model in models:
+            check_objects({"options": model.model_options, "wrappers": model.wrappers}, start.full, start.stages)

@@ -131,17 +131,33 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _stage_cond(cond: dict, full: LatentShape, stage: Stage, downsample_axes: Sequence[str], down: LatentDown) -> dict:
-    cond, size = dict(cond), full
-    for axes in reversed(downsample_axes):
-        coarser = size.halved(axes)
-        for key, value in cond.items():
-            if key not in SIZE_FREE:
-                cond[key] = _coarser(key, value, size, coarser, axes, down)
-        size = coarser
+    cond = dict(cond)
+    for key in cond.keys() - SIZE_FREE:
+        cond[key] = coarser_entry(key, cond[key], full, downsample_axes, down)
     for key in ("concat_latent_image", "concat_mask"):
         if isinstance(cond.get(key), Tensor):
             _check_frames(key, cond[key], stage.shape.frames)
     return cond
+
+
+def coarser_entry(
+    key: str, value: Any, full: LatentShape, downsample_axes: Sequence[str], down: LatentDown | None = None
+) -> Any:
+    """Return a value of any type at the size of a stage; what does not cover the latent's grid is returned as it is.
+
+    Args:
+        key: Name of the value, which selects the treatment of a few kinds with a layout of their own.
+        value: A tensor at full size, a list or tuple of such, or anything else.
+        full: Size of the full-resolution latent.
+        downsample_axes: Axes of the transitions after the stage, in running order.
+        down: Brings latents to the next coarser size; None averages.
+    """
+    size = full
+    for axes in reversed(downsample_axes):
+        coarser = size.halved(axes)
+        value = _coarser(key, value, size, coarser, axes, down or halve_latent)
+        size = coarser
+    return value
 
 
 def _coarser(key: str, value: Any, size: LatentShape, coarser: LatentShape, axes: str, down: LatentDown) -> Any:
@@ -155,7 +171,7 @@ def _coarser(key: str, value: Any, size: LatentShape, coarser: LatentShape, axes
     if key == "vace_mask":
         return halve_block_mask(value, axes)
     in_time = axes if key in TIMED and value.ndim == 5 and value.shape[2] == size.frames else axes.replace("T", "")
-    ratio = _grid_ratio(value, size)
+    ratio = grid_ratio(value, size)
     if ratio is None:
         return halve_latent(value, in_time.replace("HW", "")) if "T" in in_time else value
     if ratio == 1.0 and value.ndim == 5:
@@ -166,7 +182,7 @@ def _coarser(key: str, value: Any, size: LatentShape, coarser: LatentShape, axes
     return _area(value, round(coarser.height * ratio), round(coarser.width * ratio))
 
 
-def _grid_ratio(value: Tensor, size: LatentShape) -> float | None:
+def grid_ratio(value: Tensor, size: LatentShape) -> float | None:
     """Return the sides of a tensor relative to the latent's, or None for one that does not cover its grid."""
     height, width = value.shape[-2] / size.height, value.shape[-1] / size.width
     return height if height == width and height in GRID_RATIOS else None

@@ -236,10 +236,10 @@ class TestWrongWiring:
 
     def test_conditioning_that_cannot_be_resized(self, t2v_model):
         bound = call(NODE["StageModel"], t2v_model, WAN, "low")[0]
-        camera = prompt(1, camera_conditions=torch.zeros(1, 24, 5, 16, 16))
-        guider = call(CFGGuider, bound, camera, prompt(2), 1.0)[0]
+        region = prompt(1, area=(5, 8, 8, 0, 0, 0))
+        guider = call(CFGGuider, bound, region, prompt(2), 1.0)[0]
         sigmas = call(NODE["StageSigmas"], schedule(WAN, "2-2-2"), WAN, "low")[0]
-        with pytest.raises(ValueError, match="carries camera motion"):
+        with pytest.raises(ValueError, match="an area in pixels"):
             call(SamplerCustomAdvanced, call(RandomNoise, 5)[0], guider, pick_sampler("euler"), sigmas, self.start())
 
     def test_context_windows(self, t2v_model):

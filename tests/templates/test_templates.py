@@ -14,7 +14,7 @@ from harness.templates.results import MISSING, REFUSED, RUNS, WITHOUT, Result, r
 
 TEMPLATES = wan_templates()
 
-REFUSED_WITH: dict[str, str] = {}
+REFUSED_WITH = {"video_causal_forcing_i2v": r"WAN21_CausalAR\) samples frame by frame"}
 """Templates that the pyramid cannot run, and what the node says then."""
 
 

@@ -1,0 +1,152 @@
+"""Wrappers and patches of other nodes that hold tensors of the video's size run in every stage at the stage's size."""
+
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfyui_graph import empty, guider, prompt
+
+from pyramidalwan.pyramid.latent_shape import LatentShape
+from pyramidalwan.pyramid.schedules import stage_levels
+from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
+from pyramidalwan.samplers.any_sampler import pyramidal_model
+from pyramidalwan.samplers.comfyui.model_objects import stage_objects
+from pyramidalwan.samplers.hand_wired import stage_model, stage_sigmas, stage_start
+from pyramidalwan.samplers.noise import SeedNoise
+from pyramidalwan.samplers.run import PyramidRun
+from pyramidalwan.samplers.supported_samplers import make_sampler
+
+FREE = PRESETS["training-free"]
+WITH_TIME = PyramidSpec((0.9,), ("THW",), field="natural", timestep_source="sigma", first_frame="shared")
+FULL = LatentShape(5, 16, 24)
+
+
+class GivenFrames:
+    """Put given frames in front of the model's input, as nodes that continue a video do."""
+
+    def __init__(self, frames):
+        self.frames, self.sizes = frames, []
+
+    def __call__(self, executor, x, *args, **kwargs):
+        self.sizes.append(tuple(x.shape[-2:]))
+        x[:, :, : self.frames.shape[2]] = self.frames.to(x)
+        return executor(x, *args, **kwargs)
+
+
+class AroundTheRun:
+    """Hold frames and watch the sampling runs."""
+
+    def __init__(self, frames):
+        self.frames, self.sizes = frames, []
+
+    def __call__(self, executor, noise, *args, **kwargs):
+        self.sizes.append((tuple(noise.shape[-2:]), tuple(self.frames.shape[-2:])))
+        return executor(noise, *args, **kwargs)
+
+
+def frames(count=2, height=16, width=16):
+    return torch.randn(1, 16, count, height, width, generator=torch.Generator().manual_seed(3))
+
+
+def with_objects(model):
+    """Return a clone with both objects, and the objects."""
+    clone, given, around = model.clone(), GivenFrames(frames()), AroundTheRun(frames())
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "given", given)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "around", around)
+    return clone, given, around
+
+
+def run(model, spec, latent=None):
+    levels = stage_levels(spec, (2,) * spec.number_of_stages)
+    run = PyramidRun(guider(model, 1.0, prompt(1), prompt(1)), SeedNoise(1), make_sampler("euler"), levels, spec)
+    return run.sample(latent or empty()).output["samples"]
+
+
+def test_objects_of_the_model_have_the_size_of_every_stage(t2v_model):
+    model, given, around = with_objects(t2v_model)
+    assert torch.isfinite(run(model, FREE)).all()
+    assert around.sizes == [((8, 8), (8, 8)), ((16, 16), (16, 16))]
+    assert set(given.sizes) == {(8, 8), (16, 16)}
+    assert torch.equal(given.frames, frames()) and torch.equal(around.frames, frames())
+
+
+def test_frames_are_averaged_over_blocks():
+    small = stage_objects({"frames": frames()}, LatentShape(5, 16, 16), ("HW",))["frames"]
+    torch.testing.assert_close(small, frames().unflatten(-1, (8, 2)).unflatten(-3, (8, 2)).mean(dim=(-1, -3)))
+
+
+def test_a_hand_wired_stage_has_objects_of_its_size(t2v_model):
+    model, given, around = with_objects(t2v_model)
+    latent, noise = stage_start(SeedNoise(1), empty(), FREE)
+    sigmas = stage_sigmas(torch.tensor([1.0, 0.9, 0.8, 0.4, 0.0]), FREE, "low")
+    bound = guider(stage_model(model, FREE, "low"), 1.0, prompt(1), prompt(1))
+    made = bound.sample(noise.generate_noise(latent), latent["samples"], make_sampler("euler"), sigmas)
+    assert torch.isfinite(made).all()
+    assert around.sizes == [((8, 8), (8, 8))] and set(given.sizes) == {(8, 8)}
+
+
+def test_frames_of_another_node_cannot_be_halved_in_time(t2v_model):
+    model, _, _ = with_objects(t2v_model)
+    with pytest.raises(ValueError, match="the MODEL carries 'frames' from another node, which a pyramid cannot resize in time"):
+        run(model, WITH_TIME)
+    assert torch.isfinite(run(t2v_model, WITH_TIME)).all()
+
+
+def test_the_pyramid_inside_a_sampler_fits_objects_added_before_and_after_it(t2v_model):
+    import nodes
+
+    for before in (True, False):
+        model, given, around = with_objects(t2v_model) if before else (t2v_model, None, None)
+        model = pyramidal_model(model, FREE, print)
+        if not before:
+            model, given, around = with_objects(model)
+        nodes.common_ksampler(model, 5, 8, 1.0, "euler", "simple", prompt(1), prompt(1), empty())
+        assert around.sizes == [((8, 8), (8, 8)), ((16, 16), (16, 16))], before
+        assert set(given.sizes) == {(8, 8), (16, 16)}, before
+
+
+class Holder:
+    """Hold anything."""
+
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+
+def at_half_size(value):
+    return stage_objects({"value": value}, FULL, ("HW",))["value"]
+
+
+def test_a_mask_of_tokens_keeps_every_region():
+    """One token of the upper left corner and the right half, of 8 x 12 tokens, become those of 4 x 6."""
+    mask = torch.zeros(2, 8, 12, dtype=torch.bool)
+    mask[0, 0, 0], mask[1, :, 6:] = True, True
+    made = at_half_size(Holder(mask=mask.flatten(1))).mask.reshape(2, 4, 6)
+    expected = torch.zeros(2, 4, 6, dtype=torch.bool)
+    expected[0, 0, 0], expected[1, :, 3:] = True, True
+    assert made.dtype == torch.bool and torch.equal(made, expected)
+
+
+def test_an_object_that_occurs_twice_is_copied_once():
+    holder = Holder(frames=torch.zeros(1, 16, 2, 16, 24))
+    made = at_half_size({"patches": {"a": [holder]}, "patches_replace": {"dit": {("double_block", 0): holder}}})
+    first, second = made["patches"]["a"][0], made["patches_replace"]["dit"]["double_block", 0]
+    assert first is second and first is not holder and first.frames.shape[-2:] == (8, 12)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"prepared_render": torch.zeros(1, 16, 2, 16, 24)},  # a cache that Uni3C makes again for every size
+        {"audio": torch.zeros(1, 5, 32, 768), "scale": 1.0},
+        {"network": torch.nn.Conv2d(1, 1, 16)},
+        {"mask": torch.zeros(1, 96)},  # as long as the tokens, but no mask
+    ],
+)
+def test_objects_without_tensors_of_the_videos_size_stay(attributes):
+    holder = Holder(**attributes)
+    made = at_half_size([holder, len, at_half_size])
+    assert made[0] is holder
+
+
+def test_the_last_stage_runs_with_the_objects_themselves():
+    objects = {"value": Holder(frames=torch.zeros(1, 16, 2, 16, 24))}
+    assert stage_objects(objects, FULL, ()) is objects
