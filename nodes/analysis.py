@@ -9,6 +9,7 @@ from ..plots.cost import cost_chart, cost_text
 from ..plots.drawing import draw
 from ..pyramid.stages import PRESETS
 from ..samplers.analysis import as_image, calibrate, cost_of
+from ..samplers.comfyui.flow_shift import flow_shift
 from ..samplers.schedule import levels_for, steps_problem
 from .sampler import CFG_TOOLTIP
 from .schedule import STEPS_TOOLTIP, grid_widgets
@@ -60,7 +61,7 @@ class PyramidalWanCost(io.ComfyNode):
         """Return the counts as text and as a chart."""
         spec = pyramid or PRESETS["training-free"]
         costs, plain = cost_of(latent, spec, steps, cfg, model)
-        _, levels = levels_for(spec, steps, grid, shift)
+        _, levels = levels_for(spec, steps, grid, flow_shift(shift, model))
         text = cost_text(costs, plain)
         tell(cls, text)
         return io.NodeOutput(text, as_image(draw(cost_chart(costs, levels, plain))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..samplers.comfyui.flow_shift import flow_shift
 from ..samplers.schedule import GRID_CHOICES, levels_for, steps_problem, to_sigmas
 from .schema import Pyramid, advanced, schema
 
@@ -29,13 +30,13 @@ def grid_widgets() -> list[io.Input]:
         advanced(
             io.Float.Input(
                 "shift",
-                default=5.0,
-                min=0.01,
+                default=0.0,
+                min=0.0,
                 max=100.0,
                 step=0.1,
                 round=0.01,
-                tooltip="Flow shift of the model; not used by the grid uniform. Larger: more steps at high noise. Wan uses "
-                "3 to 8.",
+                tooltip="Flow shift. 0: that of the model, which ModelSamplingSD3 sets, otherwise 8. Larger: more steps at "
+                "high noise; Wan uses 3 to 8. The grid uniform does not use it.",
             )
         ),
     ]
@@ -57,6 +58,7 @@ class PyramidalWanSchedule(io.ComfyNode):
                 Pyramid.Input("pyramid", tooltip="The pyramid the steps are for."),
                 io.String.Input("steps", default="20-10", tooltip=STEPS_TOOLTIP),
                 *grid_widgets(),
+                io.Model.Input("model", optional=True, tooltip="Optional: the model whose flow shift is used if shift is 0."),
             ],
             outputs=[
                 io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="Natural noise levels, falling from 1 to 0."),
@@ -75,7 +77,7 @@ class PyramidalWanSchedule(io.ComfyNode):
         return steps_problem(steps) or True
 
     @classmethod
-    def execute(cls, pyramid, steps, grid, shift) -> io.NodeOutput:
+    def execute(cls, pyramid, steps, grid, shift, model=None) -> io.NodeOutput:
         """Return the SIGMAS and the pyramid they are for."""
-        spec, levels = levels_for(pyramid, steps, grid, shift)
+        spec, levels = levels_for(pyramid, steps, grid, flow_shift(shift, model))
         return io.NodeOutput(to_sigmas(levels), spec)

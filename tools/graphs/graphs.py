@@ -147,7 +147,7 @@ cfg or sampler.
     parts = text_to_video(graph)
     graph.group("3 · Pyramid, schedule, noise", new_column=True)
     spec = pyramid(graph, "training-free")
-    schedule = graph.add("PyramidalWanSchedule", pyramid=spec, steps="20-10")
+    schedule = graph.add("PyramidalWanSchedule", pyramid=spec, steps="20-10", model=parts.model)
     scheduled = schedule["pyramid"]  # the grid may move the boundaries of `spec`
     shared: dict[str, Value] = {
         "spec": scheduled,
@@ -185,7 +185,7 @@ Connect the first image as usual; the sampler resizes it for every stage. **Choo
 
 {STEPS_TWO}
 
-Width and height must be multiples of 32. Use a shift of 3 for this 480p model, 5 for the 720p one.
+Width and height must be multiples of 32. The sampler's `shift` is 3 for this 480p model; use 5 for the 720p one.
 
 {STOCK}"""
     add_notes(graph, about, (I2V, TEXT_ENCODER, VAE, CLIP_VISION))
@@ -284,10 +284,10 @@ chart counts the operations of both. To compare equal numbers of steps, set the 
     )  # fmt: skip
     save_video(graph, parts, plain, f"{graph.name}_plain", title="5 · Ordinary, as video", new_column=False)
     graph.group("6 · Pyramid", new_column=True)
-    done = sample(graph, parts, latent, pyramid=spec, seed=seed, steps="20-10", cfg="6", sampler_name="euler", shift=5.0)
+    done = sample(graph, parts, latent, model=shifted, pyramid=spec, seed=seed, steps="20-10", cfg="6", sampler_name="euler")
     save_video(graph, parts, done, f"{graph.name}_pyramid", title="7 · Pyramid, as video", new_column=False)
     graph.group("8 · Cost", new_column=True)
-    cost = graph.add("PyramidalWanCost", latent=latent, steps="20-10", cfg="6", shift=5.0, pyramid=spec, model=parts.model)
+    cost = graph.add("PyramidalWanCost", latent=latent, steps="20-10", cfg="6", pyramid=spec, model=shifted)
     graph.add("PreviewImage", images=cost["chart"])
     graph.add("PreviewAny", source=cost["text"])
 

@@ -23,7 +23,8 @@ EMPTY_LINE = 9
 whose type is the larger one."""
 
 PLAIN_STEPS = 50
-SHIFT = 5.0
+SHIFT = 8.0
+"""Flow shift of ComfyUI's Wan models without a 'ModelSamplingSD3' node."""
 
 STEPS_TWO = """## Steps are written low-high
 
@@ -62,7 +63,7 @@ def cost_sentence(preset: str, steps: str, *, cfg: bool = True, height: int = HE
 
 
 def start_level(steps: str, denoise: float) -> float:
-    """Return the natural noise level where video to video starts with the defaults of the sampler (grid auto, shift 5)."""
+    """Return the natural noise level where video to video starts with the defaults of the sampler and a model without 'ModelSamplingSD3'."""
     spec = PRESETS["training-free"]
     _, levels = plain_levels(spec, parse_steps(steps, spec.number_of_stages), SHIFT)
     count = sum(len(stage) - 1 for stage in levels)
