@@ -3,8 +3,8 @@
 Run: .venv/bin/python -m tools.make_thumbnails [NAME ...]    (from the root of the checkout, after 'make set-up')
 
 Each workflow runs in a headless ComfyUI with the trained tiny Wan, with its own steps, at a small size. A workflow whose models
-have no trained tiny twin gets a card with its title. The picture is saved beside the workflow as NAME.jpg, where ComfyUI looks for
-it, or in the folder of --into.
+have no trained tiny twin gets a card with its title. The picture is saved beside the workflow as NAME.jpg, where ComfyUI looks
+for it, or in the folder of --into.
 """
 
 from __future__ import annotations

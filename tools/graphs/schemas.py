@@ -68,11 +68,11 @@ class NodeSchema:
 
 @functools.lru_cache(None)
 def node_schema(kind: str) -> NodeSchema:
-    """Return the schema of a node of this pack or of ComfyUI; raise KeyError for an unknown one."""
+    """Return the schema of a node of this pack, of ComfyUI or of tiny twins; raise KeyError for an unknown one."""
     if kind == NOTE:
         return NodeSchema((Input("text", "STRING", False, {}),), (), False)
-    ours, comfyuis = _our_nodes(), _comfyui_nodes()
-    node = ours[kind] if kind in ours else comfyuis[kind]
+    ours = _our_nodes()
+    node = {**_stand_ins(), **_comfyui_nodes(), **ours}[kind]
     given = node.INPUT_TYPES()
     inputs = [
         _input(name, spec, optional=part == "optional")
@@ -91,6 +91,11 @@ def _input(name: str, spec: tuple | list, *, optional: bool) -> Input:
     if kind == DYNAMIC_COMBO:
         return Input(name, "COMBO", optional, {**options, "options": [choice["key"] for choice in options["options"]]})
     return Input(name, str(getattr(kind, "value", kind)), optional, options)
+
+
+def _stand_ins() -> dict[str, Any]:
+    """Return the nodes that only tiny twins use."""
+    return importlib.import_module("harness.templates.stand_ins").NODE_CLASS_MAPPINGS
 
 
 @functools.lru_cache(None)
