@@ -104,6 +104,23 @@ def test_the_pyramid_inside_a_sampler_fits_objects_added_before_and_after_it(t2v
         assert set(given.sizes) == {(8, 8), (16, 16)}, before
 
 
+def test_an_extended_infinitetalk_run_ends_with_its_motion_frames_and_no_other_change(t2v_model):
+    """Its wrapper puts motion frames into the end of every stage; the other frames are those of a run without that."""
+    multitalk = pytest.importorskip("comfy.ldm.wan.model_multitalk", reason="this ComfyUI has no InfiniteTalk")
+    import nodes
+
+    videos = {}
+    for extends in (True, False):
+        model = t2v_model.clone()
+        wrapper = multitalk.InfiniteTalkOuterSampleWrapper(frames(), None, is_extend=extends)
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "infinite_talk_outer_sample", wrapper)
+        model = pyramidal_model(model, FREE, print)
+        latent = nodes.common_ksampler(model, 5, 8, 1.0, "euler", "simple", prompt(1), prompt(1), empty())[0]
+        videos[extends] = latent["samples"]
+    assert torch.equal(videos[True][:, :, :2], frames()) and not torch.equal(videos[False][:, :, :2], frames())
+    assert torch.equal(videos[True][:, :, 2:], videos[False][:, :, 2:])
+
+
 class Holder:
     """Hold anything."""
 
