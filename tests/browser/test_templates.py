@@ -5,7 +5,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from harness.templates import wan_templates
+from harness.templates import wan_templates, with_pyramid
 from harness.templates.document import api_format
 from harness.templates.graph import is_link, upstream
 
@@ -19,6 +19,19 @@ TEMPLATES = [
 PLAYER = {"audioUI"}
 """What older front ends send for the player of 'Load Audio'."""
 QUEUED = "async () => (await app.graphToPrompt()).output"
+PUT_IN = """() => {
+    const samplers = app.graph.nodes.filter(node => node.type.startsWith("KSampler") && node.mode === 0)
+    for (const sampler of samplers) {
+        const socket = sampler.inputs.findIndex(input => input.name === "model")
+        const [source, slot] = [sampler.getInputNode(socket), sampler.getInputLink(socket).origin_slot]
+        const node = LiteGraph.createNode("PyramidalWanModel")
+        app.graph.add(node)
+        source.connect(slot, node, node.inputs.findIndex(input => input.name === "model"))
+        node.connect(0, sampler, socket)
+    }
+    return samplers.length
+}"""
+"""Puts 'Pyramidal Model' in front of every sampler, as an artist does; returns how many samplers there are."""
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +52,16 @@ def test_the_front_end_queues_the_same(template, front_end, node_info):
     assert not {name: graph[name] for name, node in ours.items() if node not in theirs.values()}
     assert not {name: queued[name] for name, node in theirs.items() if node not in ours.values()}
     assert len(ours) == len(theirs)
+
+
+@pytest.mark.parametrize("name", ["video_wan2_2_14B_flf2v", "wan2.1_fun_control"])
+def test_the_node_put_in_by_hand_queues_what_the_templates_are_tested_with(name, front_end, node_info):
+    template = next(template for template in TEMPLATES if template.name == name)
+    front_end.open(template.document)
+    assert front_end.page.evaluate(PUT_IN) > 0
+    queued = _that_runs(front_end.page.evaluate(QUEUED), node_info)
+    graph = _that_runs(with_pyramid(api_format(template.document, node_info)), node_info)
+    assert set(_described(queued).values()) == set(_described(graph).values()) and len(queued) == len(graph)
 
 
 def _that_runs(graph, node_info):
