@@ -277,7 +277,7 @@ chart counts the operations of both. To compare equal numbers of steps, set the 
     latent = size(graph, spec)
     seed = graph.add("PrimitiveInt", title="Seed of both", value=0)
     graph.group("4 · Ordinary", new_column=True)
-    shifted = graph.add("ModelSamplingSD3", model=parts.model, shift=5.0)
+    shifted = graph.add("ModelSamplingSD3", model=parts.model, shift=8.0)
     plain = graph.add(
         "KSampler", model=shifted, seed=seed, steps=50, cfg=6.0, sampler_name="euler", scheduler="simple",
         positive=parts.positive, negative=parts.negative, latent_image=latent, denoise=1.0,
