@@ -185,10 +185,10 @@ def _from_tensors(tensors: Mapping[str, Tensor], values: dict[str, Any]) -> Lift
         raise ValueError(f"it has format {values['format']!r}, and this version reads format {FORMAT}")
     axes = {}
     for name, entry in values["axes"].items():
-        maps = [_read_map(tensors, f"{name}.{direction}", entry[direction]) for direction in ("lift", "drop")]
-        if any(fitted.linear.channels != values["channels"] for fitted in maps):
+        lift, drop = (_read_map(tensors, f"{name}.{direction}", entry[direction]) for direction in ("lift", "drop"))
+        if {lift.linear.channels, drop.linear.channels} != {values["channels"]}:
             raise ValueError(f"its maps are not for {values['channels']} channels")
-        axes[name] = FittedAxes(*maps, entry["source"], entry["fitted_on"])
+        axes[name] = FittedAxes(lift, drop, entry["source"], entry["fitted_on"])
     return LiftFile(values["vae"], values["channels"], axes)
 
 
@@ -196,8 +196,8 @@ def _read_map(tensors: Mapping[str, Tensor], prefix: str, entry: dict[str, Any])
     weights = {part: tensors[f"{prefix}.{part}"] for part in ("first", "rest")}
     if not all(torch.isfinite(weight).all() for weight in weights.values()):
         raise ValueError(f"{prefix} holds NaN or infinity")
-    errors = [Errors(**entry["errors"][part]) for part in ("first", "rest")]
-    return FittedMap(LinearMap.from_tensors(weights, {METADATA_KEY: entry["map"]}), *errors)
+    first, rest = (Errors(**entry["errors"][part]) for part in ("first", "rest"))
+    return FittedMap(LinearMap.from_tensors(weights, {METADATA_KEY: entry["map"]}), first, rest)
 
 
 def _serves(path: Path, channels: int, axes: set[str]) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..pyramid.dead_leaves import area_resize, dead_leaves
 from ..pyramid.latent_shape import VAE_TIME
-from ..pyramid.lift import Lift, LinearMap
+from ..pyramid.lift import Lift, LinearMap, ResizeDrop, ResizeLift
 from ..pyramid.lift_fit import FitReport, FrameFit, fit_drop, fit_lift
 from ..pyramid.neighbourhoods import size_of
 from ..pyramid.resize import make_resize
@@ -126,20 +126,20 @@ def _encoded(vae: Any, clip: Tensor, axes: Iterable[str]) -> dict[str, Pair]:
 
 
 def _fitted(vae: Any, axes: str, pairs: Sequence[Pair], source: str, fitted_on: str) -> FittedAxes:
-    held_out, resize = pairs[HOLD_OUT - 1 :: HOLD_OUT], make_resize("haar", axes)
-    pixels = pixel_lift(vae)
-    lift = _with_references(fit_lift(pairs, hold_out=HOLD_OUT), held_out, lambda clean, size: resize.up(clean), pixels)
-    reversed_pairs = [(large, small) for small, large in held_out]
-    drop = _with_references(fit_drop(pairs, hold_out=HOLD_OUT), reversed_pairs, lambda clean, size: resize.down(clean), pixels)
+    resize, pixels = make_resize("haar", axes), pixel_lift(vae)
+    upwards = pairs[HOLD_OUT - 1 :: HOLD_OUT]
+    downwards = [(large, small) for small, large in upwards]
+    lift = _with_references(fit_lift(pairs, hold_out=HOLD_OUT), upwards, ResizeLift(resize), pixels)
+    drop = _with_references(fit_drop(pairs, hold_out=HOLD_OUT), downwards, ResizeDrop(resize), pixels)
     return FittedAxes(lift, drop, source, fitted_on)
 
 
 def _with_references(fitted: tuple[LinearMap, FitReport], held_out: Sequence[Pair], resize: Lift, pixels: Lift) -> FittedMap:
     """Return the map with its errors, and those of the resize and of the way through the pixels on the same clips."""
     linear, report = fitted
-    references = [_errors_of(function, held_out) for function in (resize, pixels)]
+    of_resize, of_pixels = (_errors_of(function, held_out) for function in (resize, pixels))
     first, rest = (
-        Errors(fit.mean_error, *(reference[place] for reference in references), _mean_variance(fit))
+        Errors(fit.mean_error, of_resize[place], of_pixels[place], _mean_variance(fit))
         for place, fit in enumerate((report.first, report.rest))
     )
     return FittedMap(linear, first, rest)

@@ -16,7 +16,7 @@ from .comfyui.conditioning import halve_latent
 
 @dataclass(frozen=True)
 class VideoLift:
-    """Lifts and drops for the latents of one VAE, in its scale; one without any resizes latents.
+    """Lifts and drops for the latents of one VAE, in its scale; with none, latents are resized.
 
     Attributes:
         name: Name that the nodes show.

@@ -185,7 +185,7 @@ class TestMistakes:
         with pytest.raises(ValueError, match="requires the clean prediction; connect the sampler's 'denoised_output'"):
             call(NODE["StageTransition"], latent, noise, FREE, "low", None, random_lift("HW"))
 
-    def test_methods_and_clips(self, vae):
+    def test_methods_and_clips(self, vae, folder):
         with pytest.raises(ValueError, match="unknown method 'x'; expected auto, linear, pixels, none"):
             call(NODE["Lift"], vae, "x")
         with pytest.raises(ValueError, match="connect clips, or set method to 'auto'"):
