@@ -35,7 +35,7 @@ def weights(row: Row) -> list[Path]:
 
 def fingerprint(row: Row) -> str:
     """Return a digest of a row's settings and weights."""
-    digest = hashlib.sha256(repr((row.steps, row.spec, row.cfg, row.sampler, row.grid, row.shift)).encode())
+    digest = hashlib.sha256(repr((row.steps, row.spec, row.cfg, row.sampler, row.grid, row.shift, row.lift)).encode())
     for path in weights(row):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

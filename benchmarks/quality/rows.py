@@ -41,6 +41,7 @@ class Row:
         sampler: ComfyUI's name of the sampler.
         grid: Grid of the noise levels.
         shift: Flow shift of the grid.
+        lift: Method of the lift, as of the node 'Pyramidal Lift'.
         config: Configuration that trained the weights.
     """
 
@@ -54,6 +55,7 @@ class Row:
     sampler: str = "euler"
     grid: str = "auto"
     shift: float = 5.0
+    lift: str = "none"
     config: str = ""
 
     @property
@@ -64,6 +66,11 @@ class Row:
 
 def _plain(steps: int) -> Row:
     return Row(f"plain-{steps}", f"plain, {steps} steps" if steps > 1 else "plain, 1 step", str(steps), PRESETS["plain"])
+
+
+def _at_boundary(name: str, label: str, spec: PyramidSpec, steps: str = "20-10") -> Row:
+    """Return a training-free row that keeps the pyramid's boundaries; the grid "auto" moves them to steps."""
+    return Row(name, label, steps, spec, grid="shift")
 
 
 def _exported(out: str, ending: str = "") -> str:
@@ -105,20 +112,26 @@ PLAIN = "plain-50"
 BASE = _plain(50)
 STOCK = (
     *(_plain(steps) for steps in (25, 4, 2, 1)),
-    Row("two-early", "training-free, two stages H x W (the preset)", "20-10", TWO),
-    Row("two-earlier", "the same, boundary 0.9 instead of 0.8", "20-10", replace(TWO, boundaries=(0.9,))),
-    Row("two-calibrated", "the same, boundary 0.696, as calibrated", "20-10", replace(TWO, boundaries=(0.696,))),
-    Row("two-20-10", "the same, boundary 0.602", "20-10", LATE),
-    Row("two-35-15", "boundary 0.602, more steps", "35-15", LATE),
-    Row("two-15-35", "boundary 0.602, most steps at full size", "15-35", LATE),
-    Row(
-        "two-natural",
-        "boundary 0.602, conditioned on natural instead of sigma",
-        "20-10",
-        replace(LATE, timestep_source="natural"),
+    _at_boundary("two-early", "training-free, two stages H x W (the preset)", TWO),
+    _at_boundary("two-earlier", "the same, boundary 0.9 instead of 0.8", replace(TWO, boundaries=(0.9,))),
+    _at_boundary("two-calibrated", "the same, boundary 0.696, as calibrated", replace(TWO, boundaries=(0.696,))),
+    _at_boundary("two-20-10", "the same, boundary 0.602", LATE),
+    _at_boundary("two-35-15", "boundary 0.602, more steps", LATE, "35-15"),
+    _at_boundary("two-15-35", "boundary 0.602, most steps at full size", LATE, "15-35"),
+    _at_boundary(
+        "two-natural", "boundary 0.602, conditioned on natural instead of sigma", replace(LATE, timestep_source="natural")
     ),
-    Row("three-20-20-10", "training-free, three stages H x W", "20-20-10", THREE),
-    Row("three-time-20-20-10", "training-free, three stages T x H x W", "20-20-10", THREE_IN_TIME),
+    _at_boundary("three-20-20-10", "training-free, three stages H x W", THREE, "20-20-10"),
+    _at_boundary("three-time-20-20-10", "training-free, three stages T x H x W", THREE_IN_TIME, "20-20-10"),
+)
+LIFTED = (
+    *(
+        Row(f"{lift}-{steps}", label, steps, TWO, lift=lift)
+        for steps in ("20-10", "8-6", "4-2")
+        for lift, label in (("auto", "a fitted lift"), ("none", "no lift"))
+    ),
+    Row("auto-20-10-early", "a fitted lift, boundary 0.8", "20-10", TWO, lift="auto", grid="shift"),
+    Row("pixels-20-10", "a lift through the pixels", "20-10", TWO, lift="pixels"),
 )
 BEST = Row(
     "finetuned", "**finetuned**, as the paper does it", "20-20-10", PRESETS["pyramidal-wan"], model=FINETUNED,
@@ -171,6 +184,7 @@ class Group:
 
 GROUPS = (
     Group("Stock weights", (BASE, *STOCK), 5.0),
+    Group("Stock weights with a lift", (BASE, *LIFTED), 5.0),
     Group("Finetuned for three stages", (BASE, BEST, *ABLATIONS), 5.0),
     Group("Distilled to a few steps", (BASE, BEST, UNTRAINED, *STUDENTS), 6.0),
 )

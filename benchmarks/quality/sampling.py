@@ -13,7 +13,7 @@ from tiny_wan.world.grammar import Caption
 from tiny_wan.world.scenes import render, scene_for
 from tiny_wan.world.words import embed_all
 
-from .results import ROOT, Results, captions, fingerprint, measure
+from .results import FOLDER, ROOT, Results, captions, fingerprint, measure
 from .rows import VAE, Row
 
 BATCH, DECODED = 16, 4
@@ -50,12 +50,13 @@ def run_row(row: Row) -> Results:
 
 
 class ComfyUISampler:
-    """A row's model, LoRAs and VAE, loaded in ComfyUI."""
+    """A row's model, LoRAs, VAE and lift, loaded in ComfyUI; a fitted lift is kept beside the results."""
 
     def __init__(self, row: Row) -> None:
         use_comfyui()
         import comfy.sd
         import comfy.utils
+        import folder_paths
 
         lora_file, stage_lora = pack_module("samplers.comfyui.lora_file"), pack_module("samplers.comfyui.stage_lora")
         comfy.utils.PROGRESS_BAR_ENABLED = False
@@ -65,17 +66,21 @@ class ComfyUISampler:
             lora = stage_lora.StageLora(lora_file.load_lora_file(ROOT / path, path), 1.0, stages)
             self.model, _ = stage_lora.add_stage_lora(self.model, lora)
         self.vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(ROOT / VAE)))
+        self.pyramid = pack_module("pyramid.stages").PyramidSpec.from_json(row.spec.to_json())
+        folder_paths.add_model_folder_path("pyramidal_lifts", str(FOLDER / "lifts"), is_default=True)
+        with torch.no_grad():
+            self.lift, _ = pack_module("samplers.lifts").make_lift(self.vae, row.lift, None, self.pyramid)
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[Caption], *, seed: int) -> Tensor:
         """Return ComfyUI latents (B, 16, T, h, w); the full-size noise is a function of the seed alone."""
-        row, pyramid = self.row, pack_module("pyramid.stages").PyramidSpec.from_json(self.row.spec.to_json())
+        row = self.row
         empty = {"samples": torch.zeros(len(prompts), 16, *LATENT)}
         positive, negative = ([[embed_all(list(texts)), {}]] for texts in (prompts, [None] * len(prompts)))
         output = pack_module("nodes.sampler").PyramidalWanSampler.execute(
             model=self.model, positive=positive, negative=negative, latent=empty, seed=seed, steps=row.steps, cfg=row.cfg,
             sampler_name=row.sampler, denoise=1.0, grid=row.grid, shift=row.shift, start_stage="auto", end_stage="auto",
-            pyramid=pyramid,
+            pyramid=self.pyramid, lift=self.lift,
         )  # fmt: skip
         return output.args[0]["samples"]
 
