@@ -68,7 +68,7 @@ class Anchor:
 
     @property
     def share(self) -> float:
-        """Share of the card's peak rate."""
+        """Return the share of the card's peak rate."""
         return self.tflops / self.seconds / self.peak
 
 

@@ -35,7 +35,7 @@ VIDEOS = 80_000
 
 @dataclass(frozen=True)
 class Machine:
-    """A number of equal cards.
+    """Several identical GPUs.
 
     Attributes:
         card: Name of a card in `benchmarks/cards.py`.

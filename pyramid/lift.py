@@ -131,12 +131,12 @@ class LinearMap:
 
     @property
     def frame_classes(self) -> tuple[FrameClass, FrameClass]:
-        """Latent frame 0, and the other frames."""
+        """Return the classes of latent frame 0 and of the other frames."""
         return frame_classes(self.ratios, self.kernel)
 
     @property
     def channels(self) -> int:
-        """Latent channels that the map reads and writes."""
+        """Return the number of latent channels that the map reads and writes."""
         return self.first.shape[-2]
 
     def check(self, *, channels: int, source: Size, target: Size) -> None:

@@ -27,12 +27,12 @@ class FrameFit:
 
     @property
     def explained(self) -> tuple[float, ...]:
-        """Share of the variance that the map explains, per channel."""
+        """Return the share of the variance that the map explains, per channel."""
         return tuple(1 - error / variance for error, variance in zip(self.error, self.variance, strict=True))
 
     @property
     def mean_error(self) -> float:
-        """Mean square error over the channels."""
+        """Return the mean square error over the channels."""
         return sum(self.error) / len(self.error)
 
 
@@ -70,9 +70,9 @@ class PairSums:
         for frames, sums in zip(self.frame_classes, self.sums, strict=True):
             x, y = source[:, :, frames.slice].float(), target[:, :, frames.slice].float()
             for place in frames.places(size_of(x), size_of(y)):
-                seen = place.neighbourhoods(x).flatten(0, 2)
-                wanted = rearrange(y[place.outputs(y.device)], "b c h w -> (b h w) c")
-                sums.add(place.phase, seen.cpu().numpy(), wanted.cpu().numpy())
+                inputs = place.neighbourhoods(x).flatten(0, 2)
+                targets = rearrange(y[place.outputs(y.device)], "b c h w -> (b h w) c")
+                sums.add(place.phase, inputs.cpu().numpy(), targets.cpu().numpy())
 
     def solve(self, *, ridge: float) -> LinearMap:
         """Minimise ``mean |target - M [source; 1]|^2 + ridge * |M|^2``; the bias is not penalised."""
@@ -102,9 +102,9 @@ class _Sums:
     def zeros(cls, phases: Size, inputs: int, channels: int) -> _Sums:
         return cls(np.zeros((*phases, inputs, inputs)), np.zeros((*phases, inputs, channels)), np.zeros((*phases, channels)))
 
-    def add(self, phase: Size, seen: np.ndarray, wanted: np.ndarray) -> None:
-        x = np.concatenate([seen, np.ones((len(seen), 1))], axis=1, dtype=np.float64)
-        y = wanted.astype(np.float64)
+    def add(self, phase: Size, inputs: np.ndarray, targets: np.ndarray) -> None:
+        x = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1, dtype=np.float64)
+        y = targets.astype(np.float64)
         self.xx[phase] += x.T @ x
         self.xy[phase] += x.T @ y
         self.yy[phase] += (y * y).sum(axis=0)
@@ -125,7 +125,7 @@ class _Sums:
         return np.swapaxes(np.linalg.solve(self.xx + count * np.diag(penalty), self.xy), -1, -2)
 
     def error(self, weights: np.ndarray) -> FrameFit:
-        """Mean square error out of the sums: ``|Y|^2 - 2 <M, Y^T X> + <M X^T X, M>``."""
+        """Return the mean square error from the sums: ``|Y|^2 - 2 <M, Y^T X> + <M X^T X, M>``."""
         m = np.swapaxes(weights.astype(np.float64), -1, -2)
         squares = self.yy - 2 * (m * self.xy).sum(axis=-2) + (m * (self.xx @ m)).sum(axis=-2)
         phases, count = (0, 1, 2), self.xx[..., -1, -1].sum()
@@ -142,11 +142,11 @@ def fit_lift(
     Args:
         pairs: clean latents of the same video, (small, large), each ``(B, C, T, H, W)`` and in the model's normalisation;
             all of one ratio of sizes. Read once. Single frames are allowed after the first pair; they only fit the map of
-            frame 0, of which a clip has few samples.
+            frame 0, for which each clip yields few samples.
         kernel: latents of the small video that one latent of the large one sees along time, height and width; None
             takes ``default_kernel``.
         ridge: penalty, in units of the variance of the latents.
-        hold_out: every how many-th pair is kept out of the fit and measures the error.
+        hold_out: hold out every n-th pair to measure the error.
     """
     return _fit(pairs, kernel=kernel, ridge=ridge, hold_out=hold_out)
 

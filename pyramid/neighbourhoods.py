@@ -69,12 +69,12 @@ class FrameClass:
 
     @property
     def phases(self) -> Size:
-        """Phases along the time, height and width axes."""
+        """Return the phases along the time, height and width axes."""
         time, height, width = (min(ratio.numerator, MOST_PHASES) for ratio in self.ratios)
         return time, height, width
 
     def inputs(self, channels: int) -> int:
-        """Return how many numbers one output sees."""
+        """Return the number of input values per output."""
         return channels * math.prod(self.kernel)
 
     def places(self, source: Size, target: Size) -> Iterator[Place]:
@@ -121,7 +121,9 @@ class Axis:
         return self.phases == self.ratio.numerator and self.ratio.denominator % 2 == 0
 
     def _nearest(self, positions: np.ndarray) -> np.ndarray:
-        """Return the number k of the nearest position that has a phase; in integers, so that no rounding decides."""
+        """Return the number k of the nearest position that has a phase,
+        in integer arithmetic, to avoid rounding ties.
+        """
         twice = (2 * positions + 1) * self.inputs * self.phases + self._from_zero * self.outputs
         return twice // (2 * self.outputs)
 

@@ -60,5 +60,5 @@ def top_up_seed(stage_seed: int) -> int:
 
 def _coarser(stage: Stage) -> OrthonormalResize:
     if stage.from_coarser is None:
-        raise ValueError(f"stage {stage.index} starts a pyramid and cannot follow another stage")
+        raise ValueError(f"stage {stage.index} is the first stage of its pyramid")
     return stage.from_coarser

@@ -19,7 +19,7 @@ class StageRunner(Protocol):
     """The integration of one stage."""
 
     def __call__(self, signal: Tensor, noise: Tensor, stage: Stage) -> Tensor:
-        """Return ``x / (1 - sigma_c)`` at the clean end, for the start ``(1 - sigma_n) * signal + sigma_n * noise``.
+        """Return ``x / (1 - sigma_c)`` at the clean end, starting from ``(1 - sigma_n) * signal + sigma_n * noise``.
 
         All tensors are ``(B, C, T, H, W)`` at the stage's size.
         """
@@ -78,7 +78,7 @@ def into_stage(
         ValueError: ``fine`` is the first stage of a pyramid.
     """
     if fine.from_coarser is None:
-        raise ValueError(f"stage {fine.index} starts a pyramid and cannot follow another stage")
+        raise ValueError(f"stage {fine.index} is the first stage of its pyramid")
     ends = _level(coarse, coarse.clean.natural, signal), _level(fine, fine.noisy.natural, signal)
     draw = None if top_up is None else functools.partial(top_up, fine)
     return transition(signal, *ends, fine.from_coarser, noise, draw)
@@ -88,7 +88,7 @@ def solver_stage(velocity: Velocity, solver: Solver, levels: Sequence[Sequence[f
     """Return a stage runner that integrates a velocity with one of ``pyramid.solvers``.
 
     Args:
-        velocity: Network or closed form.
+        velocity: A network or an analytic formula.
         solver: Solver of a stage.
         levels: Natural levels of each stage, by stage index.
     """

@@ -44,7 +44,7 @@ def parse_steps(text: str, number_of_stages: int) -> tuple[int, ...]:
         )
     first = next((index for index, count in enumerate(steps) if count), None)
     if first is None:
-        raise ValueError(f"steps {text!r} run no stage; the last number must be at least 1")
+        raise ValueError(f"steps {text!r} has no steps; the last number must be at least 1")
     if 0 in steps[first:]:
         raise ValueError(
             f"steps {text!r}: only leading stages can be left out with 0, an inner or the last one needs at least 1"
@@ -132,14 +132,15 @@ def levels_from_metadata(metadata: Mapping[str, str] | None, spec: PyramidSpec) 
     return [(*stage, end) for stage, end in zip(starts, (*spec.boundaries, 0.0), strict=True)]
 
 
-def join(levels: Sequence[Sequence[float]]) -> list[float]:
+def merge_schedule(levels: Sequence[Sequence[float]]) -> list[float]:
     """Return the levels of all stages as one falling curve; each boundary occurs once."""
     running = [stage for stage in levels if stage]
     return [running[0][0], *(level for stage in running for level in stage[1:])]
 
 
-def cut(curve: Sequence[float], boundaries: Sequence[float]) -> list[tuple[float, ...]]:
-    """Return the levels of each stage from one falling curve of natural levels; the inverse of ``join``.
+def split_schedule(curve: Sequence[float], boundaries: Sequence[float]) -> list[tuple[float, ...]]:
+    """Return the levels of each stage from one falling curve of natural levels; the inverse of
+    ``merge_schedule``.
 
     A boundary between two levels replaces the nearest inner one, so the number of steps is kept. A curve that starts below 1
     starts in the stage that holds its first level; earlier stages are empty.

@@ -30,9 +30,8 @@ def follow_curve(spec: PyramidSpec, curve: Sequence[float]) -> tuple[PyramidSpec
     """Split a falling curve of natural levels among the stages by moving the boundaries to its levels.
 
     A boundary moves to the nearest level inside the curve; a curve that starts below 1 may also start at a finer stage.
-    Boundaries below the end of the curve move to that end: the
-    run then ends in a coarse stage, and ``rise`` carries it to full size at the same level. Where the curve has too few
-    steps, the coarsest stages are left out.
+    Boundaries below the end of the curve move to that end: the run then ends in a coarse stage, and ``carry_to_full_size``
+    carries it to full size at the same level. Where the curve has too few steps, the coarsest stages are left out.
 
     Args:
         spec: A pyramid of field "natural".
@@ -67,7 +66,7 @@ def _places(boundaries: Sequence[float], levels: Sequence[float]) -> list[int]:
         else:
             inner = range(0 if levels[0] < NEARLY_NOISE else 1, last) or range(0, 1)
             places.append(min(inner, key=lambda index: abs(levels[index] - boundary)))
-    for index in range(len(places) - 1, 0, -1):  # two boundaries on one step: the coarser stage gives way
+    for index in range(len(places) - 1, 0, -1):  # move the coarser boundary one step earlier
         if places[index - 1] == places[index] != last:
             places[index - 1] = max(places[index] - 1, 0)
     return places
@@ -104,7 +103,7 @@ def plain_levels(spec: PyramidSpec, steps: Sequence[int], shift: float) -> tuple
     return dataclasses.replace(spec, boundaries=tuple(curve[end] for end in ends[:-1])), levels
 
 
-def rise(
+def carry_to_full_size(
     signal: Tensor,
     natural: float,
     stages: Sequence[Stage],
@@ -131,7 +130,7 @@ def rise(
     """
     for coarse, fine, noise in zip(stages[:-1], stages[1:], noises, strict=True):
         if fine.from_coarser is None:
-            raise ValueError("only the first stage of a pyramid has no coarser one")
+            raise ValueError(f"stage {fine.index} has no coarser stage to upsample from")
         level = torch.tensor(natural, dtype=signal.dtype, device=signal.device)
         ends = coarse.at(level), fine.at(level)
         draw = None if top_up is None else (lambda fine=fine: top_up(fine))

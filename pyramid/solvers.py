@@ -20,7 +20,7 @@ from .transition import renoise
 
 
 class Velocity(Protocol):
-    """A network, or a closed form."""
+    """A velocity field: a network or an analytic formula."""
 
     def __call__(self, x: Tensor, level: NoiseLevel, stage: Stage) -> Tensor:
         """Return ``d x / d sigma`` per frame, of the shape ``(B, C, T, H, W)`` of ``x``."""
@@ -59,7 +59,8 @@ def heun(velocity: Velocity, x: Tensor, stage: Stage, naturals: Sequence[float])
 def few_step(fresh_noise: Callable[[int], Tensor]) -> Solver:
     """Return a solver for distilled students: predict clean data, then noise it again along the stage's path.
 
-    The last step ends at the stage's clean end, where the transition follows; with fresh noise both together are exact.
+    The last step ends at the stage's clean end, where the transition follows; with fresh noise, the step plus the
+    transition are exact.
 
     Args:
         fresh_noise: Draws white noise of the stage's size for a step.

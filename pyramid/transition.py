@@ -47,7 +47,7 @@ def transition(
     share = top_up_share(coarse, fine, resize).to(fresh)
     if torch.count_nonzero(share):
         if top_up is None:
-            raise ValueError("this transition tops up the noise of frame 0 and requires top_up, a second draw")
+            raise ValueError("this transition tops up the noise of frame 0; pass top_up to draw the extra frame-0 noise")
         fresh = fresh + share * project(top_up().to(fresh), resize)
     return resize.up(signal), fresh
 

@@ -33,7 +33,7 @@ MODEL_KEY = "pyramidal_wan_model"
 """Key of the wrapper that runs the pyramid."""
 
 
-class GivenNoise:
+class DrawnNoise:
     """NOISE that a sampler has drawn already; further draws derive from its seed."""
 
     def __init__(self, noise: Tensor, seed: int):
@@ -90,7 +90,7 @@ def pyramidal_model(
         report("; ".join(parts))
         run = PyramidRun(
             _without_pyramid(executor.class_obj),
-            GivenNoise(noise.cpu(), seed or 0),
+            DrawnNoise(noise.cpu(), seed or 0),
             sampler,
             levels,
             chosen,
@@ -107,7 +107,7 @@ def pyramidal_model(
 
 
 def _levels(model: ModelPatcher, spec: PyramidSpec, sigmas: Tensor) -> tuple[PyramidSpec, Levels]:
-    """Return the levels that follow SIGMAS; a distilled model takes those it was trained on for as many steps."""
+    """Return the levels that follow SIGMAS; a distilled model uses its trained levels; the step counts must match."""
     student = distilled_for(model) if spec.field == "pyramidal" else None
     if student is None:
         return follow_sigmas(sigmas, spec)

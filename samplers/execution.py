@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..pyramid.noise_pyramid import stage_seed
 from ..pyramid.sampling import sample_pyramid
-from ..pyramid.schedules import join
-from ..pyramid.segments import rise
+from ..pyramid.schedules import merge_schedule
+from ..pyramid.segments import carry_to_full_size
 from ..pyramid.stages import Stage
 from .comfyui.conditioning import stage_conds
 from .comfyui.latent_tag import CLEAN, END, TAG_KEY, StageTag, tagged
@@ -97,7 +97,7 @@ class Execution:
 
         finer = start.noises[stage.index + 1 - start.first :]
         signal, stages = self._in_model_scale(end), [stage, *start.stages[stage.index + 1 :]]
-        full = rise(signal, natural, stages, finer, top_up=self._top_up, correction=correction)
+        full = carry_to_full_size(signal, natural, stages, finer, top_up=self._top_up, correction=correction)
         if start.region is not None:
             mask = start.region.mask.to(full)
             given = self._in_model_scale(start.region.video) + natural / (1 - natural) * start.region.noise
@@ -174,7 +174,7 @@ class Execution:
         """Return a shallow copy of the GUIDER with the stage's model and conds."""
         run, base, bound = self.run, self.run.guider, copy.copy(self.run.guider)
         count, axes = run.spec.number_of_stages, run.spec.downsample_axes[stage.index :]
-        bind = functools.partial(bind_stage, stage=stage, number_of_stages=count, curve=join(run.levels), given=given)
+        bind = functools.partial(bind_stage, stage=stage, number_of_stages=count, curve=merge_schedule(run.levels), given=given)
         bound.model_patcher = bind(run.models.get(stage.index, base.model_patcher))
         if (negative := negative_model(base)) is not None:
             bound.uncond_model_patcher = bind(negative)

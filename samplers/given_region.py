@@ -1,4 +1,4 @@
-"""The part of a video that a noise mask gives, at the size of each stage."""
+"""The region of a video that a noise mask keeps, at the size of each stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GivenRegion:
     Attributes:
         video: The given video, ``(B, C, T, H, W)`` in the scale of the VAE.
         mask: The same shape; 1 is sampled, 0 keeps the video.
-        noise: White noise that the given part carries.
+        noise: White noise that the kept region carries.
     """
 
     video: Tensor

@@ -50,7 +50,7 @@ def stage_start(noise: Noise, latent: dict, spec: PyramidSpec) -> tuple[dict, De
     """
     samples = latent["samples"]
     if tag_of(latent) is not None:
-        raise ValueError("this LATENT already belongs to a stage; a run starts from a full-resolution LATENT")
+        raise ValueError("this LATENT is already a stage output; a run starts from a full-resolution LATENT")
     if latent.get("noise_mask") is not None:
         raise ValueError("the LATENT has a noise mask, which stages wired by hand do not follow; use 'Pyramidal Sampler'")
     check_latent(samples, spec)

@@ -162,11 +162,10 @@ def write_lift(path: Path, file: LiftFile) -> None:
     tensors, axes = {}, {}
     for name, fitted in file.axes.items():
         axes[name] = {"source": fitted.source, "fitted_on": fitted.fitted_on}
-        for direction in ("lift", "drop"):
-            fitted_map: FittedMap = getattr(fitted, direction)
+        for direction, fitted_map in (("lift", fitted.lift), ("drop", fitted.drop)):
             weights, metadata = fitted_map.linear.to_tensors()
             tensors |= {f"{name}.{direction}.{part}": weight.contiguous().clone() for part, weight in weights.items()}
-            errors = {part: dataclasses.asdict(getattr(fitted_map, part)) for part in ("first", "rest")}
+            errors = {"first": dataclasses.asdict(fitted_map.first), "rest": dataclasses.asdict(fitted_map.rest)}
             axes[name][direction] = {"map": metadata[METADATA_KEY], "errors": errors}
     values = {"format": FORMAT, "vae": file.vae, "channels": file.channels, "axes": axes}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,12 +181,12 @@ def write_lift(path: Path, file: LiftFile) -> None:
 
 def _from_tensors(tensors: Mapping[str, Tensor], values: dict[str, Any]) -> LiftFile:
     if values["format"] != FORMAT:
-        raise ValueError(f"it has format {values['format']!r}, and this version reads format {FORMAT}")
+        raise ValueError(f"file format {values['format']!r}; this version reads format {FORMAT}")
     axes = {}
     for name, entry in values["axes"].items():
         lift, drop = (_read_map(tensors, f"{name}.{direction}", entry[direction]) for direction in ("lift", "drop"))
         if {lift.linear.channels, drop.linear.channels} != {values["channels"]}:
-            raise ValueError(f"its maps are not for {values['channels']} channels")
+            raise ValueError(f"file format: maps of other than {values['channels']} channels")
         axes[name] = FittedAxes(lift, drop, entry["source"], entry["fitted_on"])
     return LiftFile(values["vae"], values["channels"], axes)
 

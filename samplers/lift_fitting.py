@@ -30,7 +30,7 @@ CLIPS, STILLS = 24, 50
 """Clips and single frames of a fit; stills serve latent frame 0, of which a clip has only one."""
 
 MOST_CLIPS = 48
-"""Most clips that are cut out of the artist's own video."""
+"""Maximum number of clips cropped from the artist's own video."""
 
 HOLD_OUT = 5
 """Every fifth clip is kept out of the fit and measures the errors."""
@@ -45,7 +45,7 @@ def fit_axes(vae: Any, axes: Sequence[str], video: Tensor | None) -> dict[str, F
     Args:
         vae: VAE of ComfyUI.
         axes: Sets of axes that a transition halves.
-        video: Frames ``(N, H, W, 3)`` in 0..1 to cut clips out of; None fits on rendered clips alone.
+        video: Frames ``(N, H, W, 3)`` in 0..1 to crop clips from; None fits on rendered clips alone.
 
     Raises:
         ValueError: The VAE is not that of a Wan model, or the video is too small.

@@ -1,4 +1,4 @@
-"""One line about a run before it starts: its stages, their sizes and steps, and what it costs against a plain run."""
+"""One line about a run before it starts: its stages, their sizes and steps, and its cost relative to a plain run."""
 
 from __future__ import annotations
 

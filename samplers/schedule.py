@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..pyramid.schedules import GRIDS, TOLERANCE, cut, distilled_levels, join, parse_steps, stage_levels, without_skipped
+from ..pyramid.schedules import (
+    GRIDS,
+    TOLERANCE,
+    distilled_levels,
+    merge_schedule,
+    parse_steps,
+    split_schedule,
+    stage_levels,
+    without_skipped,
+)
 from ..pyramid.segments import follow_curve, plain_levels
 from ..pyramid.stages import PyramidSpec
 
@@ -58,12 +67,12 @@ def levels_of_student(name: str, trained: Levels, requested: Levels) -> Levels:
 
 def to_sigmas(levels: Sequence[Sequence[float]]) -> Tensor:
     """Return the levels of all stages as SIGMAS in float32; each boundary occurs once."""
-    return torch.tensor(join(levels), dtype=torch.float32)
+    return torch.tensor(merge_schedule(levels), dtype=torch.float32)
 
 
 def from_sigmas(sigmas: Tensor, spec: PyramidSpec) -> Levels:
     """Return SIGMAS of natural levels, from any scheduler, cut at the boundaries of the pyramid."""
-    return cut(sigmas.tolist(), spec.boundaries)
+    return split_schedule(sigmas.tolist(), spec.boundaries)
 
 
 def follow_sigmas(sigmas: Tensor, spec: PyramidSpec) -> tuple[PyramidSpec, Levels]:
@@ -79,13 +88,13 @@ def follow_sigmas(sigmas: Tensor, spec: PyramidSpec) -> tuple[PyramidSpec, Level
     if spec.field == "natural":
         return follow_curve(spec, curve)
     if not curve or curve[-1] <= TOLERANCE:
-        return spec, cut(curve, spec.boundaries)
+        return spec, split_schedule(curve, spec.boundaries)
     if spec.boundaries and curve[-1] >= spec.boundaries[-1] - TOLERANCE:
         raise ValueError(
             f"SIGMAS end at {curve[-1]:.4g}, inside a lower stage; with finetuned weights they must end below the last "
             f"boundary, {spec.boundaries[-1]:.4g}"
         )
-    levels = cut([*curve, 0.0], spec.boundaries)
+    levels = split_schedule([*curve, 0.0], spec.boundaries)
     return spec, [*levels[:-1], levels[-1][:-1]]
 
 

@@ -16,7 +16,7 @@ from .comfyui.conditioning import halve_latent
 
 @dataclass(frozen=True)
 class VideoLift:
-    """Lifts and drops for the latents of one VAE, in its scale; with none, latents are resized.
+    """Lifts and drops for the latents of one VAE, in its scale; if empty, latents are resized.
 
     Attributes:
         name: Name that the nodes show.
@@ -38,8 +38,8 @@ class VideoLift:
         """
         if channels != self.channels:
             raise ValueError(
-                f"the lift '{self.name}' is for latents of {self.channels} channels, this model's have {channels}; make one "
-                "with the model's VAE"
+                f"the lift '{self.name}' expects {self.channels} latent channels; this model has {channels}: make one with "
+                "the model's VAE"
             )
         self.check_axes(spec)
 
@@ -47,12 +47,12 @@ class VideoLift:
         """Check that there is a lift for every transition of a pyramid.
 
         Raises:
-            ValueError: There is none for some.
+            ValueError: A transition has no lift.
         """
         missing = sorted(set(spec.downsample_axes) - self.lifts.keys())
         if self.lifts and missing:
             raise ValueError(
-                f"the lift '{self.name}' has no map for {', '.join(missing)}, which the pyramid shrinks; it has "
+                f"the lift '{self.name}' has no map for {', '.join(missing)}, which this pyramid downsamples; it has "
                 f"{', '.join(sorted(self.lifts))}: connect the pyramid to 'Pyramidal Lift'"
             )
 

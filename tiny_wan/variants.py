@@ -139,7 +139,7 @@ def metadata(variant: Variant) -> dict[str, str]:
 
 
 def write_variant(name: str, path: Path, *, seed: int = 0) -> None:
-    """Write the checkpoint of a variant; the file is there as a whole or not at all.
+    """Write the checkpoint of a variant, written atomically.
 
     Raises:
         ValueError: There is no variant of that name.

@@ -93,8 +93,8 @@ def git(*arguments: str, stdin: str | None = None, folder: Path = ROOT) -> str:
 def suspicious(folder: Path) -> list[str]:
     """Return nodesafe's findings in an unpacked archive, one line each, without high-entropy docstrings and tooltips.
 
-    nodesafe takes any long text with many different characters for an encoded program, and so also a docstring with formulas or
-    a tooltip with numbers. Neither is ever executed, so this one finding is waived there and nowhere else.
+    nodesafe flags any long, varied text as obfuscated code, including docstrings with formulas and tooltips with numbers.
+    Neither is ever executed, so this one finding is waived there and nowhere else.
     """
     command = [sys.executable, "-m", "nodesafe.cli", "scan", "--format", "json", str(folder)]
     report = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)

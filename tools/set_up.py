@@ -200,7 +200,7 @@ def works(*command: str | Path) -> bool:
 
 
 def shown(path: Path) -> str:
-    """Return a path as messages show it: relative to the checkout."""
+    """Format a path for messages, relative to the checkout."""
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 

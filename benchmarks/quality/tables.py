@@ -108,7 +108,7 @@ def qualities(results: Results, data: Results) -> list[str]:
 
 
 def holds(results: Results, baseline: Results, *, margin: float) -> dict[str, bool]:
-    """Return for every attribute whether the worse end of the interval is within the margin, in points."""
+    """Return for every attribute whether the pessimistic end of the confidence interval is within the margin, in points."""
     return {name: within_margin(difference(results, baseline, name), margin=margin) for name in ATTRIBUTES}
 
 
@@ -121,7 +121,7 @@ def environment() -> str:
 
 
 def page(groups: Sequence[Group], results_by_row: Mapping[str, Results], data: Results) -> str:
-    """Return the text of docs/benchmarks.md between its marks.
+    """Return the text of docs/benchmarks.md between its markers.
 
     Raises:
         ValueError: The row with which all others are compared is missing.

@@ -140,7 +140,7 @@ class _Flattening:
         return None if socket.get("link") is None else self._source(scope, socket["link"])
 
     def _around(self, scope: Scope, node: dict, slot: int) -> Source:
-        """Pass a bypassed node: its output gives what the input of the same type receives, the same index first."""
+        """Resolve through a bypassed node: forward the same-type input, preferring the same slot."""
         kind = node["outputs"][slot]["type"]
         sockets = node.get("inputs", [])
         same = sockets[slot : slot + 1] + sockets

@@ -1,7 +1,7 @@
 """Shrink a template's sizes, frames and steps, keeping its structure and proportions.
 
 832x480 becomes 128x64, 81 frames become 17, 20 steps with a change of model after 10 become 4 with a change after 2.
-Values that come from primitive nodes, through switches and expressions, are shrunk where they stand.
+Values that come from primitive nodes, through switches and expressions, are shrunk at their source node.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LARGE = ("5b", "s2v")
 SCALE = 8
 MOST_PIXELS = 192
 FEW = 6
-"""Steps of distilled models stay."""
+"""Step counts up to this are left unchanged, such as those of distilled models."""
 OPEN_END = 1000
 """Larger counts stand for 'to the end'."""
 

@@ -1,4 +1,4 @@
-"""Nodes that the templates test puts in the place of loaders and encoders that cannot be made tiny from outside.
+"""Nodes substituted for loaders and encoders that the template tests cannot make tiny from outside.
 
 ComfyUI loads this file as a custom node pack. The loaders build ComfyUI's own classes with the sizes that the file names
 in its metadata. Audio features and object masks are made up: the real ones come from networks of fixed size.

@@ -19,7 +19,7 @@ from ...pyramid.resize import make_resize
 from ...pyramid.stages import Stage
 
 UNSUPPORTED = {
-    "control": "a ControlNet, whose hints ComfyUI does not resize for videos",
+    "control": "a ControlNet",
     "gligen": "GLIGEN boxes",
 }
 """Keys of a cond that cannot follow the stages, with the names that error messages use."""
@@ -96,7 +96,7 @@ def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> N
     for cond in (cond for group in conds.values() for cond in group):
         for key, name in UNSUPPORTED.items():
             if cond.get(key) is not None:
-                raise ValueError(f"the conditioning carries {name}; a pyramid cannot follow it: sample without it")
+                raise ValueError(f"the conditioning carries {name}, which cannot be resized; remove it")
         area = cond.get("area")
         if area is not None and area[0] != "percentage":
             raise ValueError(

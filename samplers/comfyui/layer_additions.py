@@ -1,4 +1,4 @@
-"""Additions to the outputs of a MODEL's layers, which ComfyUI puts in and takes out as it loads and unloads the MODEL."""
+"""Additions to the outputs of a MODEL's layers, which ComfyUI injects and ejects as it loads and unloads the MODEL."""
 
 from __future__ import annotations
 
@@ -86,20 +86,20 @@ def set_additions(model: ModelPatcher, key: str, additions: Mapping[str, Sequenc
 class _Beside:
     """The ``forward`` of a layer with additions.
 
-    Others replace ``forward`` as well, and ComfyUI does not take injections out in the reverse order. So one that lies
-    below another's adds nothing once it is taken out, and removes itself when it comes to the surface.
+    Others replace ``forward`` as well, and ComfyUI does not eject in the reverse order. If another wrapper sits on top, a
+    removed one becomes a no-op and unlinks itself once it is outermost.
     """
 
     layer: nn.Module
     additions: list[Addition]
-    found: Callable[..., Tensor] | None
+    previous: Callable[..., Tensor] | None
     inner: Callable[..., Tensor]
 
     @classmethod
     def put_in(cls, layer: nn.Module, additions: Sequence[Addition]) -> _Beside:
         """Replace the ``forward`` of a layer."""
-        if isinstance(left := vars(layer).get("forward"), cls):
-            left.remove_if_idle()
+        if isinstance(below := vars(layer).get("forward"), cls):
+            below.remove_if_idle()
         beside = cls(layer, list(additions), vars(layer).get("forward"), layer.forward)
         layer.forward = beside
         return beside
@@ -112,15 +112,15 @@ class _Beside:
         return output
 
     def take_out(self) -> None:
-        """Add nothing any more, and restore the layer's ``forward`` unless another one lies on top."""
+        """Stop adding, and restore the layer's ``forward`` unless another wrapper sits on top."""
         self.additions.clear()
         self.remove_if_idle()
 
     def remove_if_idle(self) -> None:
-        """Restore the layer's ``forward`` if there is nothing to add and no other one lies on top."""
+        """Restore the layer's ``forward`` if there is nothing to add and no other wrapper sits on top."""
         if self.additions or vars(self.layer).get("forward") is not self:
             return
-        if self.found is None:
+        if self.previous is None:
             del self.layer.forward
         else:
-            self.layer.forward = self.found
+            self.layer.forward = self.previous

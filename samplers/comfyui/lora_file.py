@@ -43,7 +43,7 @@ _LOADED: weakref.WeakValueDictionary[tuple[str, int, int], LoraFile] = weakref.W
 
 
 def load_lora_file(path: str | Path, name: str) -> LoraFile:
-    """Read a LoRA file; once, as long as some model uses it and it does not change on disk.
+    """Load a LoRA file, cached while a model references it and the file is unchanged.
 
     Raises:
         ValueError: The file cannot be read, holds several LoRAs, or holds NaN or infinity.

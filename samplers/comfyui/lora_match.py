@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -40,7 +41,7 @@ class Match:
 
 
 def match(lora: LoraFile, model: ModelPatcher) -> Match:
-    """Compare a LoRA with the layers of a MODEL. Weights are not read: they may be packed or elsewhere."""
+    """Compare a LoRA with the layers of a MODEL. Weights are not read: they may be quantised or offloaded."""
     names = {flattened(name): name for name, _ in _named(model.model.diffusion_model)}
     fitting: dict[str, dict[str, Tensor]] = {}
     left_out: dict[str, str] = {}
@@ -78,27 +79,27 @@ def _problems(tensors: Mapping[str, Tensor], model: ModelPatcher, name: str) -> 
         yield from ((part, "ComfyUI does not patch it") for part in sorted(parts))
         return
     if "bias" in parts:
-        own, made = bias_size(layer), tensors[next(kind for kind in WHOLE_BIAS if kind in tensors)].shape
-        if own != tuple(made):
-            yield "bias", f"{_text(made)}, this model's is {_text(own) if own else 'absent'}"
+        size, adapter = bias_size(layer), tensors[next(kind for kind in WHOLE_BIAS if kind in tensors)].shape
+        if size != tuple(adapter):
+            yield "bias", f"{_text(adapter)} in the file but {_text(size) if size else 'absent'} in the model"
     if "weight" in parts and (problem := _weight_problem(tensors, weight_size(layer))):
         yield "weight", problem
 
 
-def _weight_problem(tensors: Mapping[str, Tensor], own: Size | None) -> str | None:
-    if own is None:
+def _weight_problem(tensors: Mapping[str, Tensor], size: Size | None) -> str | None:
+    if size is None:
         return "not a layer with a weight"
     for kind in WHOLE_WEIGHT:
-        if kind in tensors and tuple(tensors[kind].shape) != own:
-            return f"{_text(tensors[kind].shape)}, this model's is {_text(own)}"
+        if kind in tensors and tuple(tensors[kind].shape) != size:
+            return f"{_text(tensors[kind].shape)} in the file but {_text(size)} in the model"
     if any(kind in tensors for kind in WHOLE_WEIGHT):
         return None
-    made = adapter_size(tensors)
-    if made is None:
+    adapter = adapter_size(tensors)
+    if adapter is None:
         return "not an adapter that ComfyUI knows"
-    rows, columns = own[0], prod(own[1:])
-    if made != (rows, columns if made[1] is not None else None):
-        return f"{_text(side for side in made if side is not None)}, this model's is {rows}x{columns}"
+    rows, columns = size[0], prod(size[1:])
+    if adapter != (rows, columns if adapter[1] is not None else None):
+        return f"{_text(side for side in adapter if side is not None)} in the file but {rows}x{columns} in the model"
     return None
 
 
@@ -109,13 +110,13 @@ def _text(size: Any) -> str:
 def adapter_size(tensors: Mapping[str, Tensor]) -> tuple[int, int | None] | None:
     """Return the (rows, columns) of the weights that an adapter can change.
 
-    Columns are those of the flattened weight; None where any number will do. The whole is None for tensors that make no
-    adapter of a kind that ComfyUI knows.
+    Columns are those of the flattened weight; ``columns`` is None if any width fits. Returns None if the tensors form no
+    known adapter.
     """
     shapes = {kind: tuple(tensor.shape) for kind, tensor in tensors.items()}
-    for size in (_lora_size, _loha_size, _lokr_size, _oft_size, _glora_size):
-        if (made := size(shapes)) is not None:
-            return made
+    for size_of_kind in (_lora_size, _loha_size, _lokr_size, _oft_size, _glora_size):
+        if (size := size_of_kind(shapes)) is not None:
+            return size
     return None
 
 
@@ -159,7 +160,7 @@ def _lokr_factor(shapes: Mapping[str, Size], number: str) -> tuple[int, int] | N
 
 
 def _oft_size(shapes: Mapping[str, Size]) -> tuple[int, None] | None:
-    """OFT rotates the rows in blocks (number, size, size), BOFT in several rounds of blocks."""
+    """Return the size for OFT, which rotates the rows in blocks (number, size, size), or BOFT, in several rounds."""
     blocks = shapes.get("oft_blocks", ())
     if len(blocks) not in (3, 4) or blocks[-1] != blocks[-2]:
         return None
@@ -169,7 +170,7 @@ def _oft_size(shapes: Mapping[str, Size]) -> tuple[int, None] | None:
 
 
 def _glora_size(shapes: Mapping[str, Size]) -> tuple[int, int] | None:
-    """GLoRA adds ``W a1 a2 + b1 b2``; older files of LyCORIS have each pair the other way round."""
+    """Return the size for GLoRA, which adds ``W a1 a2 + b1 b2``; older LyCORIS files have each pair in reverse order."""
     if not all(len(shapes.get(f"{part}.weight", ())) == 2 for part in ("a1", "a2", "b1", "b2")):
         return None
     a, b = ([shapes[f"{pair}{number}.weight"] for number in "12"] for pair in "ab")
@@ -178,11 +179,11 @@ def _glora_size(shapes: Mapping[str, Size]) -> tuple[int, int] | None:
         for (a1, a2), (b1, b2) in ((a, b), (a[::-1], b[::-1]))
         if a1[1] == a2[0] == b1[1] == b2[0] and a1[0] == a2[1] == b2[1]
     ]
-    return max(made, default=None)  # for a square weight both orders multiply; the rank is the smaller side
+    return max(made, default=None)  # both orders are valid products for a square weight; the rank is the smaller side
 
 
 def weight_size(layer: nn.Module | Tensor) -> Size | None:
-    """Return the size of a layer's weight, from what the layer says: a packed weight has another."""
+    """Return the size of a layer's weight from the layer's attributes; a quantised weight has a different shape."""
     if isinstance(layer, Tensor):
         return tuple(layer.shape)
     if hasattr(layer, "in_features") and hasattr(layer, "out_features"):
@@ -195,8 +196,8 @@ def weight_size(layer: nn.Module | Tensor) -> Size | None:
 
 def bias_size(layer: nn.Module | Tensor) -> Size | None:
     """Return the size of a layer's bias; None if it has none."""
-    own = weight_size(layer)
-    return None if own is None or getattr(layer, "bias", None) is None else own[:1]
+    size = weight_size(layer)
+    return None if size is None or getattr(layer, "bias", None) is None else size[:1]
 
 
 def find_layer(model: ModelPatcher, name: str) -> nn.Module | Tensor | None:
@@ -209,8 +210,8 @@ def find_layer(model: ModelPatcher, name: str) -> nn.Module | Tensor | None:
     if at is None:
         return _walk(model.model, name)
     new, rest = model.object_patches[at], name[len(at) + 1 :]
-    if (found := _walk(new, rest)) is not None:
-        return found
+    if (layer := _walk(new, rest)) is not None:
+        return layer
     old = model.object_patches_backup.get(at, _walk(model.model, at))
     wrapped = isinstance(new, nn.Module) and any(module is old for module in new.modules())
     return _walk(old, rest) if wrapped else None
@@ -232,9 +233,11 @@ def takes_patches(model: ModelPatcher, name: str) -> bool:
 
 
 def _walk(start: Any, path: str) -> Any:
-    for part in path.split(".") if path else ():
-        start = getattr(start, part, None)
-    return start if isinstance(start, (nn.Module, Tensor)) else None
+    try:
+        end = operator.attrgetter(path)(start) if path else start
+    except AttributeError:
+        return None
+    return end if isinstance(end, (nn.Module, Tensor)) else None
 
 
 def _is_patched(model: ModelPatcher, name: str) -> bool:

@@ -63,9 +63,9 @@ def add_stage_lora(model: ModelPatcher, lora: StageLora) -> tuple[ModelPatcher, 
     stage_set(lora.stages, None)
     planned = plan(model, lora)
     total = len(lora.file.layers)
-    report = f"'{lora.file.name}': {planned.acting} of {total} modules act"
+    report = f"'{lora.file.name}': {planned.acting} of {total} modules applied"
     if planned.left_out:
-        report += f"; without effect: {_list(planned.left_out)}"
+        report += f"; skipped: {_list(planned.left_out)}"
         logging.warning("PyramidalWan: %s", report)
     _check_agreement([*stage_loras(model), lora])
     clone = model.clone()
@@ -194,7 +194,7 @@ def _nothing_acts(lora: LoraFile, left_out: Mapping[str, str], model: ModelPatch
             f"nothing in the LoRA '{lora.name}' fits this model: it has modules such as "
             f"{', '.join(sorted(left_out)[:3]) or 'none'}; the model has {', '.join(ours[:3])}"
         )
-    if all("this model's is" in reason for reason in reasons):
+    if all("in the file but" in reason for reason in reasons):
         first = min(left_out)
         return f"the LoRA '{lora.name}' is for a model of another size: its {first} is {left_out[first]}"
     return f"nothing in the LoRA '{lora.name}' can act on this model: {_list(left_out)}"

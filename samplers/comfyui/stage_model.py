@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class GivenVideo:
-    """The start of a stage of which a mask gives a part.
+    """Initial state of a stage whose latent is partly fixed by a mask.
 
     Attributes:
-        mask: The region that is sampled, ``(B, C, T, H, W)`` at the stage's size; 1 is sampled, 0 is given.
+        mask: The region that is sampled, ``(B, C, T, H, W)`` at the stage's size; 1 is sampled, 0 keeps the source
+            video.
         signal: What the sampled region starts from besides ``noise``, in the model's scale; None where the stage starts
             from the given video itself.
         noise: Noise of the sampled region.
@@ -107,9 +108,9 @@ class StageSampling:
         return self.stage.at(sigma).conditioning * self.multiplier
 
     def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
-        """Return the value whose slope a sampler follows, from the network's velocity at a natural level."""
+        """Return ``denoised``, such that ``(x - denoised) / sigma`` is the ODE slope, from the velocity at a natural level."""
         sigma = self.stage.reference_sigma(sigma)
-        return model_input - model_output * (_spread(sigma) * frame_sigma_rate(self.stage, model_input))
+        return model_input - model_output * (_broadcast_sigma(sigma) * frame_sigma_rate(self.stage, model_input))
 
     def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
         """Return the sample that a stage starts from, or its given part, at a reference sigma."""
@@ -122,7 +123,8 @@ class StageSampling:
             return start
         sampled = self.mix(sigma, self.given.noise.to(noise), self.given.signal.to(latent_image))
         mask = self.given.mask.to(noise)
-        self.given = GivenVideo(self.given.mask)  # the samplers' first call asks for the start, all others for the given part
+        # only the sampler's first call gets the initial latent; later calls re-noise the kept region
+        self.given = GivenVideo(self.given.mask)
         return sampled * mask + start * (1.0 - mask)
 
     def mix(self, sigma: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
@@ -137,10 +139,10 @@ class StageSampling:
     def frame_sigma(self, sigma: Tensor, x: Tensor) -> Tensor:
         """Return the sigma of each frame of ``x`` at a reference sigma."""
         if self.stage.frames_agree:
-            return _spread(sigma)
+            return _broadcast_sigma(sigma)
         stage = sized(self.stage, x)
         clean, sigma_rate = stage.per_frame(stage.clean.sigma, sigma), stage.per_frame(stage.sigma_rate, sigma)
-        return clean + (_spread(sigma) - stage.clean.sigma[1]) * sigma_rate
+        return clean + (_broadcast_sigma(sigma) - stage.clean.sigma[1]) * sigma_rate
 
 
 @functools.lru_cache(maxsize=8)
@@ -175,12 +177,12 @@ def comfyui_clean_prediction(x: Tensor, sigma: Tensor, denoised: Tensor, stage: 
     if _comfyui_prediction_is_clean(stage):
         return denoised
     stage = sized(stage, x)
-    velocity = (x - denoised) / (_spread(sigma) * frame_sigma_rate(stage, x))
+    velocity = (x - denoised) / (_broadcast_sigma(sigma) * frame_sigma_rate(stage, x))
     natural = stage.natural_level(sigma.reshape(()) if sigma.nelement() == 1 else sigma)
     return clean_prediction(x, velocity, stage, natural)
 
 
-def _spread(sigma: Tensor) -> Tensor:
+def _broadcast_sigma(sigma: Tensor) -> Tensor:
     """Return a sigma ``()`` or ``(B,)`` in a shape that broadcasts over ``(B, C, T, H, W)``."""
     return sigma.reshape(()) if sigma.nelement() == 1 else sigma.reshape(-1, 1, 1, 1, 1)
 
@@ -204,15 +206,15 @@ def check_model(model: ModelPatcher) -> None:
     """Check that a pyramid can sample this MODEL.
 
     Raises:
-        ValueError: It is not a Wan flow model with 16 latent channels, or it is already bound to a stage.
+        ValueError: It is not a Wan flow model, or it is already bound to a stage.
     """
     name = type(model.model).__name__
     if not isinstance(model.model, comfy.model_base.WAN21):
-        raise ValueError(f"the pyramid samples Wan 2.1 and 2.2 video models; this MODEL is {name}")
+        raise ValueError(f"only Wan 2.1/2.2 video models are supported; this MODEL is {name}")
     if name == "WAN21_CausalAR":
         raise ValueError(
-            f"this MODEL ({name}) samples frame by frame with a cache of earlier frames, which a pyramid over the whole video "
-            "cannot; sample it without one"
+            f"this MODEL ({name}) samples frame by frame with a cache of earlier frames, which a pyramid does not support; "
+            "sample it without one"
         )
     sampling = model.get_model_object("model_sampling")
     classes = vars(comfy.model_sampling)

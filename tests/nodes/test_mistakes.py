@@ -63,7 +63,7 @@ MISTAKES = {
     ),
     "LoRA of another size": (
         lambda m: with_lora(m, "14B"),
-        "the LoRA '14B.safetensors' is for a model of another size: its .* is 512x512, this model's is 128x128",
+        "the LoRA '14B.safetensors' is for a model of another size: its .* is 512x512 in the file but 128x128 in the model",
     ),
     "pyramid against the LoRA's, sampler": (
         lambda m: sample(with_lora(m, "trained"), WAN, "2-2-1"),

@@ -5,7 +5,7 @@ import torch
 
 from pyramid.latent_shape import LatentShape
 from pyramid.noise_levels import shift_sigma
-from pyramid.schedules import cut, distilled_levels, join, parse_steps, stage_levels, without_skipped
+from pyramid.schedules import distilled_levels, merge_schedule, parse_steps, split_schedule, stage_levels, without_skipped
 from pyramid.stages import PRESETS, PyramidSpec
 
 WAN = PyramidSpec()
@@ -26,7 +26,7 @@ def test_steps_are_parsed_in_running_order():
         ("1-2-3-4", "4 numbers"),
         ("20-0-10", "only leading stages"),
         ("20-20-0", "only leading stages"),
-        ("0-0-0", "run no stage"),
+        ("0-0-0", "has no steps"),
         ("a-b-c", "numbers joined by '-'"),
         ("2-2--1", "numbers joined by '-'"),
         ("", "numbers joined by '-'"),
@@ -54,9 +54,9 @@ def test_uniform_grid_is_even_in_each_stages_sigma():
 
 def test_50_steps_of_wan_with_shift_5_are_cut_into_20_20_10():
     wan = [shift_sigma(1 - i / 50, 5.0) for i in range(51)]
-    joined = join(stage_levels(ROW_C, (20, 20, 10), grid="shift", shift=5.0))
+    joined = merge_schedule(stage_levels(ROW_C, (20, 20, 10), grid="shift", shift=5.0))
     assert joined == pytest.approx(wan, abs=1e-12)
-    assert [len(part) - 1 for part in cut(wan, ROW_C.boundaries)] == [20, 20, 10]
+    assert [len(part) - 1 for part in split_schedule(wan, ROW_C.boundaries)] == [20, 20, 10]
 
 
 def test_distilled_levels_equal_those_of_plain_wan_and_move_the_boundaries():
@@ -68,7 +68,7 @@ def test_distilled_levels_equal_those_of_plain_wan_and_move_the_boundaries():
         for level in stage_levels[:-1]
     ]
     assert timesteps == pytest.approx([1000, 937.5, 2500 / 3, 625]) and levels[-1][-1] == 0
-    assert spec.boundaries == (pytest.approx(5 / 6),) and cut(join(levels), spec.boundaries) == levels
+    assert spec.boundaries == (pytest.approx(5 / 6),) and split_schedule(merge_schedule(levels), spec.boundaries) == levels
     three = PyramidSpec((0.9, 0.6), ("HW", "HW"), field="natural", timestep_source="natural", first_frame="shared")
     spec, levels = distilled_levels(three, (1, 2, 1), 5.0)
     assert [level[0] for level in levels] == pytest.approx([1, 0.9375, 0.625])
@@ -78,28 +78,28 @@ def test_distilled_levels_equal_those_of_plain_wan_and_move_the_boundaries():
 
 def test_cut_is_the_inverse_of_join():
     levels = stage_levels(WAN, (2, 2, 1))
-    assert cut(join(levels), WAN.boundaries) == [pytest.approx(part) for part in levels]
+    assert split_schedule(merge_schedule(levels), WAN.boundaries) == [pytest.approx(part) for part in levels]
 
 
 def test_a_boundary_replaces_the_nearest_inner_level():
     curve = [1.0, 0.95, 0.88, 0.7, 0.6, 0.3, 0.0]
-    parts = cut(curve, WAN.boundaries)
+    parts = split_schedule(curve, WAN.boundaries)
     assert parts == [(1.0, 0.95, 0.896), (0.896, 0.7, 0.602), (0.602, 0.3, 0.0)]
     assert sum(len(part) - 1 for part in parts) == len(curve) - 1
-    assert cut([1.0, 0.99, 0.4, 0.0], (0.5,)) == [(1.0, 0.99, 0.5), (0.5, 0.0)]
-    assert cut([1.0, 0.5, 0.0], (0.1,)) == [(1.0, 0.1), (0.1, 0.0)]  # the last level is not an inner one
-    assert cut([1.0, 0.5, 0.0], (0.95,)) == [(1.0, 0.95), (0.95, 0.0)]  # nor is the first
+    assert split_schedule([1.0, 0.99, 0.4, 0.0], (0.5,)) == [(1.0, 0.99, 0.5), (0.5, 0.0)]
+    assert split_schedule([1.0, 0.5, 0.0], (0.1,)) == [(1.0, 0.1), (0.1, 0.0)]  # the last level is not an inner one
+    assert split_schedule([1.0, 0.5, 0.0], (0.95,)) == [(1.0, 0.95), (0.95, 0.0)]  # nor is the first
 
 
 def test_a_curve_that_starts_below_a_boundary_leaves_stages_out():
-    assert cut([0.7, 0.65, 0.3, 0.0], WAN.boundaries) == [(), (0.7, 0.602), (0.602, 0.3, 0.0)]
-    assert cut([0.602, 0.3, 0.0], WAN.boundaries) == [(), (), (0.602, 0.3, 0.0)]
-    assert cut([0.896, 0.602, 0.0], WAN.boundaries) == [(), (0.896, 0.602), (0.602, 0.0)]
+    assert split_schedule([0.7, 0.65, 0.3, 0.0], WAN.boundaries) == [(), (0.7, 0.602), (0.602, 0.3, 0.0)]
+    assert split_schedule([0.602, 0.3, 0.0], WAN.boundaries) == [(), (), (0.602, 0.3, 0.0)]
+    assert split_schedule([0.896, 0.602, 0.0], WAN.boundaries) == [(), (0.896, 0.602), (0.602, 0.0)]
 
 
 def test_a_pyramid_of_one_stage_keeps_the_curve():
     curve = [1.0, 0.77, 0.31, 0.0]
-    assert cut(curve, ()) == [tuple(curve)]
+    assert split_schedule(curve, ()) == [tuple(curve)]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_pyramid_of_one_stage_keeps_the_curve():
 )
 def test_curves_that_cannot_be_cut_raise_a_clear_error(curve, words):
     with pytest.raises(ValueError, match=words):
-        cut(curve, WAN.boundaries)
+        split_schedule(curve, WAN.boundaries)
 
 
 def test_an_unknown_grid_raises_a_clear_error():

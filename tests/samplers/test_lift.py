@@ -162,14 +162,14 @@ def test_the_correction_is_added_to_the_signal_of_the_finer_stage(t2v_model):
 
 class TestMistakes:
     def test_another_vae(self, t2v_model):
-        with pytest.raises(ValueError, match="the lift 'random' is for latents of 48 channels, this model's have 16"):
+        with pytest.raises(ValueError, match="the lift 'random' expects 48 latent channels; this model has 16"):
             one_node(t2v_model, prompt(1), prompt(2), FREE, "1-1", random_lift("HW", channels=48), empty())
-        with pytest.raises(ValueError, match="is for latents of 48 channels"):
+        with pytest.raises(ValueError, match="expects 48 latent channels"):
             call(NODE["StageModel"], t2v_model, FREE, "low", random_lift("HW", channels=48))
 
     @pytest.mark.parametrize("form", FORMS)
     def test_another_pyramid(self, t2v_model, form):
-        with pytest.raises(ValueError, match="has no map for HW, which the pyramid shrinks; it has T: connect the pyramid"):
+        with pytest.raises(ValueError, match="has no map for HW, which this pyramid downsamples; it has T: connect the pyramid"):
             form(t2v_model, prompt(1), prompt(2), FREE, "1-1", random_lift("T"), empty())
 
     def test_axes_are_checked_before_a_model_is_loaded(self):
@@ -365,8 +365,8 @@ class TestKeptLifts:
     [
         (b"not a file", "the lift 'x.safetensors' cannot be read"),
         ({}, "the file 'x.safetensors' is not a fitted lift: it has no 'pyramidal_lift'"),
-        ({"format": 9}, "is damaged .it has format 9, and this version reads format 1."),
-        ({"channels": 48}, "is damaged .its maps are not for 48 channels."),
+        ({"format": 9}, "is damaged .file format 9; this version reads format 1."),
+        ({"channels": 48}, "is damaged .file format: maps of other than 48 channels."),
         ({"axes": {"HW": {}}}, "is not a fitted lift: it has no 'lift'"),
         ({"axes": 3}, "is damaged"),
     ],

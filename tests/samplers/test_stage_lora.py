@@ -98,7 +98,7 @@ def merged(model, seed=0, strength=1.0):
 @pytest.mark.parametrize("style", ["host", "diffusers", "peft", "kohya", "kohya__", "bare"])
 def test_every_key_format_with_its_own_ranks_and_alphas(t2v_model, write, style):
     lora, report = add_stage_lora(t2v_model, StageLora(write(file_tensors(style)), 0.8, "all"))
-    assert report == "'x.safetensors': 6 of 6 modules act"
+    assert report == "'x.safetensors': 6 of 6 modules applied"
     wanted = sample(merged(t2v_model, strength=0.8))
     torch.testing.assert_close(sample(lora), wanted, atol=2e-4, rtol=1e-4)
     assert (wanted - sample(t2v_model)).abs().max() > 0.05
@@ -277,8 +277,8 @@ def test_partial_matches_are_reported(t2v_model, write, caplog):
         "diffusion_model.blocks.9.self_attn.q.lora_down.weight": torch.ones(1, 128),
     }
     _, report = add_stage_lora(t2v_model, StageLora(write(file_tensors("host") | extra), 1.0, "all"))
-    assert report == "'x.safetensors': 6 of 7 modules act; without effect: blocks.9.self_attn.q (not in this model)"
-    assert "without effect" in caplog.text
+    assert report == "'x.safetensors': 6 of 7 modules applied; skipped: blocks.9.self_attn.q (not in this model)"
+    assert "skipped" in caplog.text
 
 
 def test_a_file_that_is_no_file(t2v_model, tmp_path):

@@ -203,7 +203,7 @@ class TestWrongWiring:
             call(NODE["StageTransition"], empty(), call(RandomNoise, 5)[0], WAN, "low")
 
     def test_a_start_from_the_latent_of_a_stage(self):
-        with pytest.raises(ValueError, match="already belongs to a stage"):
+        with pytest.raises(ValueError, match="is already a stage output"):
             call(NODE["StageStart"], call(RandomNoise, 5)[0], self.start(), WAN)
 
     def test_a_start_of_the_wrong_size(self):

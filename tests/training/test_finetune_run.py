@@ -324,7 +324,7 @@ def test_the_lora_node_matches_every_module_of_an_exported_lora(tmp_path, t2v_mo
     for file in runs.run_finetuning(made):
         lora = load_lora_file(file, file.name)
         _, report = add_stage_lora(t2v_model, StageLora(lora, 1.0, "all"))
-        assert "'" + file.name + "': 20 of 20 modules act" in report
+        assert "'" + file.name + "': 20 of 20 modules applied" in report
         assert lora.spec.to_json() == made.pyramid.spec().to_json()
 
 

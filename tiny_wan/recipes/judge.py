@@ -3,7 +3,7 @@
     python -m tiny_wan.recipes.judge --size 5x16 --clips 64 --steps 25 --cfg 4
 
 Latents are decoded by the linear patch code, which takes next to no time and is good enough to read attributes, so this can run
-beside a training. The published tables sample in ComfyUI and decode with the tiny VAE (`benchmarks/quality`).
+alongside a training job. The published tables sample in ComfyUI and decode with the tiny VAE (`benchmarks/quality`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch import Tensor
 from .grammar import ATTRIBUTES, COLOURS, GROUNDS, PATTERNS, PLACES, SHAPES, Caption
 from .scenes import COLOUR_RGB, DISTANCES, GROUND_RGB, PATTERN_PERIODS, PLACE_X, RADIUS, TRAVEL
 
-NOTHING = "none"  # the reading if no shape was found
+NOTHING = "none"  # label when no shape was found
 SHADES = (0.42, 1.75)  # texture and light multiply a ground colour by a factor in this range
 LEAST_AREA = 0.004  # a frame shows the shape where at least this share of it has its colour (a whole ring covers 0.04)
 STILL_BELOW = 0.42 * TRAVEL  # travel over the clip, fraction of the side

@@ -90,7 +90,7 @@ def unwrapped(text: str) -> str:
 def note_height(text: str) -> int:
     """Return the height of a note for a text, with some margin for other fonts."""
     height = 50
-    for line in re.sub(r"\]\(.*?\)", "]", text).splitlines():  # of a link only the name shows
+    for line in re.sub(r"\]\(.*?\)", "]", text).splitlines():  # only a link's text is rendered
         characters, line_height = next((size for mark, size in TYPE.items() if line.startswith(mark)), PLAIN_TYPE)
         height += line_height * math.ceil(len(line) / characters) if line else EMPTY_LINE
     return height

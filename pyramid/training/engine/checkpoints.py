@@ -21,7 +21,7 @@ class Checkpoints:
     """``checkpoints/step-<number>``: torch's sharded format, which any number of processes can read back."""
 
     def __init__(self, run: Path, *, keep: int) -> None:
-        """Open the checkpoints in the folder of a run. keep: number of newest ones that stay, besides the best."""
+        """Open the checkpoints in the folder of a run. keep: number of recent checkpoints to keep, besides the best."""
         self.folder, self.keep = run / FOLDER, keep
 
     def steps(self) -> list[int]:
@@ -45,7 +45,7 @@ class Checkpoints:
             step: Number of optimiser steps taken.
             state: Nested dictionaries of tensors.
             notes: Plain values to keep beside them, as JSON.
-            is_best: Whether validation was never better.
+            is_best: Whether this is the best validation so far.
         """
         path = self.path(step)
         if _is_main():
