@@ -9,8 +9,11 @@ from .schema import Lift, Pyramid, schema, teller
 
 
 class PyramidalWanModel(io.ComfyNode):
+    """A MODEL that runs the pyramid in whatever sampler uses it."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
+        """Describe the node."""
         return schema(
             node_id="PyramidalWanModel",
             display_name="Pyramidal Model",
@@ -37,4 +40,5 @@ class PyramidalWanModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, pyramid=None, lift=None) -> io.NodeOutput:
+        """Return the model for any sampler."""
         return io.NodeOutput(pyramidal_model(model, pyramid, teller(cls), lift))

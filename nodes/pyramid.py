@@ -155,7 +155,7 @@ def describe(spec: PyramidSpec) -> str:
     values = {
         "boundaries": ", ".join(f"{boundary:.6g}" for boundary in spec.boundaries) or "none",
         "downsample_axes": ", ".join(spec.downsample_axes) or "none",
-        **{name: getattr(spec, name) for name in ("resize", "field", "timestep_source", "first_frame", "rope")},
+        **{name: vars(spec)[name] for name in ("resize", "field", "timestep_source", "first_frame", "rope")},
     }
     stages = f"{spec.number_of_stages} stage" + ("s" if spec.number_of_stages > 1 else "")
     return "\n".join([stages, *[f"{name}: {value}" for name, value in values.items()]])

@@ -75,7 +75,7 @@ class PyramidalWanSampler(io.ComfyNode):
                 ),
                 *grid_widgets(),
                 *_stage_range_widgets(),
-                *_optional_sockets("Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free."),
+                *_optional_sockets(tooltip="Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free."),
             ],
             outputs=_outputs(),
         )
@@ -146,7 +146,7 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
                 ),
                 *_stage_range_widgets(),
                 *_optional_sockets(
-                    "Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free. With 'Pyramidal "
+                    tooltip="Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free. With 'Pyramidal "
                     "Schedule', connect its pyramid output."
                 ),
             ],
@@ -215,9 +215,9 @@ def _stage_range_widgets() -> list[io.Input]:
     ]
 
 
-def _optional_sockets(pyramid: str) -> list[io.Input]:
+def _optional_sockets(*, tooltip: str) -> list[io.Input]:
     return [
-        Pyramid.Input("pyramid", optional=True, tooltip=pyramid),
+        Pyramid.Input("pyramid", optional=True, tooltip=tooltip),
         io.Model.Input(
             "middle_stage_model",
             optional=True,

@@ -104,16 +104,26 @@ EXPERTS: dict[str, Expert] = {
 WRAPPERS = ("base_model", "model", "diffusion_model", "transformer", "unet", "pipe", "dit", "module", "lora_unet")
 """Names of modules around the network, in any order and number: ComfyUI, diffusers, peft, DiffSynth-Studio, DDP."""
 
-FLAT_PREFIX = re.compile(r"(lora_unet|lora_transformer|lycoris)_+")
+FLAT_PREFIX = r"(lora_unet|lora_transformer|lycoris)_+"
 """kohya and musubi-tuner, OneTrainer, LyCORIS: the module's own dots become underscores."""
 
-DOTTED_WRAPPER = re.compile(rf"({'|'.join(sorted((*EXPERTS, *WRAPPERS), key=len, reverse=True))})\.")
-FLAT_WRAPPER = re.compile(rf"(base_model_model|model_diffusion_model|diffusion_model|{'|'.join(EXPERTS)})[._]+")
+DOTTED_WRAPPER = rf"({'|'.join(sorted((*EXPERTS, *WRAPPERS), key=len, reverse=True))})\."
+FLAT_WRAPPER = rf"(base_model_model|model_diffusion_model|diffusion_model|{'|'.join(EXPERTS)})[._]+"
 """After a flat prefix. "transformer" is missing: other networks have "transformer_blocks"."""
 
-_ADAPTER = r"(?:\.(?!weight$|bias$)(?P<adapter>[^.]+))?"
-TENSORS = tuple(
-    (re.compile(pattern + "$"), name)
+
+def _one_of(*names: str) -> str:
+    """Return the pattern of a suffix that is one of these names, each a pattern."""
+    return rf"\.(?P<name>{'|'.join(names)})"
+
+
+_PARAMETER = "weight$|bias$"
+_ADAPTER = rf"(?:\.(?!{_PARAMETER})(?P<adapter>[^.]+))?"
+_WHOLE = ("alpha", "diff", "diff_b", "set_weight", "reshape_weight", "rescale", "w_norm", "b_norm")
+_FACTORS = ("lokr_w[12]", "lokr_w[12]_[ab]", "lokr_t2", "hada_w[12]_[ab]", "hada_t[12]", "oft_blocks")
+_OTHER = ("oft_R", "oft_diag", "boft_[RS]", "on_input", "scalar")
+SUFFIXES = tuple(
+    (pattern + "$", name)
     for pattern, name in (
         (rf"\.lora_(?:B|up){_ADAPTER}\.bias", "lora_up.bias"),
         (rf"\.lora_(?:B|up){_ADAPTER}(?:\.weight)?", "lora_up.weight"),
@@ -122,13 +132,13 @@ TENSORS = tuple(
         (r"[._]lora(?:_linear_layer)?\.up\.weight", "lora_up.weight"),
         (r"[._]lora(?:_linear_layer)?\.down\.weight", "lora_down.weight"),
         (rf"\.(?:lora_magnitude_vector|dora_scale){_ADAPTER}(?:\.weight)?", "dora_scale"),
-        (r"\.(?P<name>(?:alpha|diff|diff_b|set_weight|reshape_weight|rescale|w_norm|b_norm))", ""),
-        (rf"\.(?P<name>(?:lokr_(?:w[12](?:_[ab])?|t2)|hada_(?:w[12]_[ab]|t[12])|oft_blocks)){_ADAPTER}(?:\.weight)?", ""),
+        (_one_of(*_WHOLE), ""),
+        (rf"{_one_of(*_FACTORS)}{_ADAPTER}(?:\.weight)?", ""),
         (r"\.(?P<name>[ab][12]\.weight)", ""),
-        (rf"\.(?P<name>(?:oft_R|oft_diag|boft_[RS]|on_input|scalar)){_ADAPTER}(?:\.weight)?", ""),
+        (rf"{_one_of(*_OTHER)}{_ADAPTER}(?:\.weight)?", ""),
     )
 )
-"""What follows a module's name in a key, and the one name that it has here; the name itself where that is empty."""
+"""Key suffixes and their canonical names; empty keeps the matched name."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +163,9 @@ class LoraKey:
 def lora_key(key: str) -> LoraKey:
     """Read a key of a LoRA file, whichever trainer wrote it."""
     name, tensor, adapter = key, "", None
-    for pattern, kind in TENSORS:
-        if found := pattern.search(key):
-            name, groups = key[: found.start()], found.groupdict()
+    for pattern, kind in SUFFIXES:
+        if suffix := re.search(pattern, key):
+            name, groups = key[: suffix.start()], suffix.groupdict()
             tensor, adapter = kind or groups["name"], groups.get("adapter")
             break
     bare, expert = _without_prefixes(name.replace("_orig_mod.", ""))
@@ -190,9 +200,9 @@ def _without_prefixes(name: str) -> tuple[str, Expert | None]:
     expert: Expert | None = None
     wrapper = DOTTED_WRAPPER
     while True:
-        if flat := FLAT_PREFIX.match(name):
+        if flat := re.match(FLAT_PREFIX, name):
             name, wrapper = name[flat.end() :], FLAT_WRAPPER
-        elif found := DOTTED_WRAPPER.match(name) or wrapper.match(name):
-            name, expert = name[found.end() :], EXPERTS.get(found[1]) or expert
+        elif prefix := re.match(DOTTED_WRAPPER, name) or re.match(wrapper, name):
+            name, expert = name[prefix.end() :], EXPERTS.get(prefix[1]) or expert
         else:
             return name, expert

@@ -78,17 +78,16 @@ class FunctionLift:
         return _checked(self.function(clean, size), clean, size).to(clean)
 
 
-def lift_signal(signal: Tensor, clean: Tensor, resize: OrthonormalResize, lift: Lift) -> Tensor:
-    """Return the signal at the start of the finer stage: ``up(signal) + lift(clean) - up(clean)``.
+def lift_correction(clean: Tensor, resize: OrthonormalResize, lift: Lift) -> Tensor:
+    """Return ``lift(clean) - up(clean)``, which is added to the signal of a plain transition.
 
     Args:
-        signal: the coarse end divided by its share of the signal, ``x / (1 - sigma_c)``.
-        clean: the coarse stage's last clean prediction, same shape.
-        resize: the resize of the transition; its ``up`` fixes the size.
-        lift: enlarges the clean prediction.
+        clean: The coarse stage's last clean prediction, ``(B, C, T, h, w)``.
+        resize: The resize of the transition; its ``up`` fixes the size.
+        lift: Enlarges the clean prediction.
     """
     plain = resize.up(clean)
-    return resize.up(signal) + (lift(clean, size_of(plain)) - plain)
+    return lift(clean, size_of(plain)) - plain
 
 
 @dataclass(frozen=True)

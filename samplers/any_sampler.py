@@ -37,6 +37,7 @@ class DrawnNoise:
     """NOISE that a sampler has drawn already; further draws derive from its seed."""
 
     def __init__(self, noise: Tensor, seed: int):
+        """Hold the noise and the seed it was drawn with."""
         self.seed, self._noise = seed, noise
 
     def generate_noise(self, latent: dict) -> Tensor:
@@ -66,6 +67,15 @@ def pyramidal_model(
     check_model(model)
     if spec is not None and lift is not None:
         lift.check_axes(spec)
+    wrapped = model.clone()
+    add_outermost_wrapper(wrapped, WrappersMP.OUTER_SAMPLE, _outer_sample(spec, report, lift), MODEL_KEY)
+    return wrapped
+
+
+def _outer_sample(
+    spec: PyramidSpec | None, report: Callable[[str], None], lift: VideoLift | None
+) -> Callable[..., Tensor]:
+    """Return the wrapper that runs the pyramid in place of a sampler's run."""
 
     def outer_sample(
         executor: Callable[..., Tensor],
@@ -79,17 +89,15 @@ def pyramidal_model(
         seed: int | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        running = executor.class_obj.model_patcher
-        chosen = spec or spec_trained_for(running) or PRESETS["training-free"]
+        guider = executor.class_obj
+        chosen = spec or spec_trained_for(guider.model_patcher) or PRESETS["training-free"]
         if chosen.number_of_stages == 1:
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
-        chosen, levels = _levels(running, chosen, sigmas)
-        size = {"pixels": pixels_per_latent(running), "dimensions": dimensions_of(running)}
-        chosen_lift, note = choose_lift(lift, running, chosen)
-        parts = [describe_run(chosen, LatentShape(*latent_image.shape[-3:]), levels, **size), *filter(None, [note])]
-        report("; ".join(parts))
+        chosen, levels = _levels(guider.model_patcher, chosen, sigmas)
+        chosen_lift, note = choose_lift(lift, guider.model_patcher, chosen)
+        report(_describe(guider.model_patcher, chosen, levels, latent_image) + (f"; {note}" if note else ""))
         run = PyramidRun(
-            _without_pyramid(executor.class_obj),
+            _without_pyramid(guider),
             DrawnNoise(noise.cpu(), seed or 0),
             sampler,
             levels,
@@ -101,9 +109,13 @@ def pyramidal_model(
         latent = {"samples": latent_image.cpu(), **({} if denoise_mask is None else {"noise_mask": denoise_mask.cpu()})}
         return run.sample(latent).output["samples"].to(latent_image.device)
 
-    wrapped = model.clone()
-    add_outermost_wrapper(wrapped, WrappersMP.OUTER_SAMPLE, outer_sample, MODEL_KEY)
-    return wrapped
+    return outer_sample
+
+
+def _describe(model: ModelPatcher, spec: PyramidSpec, levels: Levels, latent: Tensor) -> str:
+    """Return the text about a run of a MODEL on a full-size latent."""
+    full = LatentShape(*latent.shape[-3:])
+    return describe_run(spec, full, levels, pixels=pixels_per_latent(model), dimensions=dimensions_of(model))
 
 
 def _levels(model: ModelPatcher, spec: PyramidSpec, sigmas: Tensor) -> tuple[PyramidSpec, Levels]:

@@ -19,7 +19,7 @@ from ..pyramid.stage_names import stage_index, stage_name
 from ..pyramid.stages import PyramidSpec, Stage
 from ..pyramid.transition import renoise
 from .comfyui.checkpoint_metadata import check_spec
-from .comfyui.conditioning import check_conds, stage_conds
+from .comfyui.conditioning import LatentDown, check_conds, stage_conds
 from .comfyui.latent_tag import CLEAN, START, StageTag, check_same_pyramid, tag_of, tagged
 from .comfyui.latents import check_latent
 from .comfyui.model_objects import check_objects, stage_objects
@@ -66,13 +66,7 @@ def stage_start(noise: Noise, latent: dict, spec: PyramidSpec) -> tuple[dict, De
 
 
 def stage_transition(
-    latent: dict,
-    noise: Noise,
-    spec: PyramidSpec,
-    stage: str,
-    *,
-    denoised: dict | None = None,
-    lift: VideoLift | None = None,
+    latent: dict, noise: Noise, spec: PyramidSpec, stage: str, *, denoised: dict | None = None, lift: VideoLift | None = None
 ) -> tuple[dict, DerivedNoise]:
     """Return the next stage's LATENT and NOISE.
 
@@ -89,26 +83,25 @@ def stage_transition(
     """
     index = stage_index(stage, spec.number_of_stages)
     tag = _checked_tag(latent, spec, index, "Pyramidal Stage Transition")
-    stages = spec.stages(tag.size)
-    if index + 1 == len(stages):
+    if index + 1 == spec.number_of_stages:
         raise ValueError(f"stage '{stage}' is the last one and has no transition; decode its output")
-    coarse, fine = stages[index], stages[index + 1]
-    assert fine.from_coarser is not None  # only the first stage of a pyramid has none
+    stages = spec.stages(tag.size)
+    coarse, fine = stages[index : index + 2]
     samples = _sized_samples(latent, coarse, spec)
-    signal = fine.from_coarser.up(samples)
-    if lift is not None:
-        clean = _clean_prediction(denoised, coarse, spec)
-        lift.check(spec, clean.shape[1])
-        signal = signal + lift.correction(clean, fine, spec.downsample_axes[index]).to(signal)
 
-    def top_up(_stage: Stage) -> Tensor:
+    def top_up(fine: Stage) -> Tensor:
         return top_up_noise(noise.seed, fine, samples, latent.get("batch_index"))
+
+    def enter(band: Tensor) -> tuple[Tensor, Tensor]:
+        return into_stage(samples.to(band.device), coarse, fine, band, top_up=top_up)
 
     def draw(stage_latent: dict) -> Tensor:
         full = full_noise(noise, stage_latent, (*samples.shape[:2], *tag.size))
-        band = noise_pyramid(full, stages)[fine.index]
-        return into_stage(torch.zeros_like(samples, device=band.device), coarse, fine, band, top_up=top_up)[1]
+        return enter(noise_pyramid(full, stages)[fine.index])[1]
 
+    signal, _ = enter(samples.new_zeros(*samples.shape[:2], *fine.shape))
+    if lift is not None:
+        signal = signal + _correction(lift, denoised, coarse, fine, spec).to(signal)
     start = tagged({**latent, "samples": signal}, StageTag(spec, fine.index, tag.size, START))
     return start, DerivedNoise(stage_seed(noise.seed, fine.index), draw)
 
@@ -191,31 +184,29 @@ def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str, *, lift: Vid
     check_no_context_windows(bound.model_options, stages)
 
     def outer_sample(
-        executor: Any,
-        noise: Tensor,
-        latent: Tensor,
-        sampler: Any,
-        sigmas: Tensor,
-        *args: Any,
-        **kwargs: Any,
+        executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
-        running, guider = sized(stages[index], noise), executor.class_obj
+        running = sized(stages[index], noise)
         check_sampler(sampler, spec, [len(sigmas) - 1])
         _check_stage_sigmas(sigmas, running, stage)
-        full = spec.full_shape(running.shape, index)
-        check_conds(guider.conds, full, spec.stages(full))
-        down = None if lift is None else lift.down
-        axes = spec.downsample_axes[index:]
-        guider.conds = stage_conds(guider.conds, full, running, axes, down)
-        attached = {"options": guider.model_options, "wrappers": executor.wrappers}
-        check_objects(attached, full, spec.stages(full))
-        fitted = stage_objects(attached, full, axes, down)
-        guider.model_options = fitted["options"]
-        rest = executor.new_class_executor(executor.original, guider, fitted["wrappers"], executor.idx)
-        return rest(noise, latent, sampler, sigmas, *args, **kwargs)
+        fitted = _fit_run(executor, spec, running, None if lift is None else lift.down)
+        return fitted(noise, latent, sampler, sigmas, *args, **kwargs)
 
     add_outermost_wrapper(bound, WrappersMP.OUTER_SAMPLE, outer_sample)
     return bound
+
+
+def _fit_run(executor: Any, spec: PyramidSpec, stage: Stage, down: LatentDown | None) -> Any:
+    """Return the rest of a sampling run, with conds and the objects of other nodes at the size of a stage."""
+    guider, axes = executor.class_obj, spec.downsample_axes[stage.index :]
+    full = spec.full_shape(stage.shape, stage.index)
+    check_conds(guider.conds, full, spec.stages(full))
+    guider.conds = stage_conds(guider.conds, full, stage, axes, down)
+    attached = {"options": guider.model_options, "wrappers": executor.wrappers}
+    check_objects(attached, full, spec.stages(full))
+    fitted = stage_objects(attached, full, axes, down)
+    guider.model_options = fitted["options"]
+    return executor.new_class_executor(executor.original, guider, fitted["wrappers"], executor.idx)
 
 
 def _check_stage_sigmas(sigmas: Tensor, stage: Stage, name: str) -> None:
@@ -238,6 +229,13 @@ def _checked_tag(latent: dict, spec: PyramidSpec, index: int, node: str) -> Stag
         raise ValueError("this LATENT is a clean prediction; the next stage starts from the 'output' of the previous sampler")
     _check_stage(tag, index, spec)
     return tag
+
+
+def _correction(lift: VideoLift, denoised: dict | None, coarse: Stage, fine: Stage, spec: PyramidSpec) -> Tensor:
+    """Return what a lift adds to the signal at the start of the finer stage."""
+    clean = _clean_prediction(denoised, coarse, spec)
+    lift.check(spec, clean.shape[1])
+    return lift.correction(clean, fine, spec.downsample_axes[coarse.index])
 
 
 def _clean_prediction(denoised: dict | None, stage: Stage, spec: PyramidSpec) -> Tensor:

@@ -5,7 +5,7 @@ This costs a decode and an encode at every change of size. It is the reference t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -33,7 +33,8 @@ def pixel_lift(vae: Any) -> FunctionLift:
 def encode(vae: Any, video: Tensor) -> Tensor:
     """Return the latent ``(1, C, T, h, w)`` of a video ``(frames, H, W, 3)`` in 0..1, in the scale of the VAE."""
     comfy.model_management.throw_exception_if_processing_interrupted()
-    if _exceeds_memory(vae, "encode", (1, 3, video.shape[0], *video.shape[1:3])):
+    shape = (1, 3, video.shape[0], *video.shape[1:3])
+    if hasattr(vae, "encode_tiled") and _exceeds_memory(vae, getattr(vae, "memory_used_encode", None), shape):
         return vae.encode_tiled(video[..., :3], tile_x=TILE, tile_y=TILE, overlap=OVERLAP)
     return vae.encode(video[..., :3])
 
@@ -41,7 +42,7 @@ def encode(vae: Any, video: Tensor) -> Tensor:
 def decode(vae: Any, latent: Tensor) -> Tensor:
     """Return the video ``(frames, H, W, 3)`` in 0..1 of a latent ``(1, C, T, h, w)`` in the scale of the VAE."""
     comfy.model_management.throw_exception_if_processing_interrupted()
-    if _exceeds_memory(vae, "decode", latent.shape):
+    if hasattr(vae, "decode_tiled") and _exceeds_memory(vae, getattr(vae, "memory_used_decode", None), latent.shape):
         pixels = vae.spacial_compression_decode()
         tile, overlap = TILE // pixels, OVERLAP // pixels
         video = vae.decode_tiled(latent, tile_x=tile, tile_y=tile, overlap=overlap)
@@ -68,9 +69,9 @@ def _resized_latent(vae: Any, latent: Tensor, size: Size) -> Tensor:
     return encode(vae, video)
 
 
-def _exceeds_memory(vae: Any, direction: str, shape: Sequence[int]) -> bool:
-    """Return whether ComfyUI estimates that a whole video needs more memory than the device has, and tiles are possible."""
-    estimate, dtype, device = (getattr(vae, name, None) for name in (f"memory_used_{direction}", "vae_dtype", "device"))
-    if estimate is None or dtype is None or device is None or not hasattr(vae, f"{direction}_tiled"):
+def _exceeds_memory(vae: Any, estimate: Callable[..., float] | None, shape: Sequence[int]) -> bool:
+    """Return whether ComfyUI estimates that a whole video needs more memory than the device has."""
+    dtype, device = getattr(vae, "vae_dtype", None), getattr(vae, "device", None)
+    if estimate is None or dtype is None or device is None:
         return False
     return estimate(shape, dtype) > comfy.model_management.get_total_memory(device)

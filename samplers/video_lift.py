@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..pyramid.latent_shape import LatentShape
-from ..pyramid.lift import Lift
+from ..pyramid.lift import Lift, lift_correction
 from ..pyramid.stages import PyramidSpec, Stage
 from .comfyui.conditioning import halve_latent
 
@@ -65,8 +65,9 @@ class VideoLift:
             axes: Axes of the transition.
         """
         assert fine.from_coarser is not None  # only the first stage of a pyramid has none
-        plain = fine.from_coarser.up(clean)
-        return self.lifts[axes](clean, fine.shape) - plain if self.lifts else torch.zeros_like(plain)
+        if not self.lifts:
+            return clean.new_zeros(*clean.shape[:2], *fine.shape)
+        return lift_correction(clean, fine.from_coarser, self.lifts[axes])
 
     def down(self, latent: Tensor, axes: str) -> Tensor:
         """Return a latent, or several side by side in the channels, at the next coarser size."""

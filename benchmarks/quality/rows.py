@@ -174,7 +174,8 @@ class Group:
     Attributes:
         title: Heading.
         rows: The rows.
-        margin: Points by which a row may be worse than plain, 50 steps, by the worse end of the interval.
+        margin: Points by which a row may be worse than plain, 50 steps, at the pessimistic end of the confidence
+            interval.
     """
 
     title: str
