@@ -35,7 +35,9 @@ def every_node() -> Graph:
         timestep_source="natural", first_frame="per-frame", rope="scaled",
     )  # fmt: skip
     graph.add("PyramidalWanPreset", preset="tpdiff")
-    graph.add("PyramidalWanModel", model=lora, pyramid=spec)
+    vae = graph.add("VAELoader", vae_name="my_vae.safetensors")
+    lift = graph.add("PyramidalWanLift", vae=vae, method="pixels", pyramid=spec)
+    graph.add("PyramidalWanModel", model=lora, pyramid=spec, lift=lift)
     trained = graph.add("PyramidalWanFromFile", file="loras/my_lora.safetensors")
     graph.group("Size, schedule", new_column=True)
     latent = graph.add("PyramidalWanEmptyLatent", width=640, height=384, frames=49, batch_size=2, snap="smaller", pyramid=spec)

@@ -63,7 +63,7 @@ def cost_sentence(preset: str, steps: str, *, cfg: bool = True, height: int = HE
 
 
 def start_level(steps: str, denoise: float) -> float:
-    """Return the natural noise level where video to video starts with the defaults of the sampler and a model without 'ModelSamplingSD3'."""
+    """Return the natural noise level where video to video starts without 'ModelSamplingSD3' and with the sampler's defaults."""
     spec = PRESETS["training-free"]
     _, levels = plain_levels(spec, parse_steps(steps, spec.number_of_stages), SHIFT)
     count = sum(len(stage) - 1 for stage in levels)
