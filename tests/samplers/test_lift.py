@@ -71,9 +71,9 @@ def schedule(spec, steps):
     return call(NODE["Schedule"], spec, steps, "auto", 5.0)
 
 
-def one_node(model, positive, negative, spec, steps, lift, latent, start="auto", end="auto", denoise=1.0):
+def one_node(model, positive, negative, spec, steps, lift, latent, end="auto", denoise=1.0):
     return call(
-        NODE["Sampler"], model, positive, negative, latent, 5, steps, "3", "euler", denoise, "auto", 5.0, start, end, spec,
+        NODE["Sampler"], model, positive, negative, latent, 5, steps, "3", "euler", denoise, "auto", 5.0, "auto", end, spec,
         lift=lift,
     )  # fmt: skip
 
@@ -145,6 +145,24 @@ def test_a_resumed_draft_equals_the_uninterrupted_run(t2v_model):
         torch.testing.assert_close(finished, whole, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_given_video_comes_down_through_the_drop(t2v_model, masked):
+    """Drops change runs that start from a video or keep a part of one, and no others."""
+    generator = torch.Generator().manual_seed(0)
+    latent = {"samples": torch.randn(1, 16, 5, 16, 16, generator=generator)}
+    if masked:
+        latent["noise_mask"] = (torch.rand(1, 1, 5, 16, 16, generator=generator) > 0.5).float()
+    resizes = resize_lift("HW")
+    with_drop = dataclasses.replace(resizes, drops=random_lift("HW").drops)
+
+    def sample(lift, start, denoise):
+        return one_node(t2v_model, prompt(1), prompt(2), FREE, "3-2", lift, start, denoise=denoise)[0]["samples"]
+
+    given = [sample(lift, latent, 1.0 if masked else 0.8) for lift in (resizes, with_drop)]
+    assert (given[0] - given[1]).abs().max() > 1e-3 * given[0].abs().max()
+    assert torch.equal(*(sample(lift, empty(), 1.0) for lift in (resizes, with_drop)))
+
+
 def test_the_correction_is_added_to_the_signal_of_the_finer_stage(t2v_model):
     """Against the formula ``up(signal) + lift(clean) - up(clean)``, from the outputs of the coarse stage."""
     noise, (sigmas, spec) = call(RandomNoise, 5)[0], schedule(FREE, "2-2")
@@ -169,7 +187,9 @@ class TestMistakes:
 
     @pytest.mark.parametrize("form", FORMS)
     def test_another_pyramid(self, t2v_model, form):
-        with pytest.raises(ValueError, match="has no map for HW, which this pyramid downsamples; it has T: connect the pyramid"):
+        with pytest.raises(
+            ValueError, match="has no map for HW, which this pyramid downsamples; it has T: connect the pyramid"
+        ):
             form(t2v_model, prompt(1), prompt(2), FREE, "1-1", random_lift("T"), empty())
 
     def test_axes_are_checked_before_a_model_is_loaded(self):
@@ -301,6 +321,25 @@ def test_a_video_larger_than_the_memory_is_tiled(vae, monkeypatch):
     tiled = encode(vae, clip)
     assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
     torch.testing.assert_close(tiled[..., :40, :], whole[..., :40, :], atol=0.2, rtol=0.2)
+
+
+def test_a_vae_of_16_pixels_and_48_channels_gets_larger_clips(folder, monkeypatch):
+    """The VAE of Wan 2.2 5B. ComfyUI's loader has the widths of the released one as constants."""
+    import comfy.ldm.wan.vae2_2 as module
+
+    from tiny_wan.encoders import VAE22_CONFIG, vae22_state_dict
+
+    released = module.WanVAE
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "WanVAE", lambda **settings: released(**{**settings, **VAE22_CONFIG}))
+        vae = comfy.sd.VAE(sd=vae22_state_dict())
+    for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 4}.items():
+        monkeypatch.setattr(lift_fitting, name, value)
+    lift, _ = call(NODE["Lift"], vae, "auto")
+    assert lift.channels == 48 and lift.lifts["HW"](torch.randn(1, 48, 3, 4, 4), (3, 8, 8)).shape == (1, 48, 3, 8, 8)
+    assert [path.stem for path in kept_files(48, {"HW"})] == [digest_of(vae)] and not kept_files(16, {"HW"})
+    with pytest.raises(ValueError, match="clips of 48x48 pixels are too small to fit a lift on; use 64x64 or more"):
+        call(NODE["Lift"], vae, "linear", torch.rand(17, 48, 48, 3))
 
 
 def test_resizing_in_time_interpolates_and_takes_every_second_frame():
