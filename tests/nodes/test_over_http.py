@@ -96,6 +96,13 @@ def everything_else(graph, model, positive, negative, latent, spec, one, vae):
     graph.save(with_lora, "lora")
     pictures = graph.add("VAEDecode", samples=out(with_lora, 2), vae=vae)  # the drafts: a list of three sizes
     graph.add("SaveImage", images=pictures, filename_prefix="draft")
+    lift = graph.add("PyramidalWanLift", vae=vae, method="pixels")
+    pyramidal = graph.add("PyramidalWanModel", model=model, lift=lift)
+    any_sampler = graph.add(
+        "KSampler", model=pyramidal, seed=5, steps=2, cfg=2.0, sampler_name="euler", scheduler="simple", positive=positive,
+        negative=negative, latent_image=latent, denoise=1.0,
+    )  # fmt: skip
+    graph.save(any_sampler, "any_sampler")
     noise = graph.add("RandomNoise", noise_seed=6)
     again = graph.add("PyramidalWanRenoise", latent=out(one, 1), noise=noise, pyramid=spec, stage="high", level=0.4)
     graph.save(again, "renoised")
@@ -191,6 +198,7 @@ def test_all_nodes_text_and_image(workspace):
 
     server = asyncio.run(run())
     assert saved(workspace, "lora").shape == (1, 16, 5, 16, 16)
+    assert saved(workspace, "any_sampler").shape == (1, 16, 5, 16, 16)
     drafts = [Image.open(path).size for path in workspace.output.glob("draft_*.png")]
     assert Counter(drafts) == {(32, 32): 5, (64, 64): 9, (128, 128): 17}
     assert list(workspace.output.glob("cost_*.png")) and list(workspace.output.glob("bands_*.png"))
