@@ -66,8 +66,13 @@ def snap(size: VideoSize, spec: PyramidSpec, rule: str = "nearest") -> VideoSize
     )
 
 
-def check_shape(shape: LatentShape, spec: PyramidSpec) -> None:
+def check_shape(shape: LatentShape, spec: PyramidSpec, *, pixels: int = VAE_SPACE) -> None:
     """Check that the pyramid can halve a latent of this size.
+
+    Args:
+        shape: Size of the full-resolution latent.
+        spec: The pyramid.
+        pixels: Pixels per latent on the height and width axes, for the message.
 
     Raises:
         ValueError: It cannot; the message names the nearest sizes that fit.
@@ -78,11 +83,17 @@ def check_shape(shape: LatentShape, spec: PyramidSpec) -> None:
     if sides_fit and fits.frames == size.frames:
         return
     smaller, larger = snap(size, spec, "smaller"), snap(size, spec, "larger")
+    scale = pixels // VAE_SPACE
+    size, smaller, larger = (_scaled(each, scale) for each in (size, smaller, larger))
     raise ValueError(
         f"a video of {_text(size)} does not fit a pyramid of {spec.number_of_stages} stages: width and height must be "
-        f"multiples of {side_multiple(spec)}, frames 1 plus a multiple of {frame_multiple(spec)}; "
+        f"multiples of {scale * side_multiple(spec)}, frames 1 plus a multiple of {frame_multiple(spec)}; "
         f"the nearest that fit are {_text(smaller)} and {_text(larger)}"
     )
+
+
+def _scaled(size: VideoSize, scale: int) -> VideoSize:
+    return VideoSize(size.width * scale, size.height * scale, size.frames)
 
 
 def _snap(value: int, multiple: int, rule: str, least: int | None = None) -> int:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 
+MOST_DEVIATION = 1.5
+"""Deviation within a channel, in the scale of the model, above which a latent is no encoded video; the model's scale gives
+videos one of about 1."""
+
+
 def empty_latent(shape: LatentShape, batch_size: int) -> dict:
     """Return a LATENT of zeros on ComfyUI's intermediate device."""
     size = (batch_size, CHANNELS, shape.frames, shape.height, shape.width)
@@ -35,6 +40,24 @@ def fit_channels(model: ModelPatcher, latent: dict) -> Tensor:
     return comfy.sample.fix_empty_latent_channels(model, samples).float()
 
 
+def check_layout(samples: Tensor, channels: int) -> None:
+    """Check that a LATENT's tensor is a video latent with this many channels.
+
+    Raises:
+        ValueError: It has the wrong number of dimensions or channels.
+    """
+    if samples.ndim != 5:
+        raise ValueError(
+            f"the LATENT has {samples.ndim} dimensions, a video latent has 5; use 'Pyramidal Empty Latent' "
+            "or another empty video latent"
+        )
+    if samples.shape[1] != channels:
+        raise ValueError(
+            f"the LATENT has {samples.shape[1]} channels and this model's latents have {channels}: "
+            "it was made for another model"
+        )
+
+
 def check_latent(samples: Tensor, spec: PyramidSpec, *, channels: int = CHANNELS, lenient: bool = False) -> None:
     """Check that a LATENT can go through the pyramid.
 
@@ -47,19 +70,33 @@ def check_latent(samples: Tensor, spec: PyramidSpec, *, channels: int = CHANNELS
     Raises:
         ValueError: It has the wrong number of dimensions, channels, frames or pixels.
     """
-    if samples.ndim != 5:
-        raise ValueError(
-            f"the LATENT has {samples.ndim} dimensions, a video latent has 5; use 'Pyramidal Empty Latent' "
-            "or another empty video latent"
-        )
-    if samples.shape[1] != channels:
-        raise ValueError(
-            f"the LATENT has {samples.shape[1]} channels and this model's latents have {channels}: "
-            "it was made for another model"
-        )
+    check_layout(samples, channels)
     shape = LatentShape(*samples.shape[2:])
     if not (lenient and _halves(shape, spec)):
-        check_shape(shape, spec)
+        check_shape(shape, spec, pixels=VAE_SPACE if channels == CHANNELS else 2 * VAE_SPACE)
+
+
+def check_holds_no_noise(model: ModelPatcher, samples: Tensor) -> None:
+    """Check that a LATENT without a tag holds no noise, as a draft does whose tag another node dropped.
+
+    A draft is ``x / (1 - sigma)``: a video plus noise of deviation ``sigma / (1 - sigma)``, which is at least 2 at the end of
+    the lowest stage of every preset. Later stages end with less noise and cannot be told from videos.
+
+    Args:
+        model: Model of the run.
+        samples: The LATENT's tensor, ``(B, C, T, H, W)``.
+
+    Raises:
+        ValueError: Its deviation is above that of any encoded video.
+    """
+    scaled = model.model.process_latent_in(samples)
+    deviation = float((scaled - scaled.mean(dim=(2, 3, 4), keepdim=True)).square().mean().sqrt())
+    if deviation > MOST_DEVIATION:
+        raise ValueError(
+            f"the LATENT holds noise (deviation {deviation:.2g}; encoded videos have about 1) but no record of its stage, like "
+            "a draft after 'Save Latent' or 'Rebatch Latents'; save drafts with 'Pyramidal Save Draft' and load them with "
+            "'Pyramidal Load Draft'"
+        )
 
 
 def _halves(shape: LatentShape, spec: PyramidSpec) -> bool:

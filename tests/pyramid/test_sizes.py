@@ -33,3 +33,9 @@ def test_sizes_of_latents_and_videos_convert_both_ways():
     assert VideoSize(832, 448, 81).latent == LatentShape(21, 56, 104)
     assert video_size(LatentShape(21, 56, 104)) == VideoSize(832, 448, 81)
     assert "instead of" not in describe_stages(VideoSize(832, 448, 81), VideoSize(832, 448, 81), WAN)
+
+
+def test_the_message_counts_in_the_pixels_of_the_vae():
+    """Wan 2.2 5B has 16 pixels per latent."""
+    with pytest.raises(ValueError, match="1280x720 with 17 frames.*multiples of 64.*1280x704.*1280x768"):
+        check_shape(LatentShape(5, 45, 80), PRESETS["training-free"], pixels=16)
