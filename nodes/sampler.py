@@ -75,7 +75,9 @@ class PyramidalWanSampler(io.ComfyNode):
                 ),
                 *grid_widgets(),
                 *_stage_range_widgets(),
-                *_optional_sockets(tooltip="Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free."),
+                *_optional_sockets(
+                    tooltip="Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free."
+                ),
             ],
             outputs=_outputs(),
         )
@@ -100,8 +102,9 @@ class PyramidalWanSampler(io.ComfyNode):
         pyramid=None, middle_stage_model=None, first_stage_model=None, lift=None,
     ) -> io.NodeOutput:  # fmt: skip
         """Return the final latent, the last clean prediction and the drafts."""
+        options = StageOptions(cfg, middle_stage_model, first_stage_model, start_stage, end_stage, lift)
         result = sample_with_conds(
-            model, positive, negative, latent, pyramid, StageOptions(cfg, middle_stage_model, first_stage_model, start_stage, end_stage, lift),
+            model, positive, negative, latent, pyramid, options,
             seed=seed, steps=steps, denoise=denoise, sampler_name=sampler_name, grid=grid, shift=shift, report=teller(cls),
         )  # fmt: skip
         return io.NodeOutput(result.output, result.denoised, result.drafts)
@@ -146,8 +149,8 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
                 ),
                 *_stage_range_widgets(),
                 *_optional_sockets(
-                    tooltip="Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free. With 'Pyramidal "
-                    "Schedule', connect its pyramid output."
+                    tooltip="Optional: the pyramid; otherwise that of the model's stage LoRAs, or training-free. With "
+                    "'Pyramidal Schedule', connect its pyramid output."
                 ),
             ],
             outputs=_outputs(),

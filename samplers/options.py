@@ -51,21 +51,10 @@ class StageOptions:
 
 
 def sample_with_conds(
-    model: ModelPatcher,
-    positive: Any,
-    negative: Any,
-    latent: dict,
-    pyramid: PyramidSpec | None,
-    options: StageOptions,
-    *,
-    seed: int,
-    steps: str,
-    denoise: float,
-    sampler_name: str,
-    grid: str,
-    shift: float,
+    model: ModelPatcher, positive: Any, negative: Any, latent: dict, pyramid: PyramidSpec | None, options: StageOptions, *,
+    seed: int, steps: str, denoise: float, sampler_name: str, grid: str, shift: float,
     report: Callable[[str], None] | None = None,
-) -> Result:
+) -> Result:  # fmt: skip
     """Sample with a CFG guider.
 
     Args:

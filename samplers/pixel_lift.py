@@ -74,4 +74,5 @@ def _exceeds_memory(vae: Any, estimate: Callable[..., float] | None, shape: Sequ
     dtype, device = getattr(vae, "vae_dtype", None), getattr(vae, "device", None)
     if estimate is None or dtype is None or device is None:
         return False
-    return estimate(shape, dtype) > comfy.model_management.get_total_memory(device)
+    total: Any = comfy.model_management.get_total_memory(device)
+    return estimate(shape, dtype) > total

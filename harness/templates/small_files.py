@@ -80,7 +80,7 @@ def _write_model_patch(path: Path) -> None:
     import comfy.ops
     import comfy_extras.nodes_model_patch as patches
 
-    network = patches.MultiTalkModelPatch(
+    network = patches.MultiTalkModelPatch(  # pyright: ignore[reportAttributeAccessIssue] - only in newer ComfyUI
         audio_window=5,
         intermediate_dim=8,
         in_dim=VARIANTS[WIDE].dim,

@@ -30,7 +30,7 @@ RECOGNISED_BY, RECOGNISED_SHAPE = "encoder.block.23.layer.1.DenseReluDense.wi_1.
 def _read(folder: str, name: str) -> tuple[dict, dict]:
     path = folder_paths.get_full_path_or_raise(folder, name)
     weights, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
-    return weights, json.loads(metadata["config"])
+    return weights, json.loads((metadata or {})["config"])
 
 
 def _files(folder: str) -> dict:
@@ -136,7 +136,7 @@ class MovingSquareTrack:
         return {"required": {"images": ("IMAGE",)}}
 
     def draw(self, images):
-        from comfy.ldm.sam3.tracker import pack_masks
+        from comfy.ldm.sam3.tracker import pack_masks  # pyright: ignore[reportMissingImports] - only in newer ComfyUI
 
         frames, height, width = images.shape[:3]
         masks = _moving_square(frames, height, width // 8 * 8).unsqueeze(1)

@@ -85,12 +85,12 @@ def check_stage_loras(model: ModelPatcher) -> None:
 
 
 def _check_agreement(loras: list[StageLora]) -> None:
-    trained = [lora for lora in loras if lora.file.spec is not None]
-    for other in trained[1:]:
-        if other.file.spec != trained[0].file.spec:
+    trained = [(lora.file.name, lora.file.spec) for lora in loras if lora.file.spec is not None]
+    for name, spec in trained[1:]:
+        first_name, first_spec = trained[0]
+        if spec != first_spec:
             raise ValueError(
-                f"the LoRAs '{trained[0].file.name}' and '{other.file.name}' were trained for different pyramids: "
-                f"{differences(trained[0].file.spec, other.file.spec)}"
+                f"the LoRAs '{first_name}' and '{name}' were trained for different pyramids: {differences(first_spec, spec)}"
             )
 
 

@@ -188,7 +188,7 @@ class TestMistakes:
     @pytest.mark.parametrize("form", FORMS)
     def test_another_pyramid(self, t2v_model, form):
         with pytest.raises(
-            ValueError, match="has no map for HW, which this pyramid downsamples; it has T: connect the pyramid"
+            ValueError, match="has no map for HW, which this pyramid downsamples; it has T: connect"
         ):
             form(t2v_model, prompt(1), prompt(2), FREE, "1-1", random_lift("T"), empty())
 

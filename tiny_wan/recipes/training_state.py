@@ -48,7 +48,8 @@ class Run:
         if path.exists() and (before := json.loads(path.read_text())) != options:
             changed = {name: (before.get(name), value) for name, value in options.items() if before.get(name) != value}
             raise ValueError(
-                f"{self.folder} holds a run with other options (before, now): {changed}; choose another --out, or restore the old options"
+                f"{self.folder} holds a run with other options (before, now): {changed}; choose another --out, or restore the "
+                "old options"
             )
         write_text(path, json.dumps(options, indent=1))
         state = self.folder / STATE_FILE
