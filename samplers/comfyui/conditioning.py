@@ -24,6 +24,9 @@ UNSUPPORTED = {
 }
 """Keys of a cond that cannot follow the stages, with the names that error messages use."""
 
+READ_BY_FRAME = {"audio_embed": "audio", "face_video_pixels": "a face video"}
+"""Keys of a cond that the network reads frame by frame, with the names that error messages use."""
+
 SIZE_FREE = frozenset(
     {
         "cross_attn",
@@ -109,11 +112,12 @@ def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> N
 
 def _check_times(cond: dict, full: LatentShape) -> None:
     """Raise ValueError for a cond with a time axis that cannot be resampled."""
-    if cond.get("audio_embed") is not None:
-        raise ValueError(
-            "the conditioning carries audio, which a pyramid cannot resize in time; use a pyramid that halves height and width "
-            "only"
-        )
+    for key, name in READ_BY_FRAME.items():
+        if cond.get(key) is not None:
+            raise ValueError(
+                f"the conditioning carries {name}, which a pyramid cannot resize in time; use a pyramid that halves height and "
+                "width only"
+            )
     for key, value in cond.items():
         if key in SIZE_FREE or key in TIMED:
             continue

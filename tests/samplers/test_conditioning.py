@@ -95,6 +95,7 @@ def test_an_image_model_runs_without_an_image(i2v_model):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"face_video_pixels": torch.zeros(1, 3, 17, 512, 512)}, "carries a face video, which a pyramid cannot resize in time"),
         ({"audio_embed": torch.zeros(1, 5, 4)}, "audio"),
         ({"control": object()}, "a ControlNet"),
         ({"area": (1, 16, 16, 0, 0, 0)}, "area in pixels"),
@@ -201,3 +202,27 @@ def test_vace_frames_and_masks_reach_the_network_at_the_size_of_each_stage():
     made = sample(model, HALF, prompt(1, **vace, vace_strength=[1.0, 0.5]))
     assert torch.isfinite(made.output["samples"]).all()
     assert [shape for shape, _ in seen] == [shape for _, shape in seen] and {shape for shape, _ in seen} == {(8, 8), (16, 16)}
+
+
+def test_pose_reference_and_background_of_animate_follow_and_faces_keep_their_size():
+    """The latent, the pose and the image that the Animate network sees agree in every stage."""
+    import comfy.sd
+
+    from tiny_wan.variants import VARIANTS, state_dict
+
+    model, seen = comfy.sd.load_diffusion_model_state_dict(state_dict(VARIANTS["animate"])), []
+
+    def record(executor, x, *args, **kwargs):
+        seen.append((*x.shape[-2:], *kwargs["pose_latents"].shape[-2:], *kwargs["face_pixel_values"].shape[-2:]))
+        return executor(x, *args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "record", record)
+    animate = {
+        "concat_latent_image": torch.randn(1, 16, 3, 16, 16),
+        "concat_mask": torch.ones(1, 4, 3, 16, 16),
+        "pose_video_latent": torch.randn(1, 16, 2, 16, 16),
+        "face_video_pixels": torch.rand(1, 3, 1, 512, 512) * 2 - 1,  # one frame: its encoder is large
+    }
+    made = sample(model, HALF, prompt(1, **animate), latent=empty(frames=3), steps=(1, 1))
+    assert torch.isfinite(made.output["samples"]).all()
+    assert set(seen) == {(8, 8, 8, 8, 512, 512), (16, 16, 16, 16, 512, 512)}
