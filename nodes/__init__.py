@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .analysis import PyramidalWanCalibrate, PyramidalWanCost
 from .conditioning import PyramidalWanLoadConditioning, PyramidalWanSaveConditioning
+from .drafts import PyramidalWanLoadDraft, PyramidalWanSaveDraft
 from .files import PyramidalWanFromFile, PyramidalWanStageLoRA
 from .latent import PyramidalWanEmptyLatent
 from .lift import PyramidalWanLift
@@ -43,6 +44,8 @@ NODES: list[type[io.ComfyNode]] = [
     PyramidalWanCalibrate,
     PyramidalWanSaveConditioning,
     PyramidalWanLoadConditioning,
+    PyramidalWanSaveDraft,
+    PyramidalWanLoadDraft,
 ]
 
 

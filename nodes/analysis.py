@@ -52,9 +52,9 @@ class PyramidalWanCost(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, steps):
+    def validate_inputs(cls, steps=None):
         """Return True, or what is wrong with a widget before anything runs."""
-        return steps_problem(steps) or True
+        return (None if steps is None else steps_problem(steps)) or True
 
     @classmethod
     def execute(cls, latent, steps, cfg, grid, shift, pyramid=None, model=None) -> io.NodeOutput:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..samplers.comfyui.prompt_files import fingerprint, list_conditioning, load_conditioning, name_problem, save_conditioning
+from ..samplers.comfyui.prompt_files import PROMPT_FILES, load_conditioning, save_conditioning
 from .schema import CONDITIONING, schema, tell
 
 
@@ -35,9 +35,9 @@ class PyramidalWanSaveConditioning(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename):
+    def validate_inputs(cls, filename=None):
         """Return True, or what is wrong with a widget before anything runs."""
-        return name_problem(filename) or True
+        return PROMPT_FILES.problem(filename) or True
 
     @classmethod
     def execute(cls, conditioning, filename) -> io.NodeOutput:
@@ -62,7 +62,7 @@ class PyramidalWanLoadConditioning(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "filename",
-                    options=list_conditioning(),
+                    options=PROMPT_FILES.names(),
                     tooltip="A file saved by 'Save Conditioning', marked [output], or one that you put into "
                     "input/conditioning.",
                 ),
@@ -71,14 +71,14 @@ class PyramidalWanLoadConditioning(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename):
+    def validate_inputs(cls, filename=None):
         """Return True, or what is wrong with a widget before anything runs."""
-        return name_problem(filename, existing=True) or True
+        return PROMPT_FILES.problem(filename, existing=True) or True
 
     @classmethod
     def fingerprint_inputs(cls, filename):
         """Return a value that changes when the file does."""
-        return fingerprint(filename)
+        return PROMPT_FILES.fingerprint(filename)
 
     @classmethod
     def execute(cls, filename) -> io.NodeOutput:

@@ -83,9 +83,9 @@ class PyramidalWanSampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, steps):
+    def validate_inputs(cls, steps=None):
         """Return True, or what is wrong with a widget before anything runs."""
-        return steps_problem(steps) or True  # ComfyUI repeats the answer for every input named here
+        return (None if steps is None else steps_problem(steps)) or True  # ComfyUI repeats it for every input named here
 
     @classmethod
     def check_lazy_status(
@@ -157,9 +157,9 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, cfg):
+    def validate_inputs(cls, cfg=None):
         """Return True, or what is wrong with a widget before anything runs."""
-        return (cfg_problem(cfg) if cfg.strip() else None) or True
+        return (cfg_problem(cfg) if cfg and cfg.strip() else None) or True
 
     @classmethod
     def check_lazy_status(cls, sampler, sigmas, cfg, start_stage, end_stage, pyramid=None, lift=None, **inputs):

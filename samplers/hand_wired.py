@@ -23,6 +23,7 @@ from .comfyui.conditioning import LatentDown, check_conds, stage_conds
 from .comfyui.latent_tag import CLEAN, START, StageTag, check_same_pyramid, tag_of, tagged
 from .comfyui.latents import check_latent
 from .comfyui.model_objects import check_objects, stage_objects
+from .comfyui.stage_lora import check_lora_stages
 from .comfyui.stage_model import bind_stage, check_model, check_no_context_windows, sized
 from .comfyui.stage_wrappers import add_outermost_wrapper
 from .noise import DerivedNoise, Noise, full_noise, seeded_noise, top_up_noise
@@ -176,6 +177,7 @@ def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str, *, lift: Vid
     index = stage_index(stage, spec.number_of_stages)
     check_model(model)
     check_spec(model, spec)
+    check_lora_stages(model, spec.number_of_stages)
     if lift is not None:
         latent_format: Any = model.get_model_object("latent_format")
         lift.check(spec, latent_format.latent_channels)

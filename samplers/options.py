@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ def sample_with_conds(
     Raises:
         ValueError: The inputs do not fit together.
     """
+    if not 0 < denoise <= 1:
+        raise ValueError(f"denoise is {denoise:g}; expected more than 0 and at most 1")
     whole = find_spec(pyramid, model, options)
     model, options, shift = _with_shift(model, options, shift)
     spec, levels = levels_for(whole, steps, grid, shift)
@@ -231,7 +234,7 @@ def parse_cfg(text: str, number_of_stages: int) -> list[float]:
         ValueError: The text is not such a list, or has the wrong number of values.
     """
     parts = [part.strip() for part in text.split("-")]
-    if not all(re.fullmatch(r"\d+(\.\d*)?|\.\d+", part) for part in parts):
+    if not all(re.fullmatch(r"\d+(\.\d*)?|\.\d+", part) and math.isfinite(float(part)) for part in parts):
         raise ValueError(f"cfg must be one number, or one per stage joined by '-', such as 5-6-4; got '{text}'")
     values = [float(part) for part in parts]
     if len(values) not in (1, number_of_stages):

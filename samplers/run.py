@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import comfy.samplers
 
 from ..pyramid.schedules import TOLERANCE
 from ..pyramid.stage_names import stage_name
@@ -12,6 +16,7 @@ from ..pyramid.stages import PyramidSpec, Stage
 from .comfyui.checkpoint_metadata import check_spec
 from .comfyui.conditioning import LatentDown, check_conds
 from .comfyui.model_objects import check_objects
+from .comfyui.stage_lora import check_lora_stages
 from .comfyui.stage_model import check_model, check_no_context_windows
 from .execution import Execution, Result, negative_model
 from .noise import Noise
@@ -99,11 +104,15 @@ class PyramidRun:
         for model in (self.guider.model_patcher, *self.models.values(), *([] if negative is None else [negative])):
             check_model(model)
             check_spec(model, self.spec)
+            check_lora_stages(model, self.spec.number_of_stages)
             if self.lift is not None:
                 latent_format: Any = model.get_model_object("latent_format")
                 self.lift.check(self.spec, latent_format.latent_channels)
-        if self.cfgs and not hasattr(self.guider, "cfg"):
-            raise ValueError("this GUIDER has no single cfg that could change from stage to stage; leave cfg empty")
+        if self.cfgs:
+            _check_takes_cfg(self.guider, self.cfgs)
+        cfg = getattr(self.guider, "cfg", None)
+        if isinstance(cfg, float) and not math.isfinite(cfg):
+            raise ValueError(f"the cfg of the GUIDER is {cfg:g}; expected a number such as 6")
 
     def _check_conds(self, start: Start) -> None:
         check_conds(self.guider.original_conds, start.full, start.stages)
@@ -112,3 +121,14 @@ class PyramidRun:
             check_no_context_windows(model_options, start.stages)
         for model in models:
             check_objects({"options": model.model_options, "wrappers": model.wrappers}, start.full, start.stages)
+
+
+def _check_takes_cfg(guider: Any, cfgs: Mapping[int, float]) -> None:
+    """Raise ValueError for a guider whose cfg cannot be set to one number per stage."""
+    try:
+        inspect.signature(guider.set_cfg).bind(1.0)
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError("this GUIDER has no single cfg that could change from stage to stage; leave cfg empty") from None
+    plain = type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
+    if plain and "negative" not in guider.original_conds and any(cfg != 1 for cfg in cfgs.values()):
+        raise ValueError("this GUIDER has no negative prompt, so it has no cfg; leave cfg empty, or use 'CFGGuider'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -85,6 +86,8 @@ def follow_sigmas(sigmas: Tensor, spec: PyramidSpec) -> tuple[PyramidSpec, Level
         ValueError: The schedule does not fit the pyramid.
     """
     curve = [float(level) for level in sigmas]
+    if not all(map(math.isfinite, curve)):
+        raise ValueError("the SIGMAS hold NaN or infinity; connect a scheduler for flow models, such as 'Pyramidal Schedule'")
     if spec.field == "natural":
         return follow_curve(spec, curve)
     if not curve or curve[-1] <= TOLERANCE:

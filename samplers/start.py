@@ -17,7 +17,7 @@ from ..pyramid.stages import PyramidSpec, Stage
 from ..pyramid.transition import renoise
 from .comfyui.conditioning import LatentDown
 from .comfyui.latent_tag import CLEAN, StageTag, check_same_pyramid, tag_of
-from .comfyui.latents import check_latent, fit_channels
+from .comfyui.latents import check_holds_no_noise, check_latent, check_layout, fit_channels
 from .given_region import GivenRegion, region_of
 from .noise import Noise, full_noise, seeded_noise
 
@@ -77,25 +77,43 @@ def find_start(
         ValueError: The LATENT cannot start this run.
     """
     samples = fit_channels(model, latent)
-    tag = tag_of(latent)
-    if tag is not None:
+    if (tag := tag_of(latent)) is not None:
         _check_resumes(tag, latent, spec, levels, first)
         return _after_stage(noise, latent, samples, spec, tag)
     fitting = next(index for index, stage_levels in enumerate(levels) if stage_levels)
+    _check_first(first, fitting, spec.number_of_stages)
+    latent_format: Any = model.get_model_object("latent_format")
+    channels = latent_format.latent_channels
+    check_layout(samples, channels)
+    draw = full_noise(noise, latent, samples.shape)
+    if not lenient:
+        _check_noise(model, latent, samples, draw, levels[fitting][0])
+    check_latent(samples, spec, channels=channels, lenient=lenient)
+    return _from_video(noise, latent, samples, draw, spec, levels, lenient, down)
+
+
+def _check_first(first: int | None, fitting: int, number_of_stages: int) -> None:
+    """Raise ValueError unless the requested first stage is the one that the schedule starts in."""
     if first is not None and first < fitting:
-        asked, starts = (stage_name(index, spec.number_of_stages) for index in (first, fitting))
+        asked, starts = (stage_name(index, number_of_stages) for index in (first, fitting))
         raise ValueError(
             f"the run should start at stage '{asked}', but its schedule starts in '{starts}'; set start_stage to auto, or "
             "denoise to 1"
         )
     if first is not None and first > fitting:
         raise ValueError(
-            f"the run should start at stage '{stage_name(first, spec.number_of_stages)}', but the LATENT is not the output of "
+            f"the run should start at stage '{stage_name(first, number_of_stages)}', but the LATENT is not the output of "
             "the stage before it; connect the latent of a run that ended there"
         )
-    latent_format: Any = model.get_model_object("latent_format")
-    check_latent(samples, spec, channels=latent_format.latent_channels, lenient=lenient)
-    return _from_video(noise, latent, samples, spec, levels, lenient, down)
+
+
+def _check_noise(model: ModelPatcher, latent: dict, samples: Tensor, draw: Tensor, natural: float) -> None:
+    """Raise ValueError for a run that starts from pure noise and has none, or from a LATENT that already holds noise."""
+    has_noise = bool(torch.count_nonzero(draw))
+    if natural >= 1 and not has_noise:
+        raise ValueError("the run starts from pure noise, but its NOISE is empty ('DisableNoise'); connect 'RandomNoise'")
+    if has_noise and latent.get("noise_mask") is None:
+        check_holds_no_noise(model, samples)
 
 
 def _check_resumes(
@@ -130,6 +148,7 @@ def _from_video(
     noise: Noise,
     latent: dict,
     samples: Tensor,
+    draw: Tensor,
     spec: PyramidSpec,
     levels: Sequence[Sequence[float]],
     lenient: bool,
@@ -139,7 +158,6 @@ def _from_video(
     stages = spec.stages(full)
     first = next(index for index, stage_levels in enumerate(levels) if stage_levels)
     natural = levels[first][0]
-    draw = full_noise(noise, latent, samples.shape)
     region = region_of(samples, latent.get("noise_mask"), draw)
     if first == 0 and natural >= 1:
         return Start(full, stages, 0, noise_pyramid(draw, stages), region=region)
@@ -195,6 +213,11 @@ def _after_stage(noise: Noise, latent: dict, samples: Tensor, spec: PyramidSpec,
         name = stage_name(tag.stage, spec.number_of_stages)
         raise ValueError(f"the LATENT has {got} latents, but stage '{name}' of this run has {expected}: it was resized")
     draw = full_noise(noise, latent, (*samples.shape[:2], *tag.size))
+    if not torch.count_nonzero(draw):
+        raise ValueError(
+            f"the run resumes after stage '{stage_name(tag.stage, spec.number_of_stages)}' and requires new noise, but its "
+            "NOISE is empty ('DisableNoise'); connect the NOISE of the run that made the draft"
+        )
     region = None if tag.given is None else region_of(tag.given, latent.get("noise_mask"), draw)
     draws = noise_pyramid(draw, stages)
     return Start(tag.size, stages, tag.stage + 1, draws[tag.stage + 1 :], samples, previous, region, tag.clean)

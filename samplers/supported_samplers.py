@@ -6,6 +6,7 @@ deviation in every band and frame (tests/samplers/test_comfyui_samplers.py).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,9 @@ STOCHASTIC = (
 )
 """Samplers that add noise at one sigma for all frames to an unblurred signal, which leaves the path of a pyramidal stage."""
 
+UPSCALING = {"sample_lcm_upscale": "SamplerLCMUpscale"}
+"""Sampler functions of ComfyUI that change the size of the latent, with the nodes that make them."""
+
 _FUNCTIONS = {
     "dpm_fast_function": "dpm_fast",
     "dpm_adaptive_function": "dpm_adaptive",
@@ -65,9 +69,13 @@ def make_sampler(name: str) -> Any:
 
 def name_of(sampler: Any) -> str | None:
     """Return the name of a SAMPLER, or None for one of another pack."""
-    function = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    function = _function_name(sampler)
     name = _FUNCTIONS.get(function) or function.removeprefix("sample_")
     return name if name in (*comfy.samplers.SAMPLER_NAMES, FEW_STEP) else None
+
+
+def _function_name(sampler: Any) -> str:
+    return getattr(getattr(sampler, "sampler_function", None), "__name__", "")
 
 
 def check_sampler(sampler: Any, spec: PyramidSpec, steps: Sequence[int]) -> None:
@@ -81,7 +89,14 @@ def check_sampler(sampler: Any, spec: PyramidSpec, steps: Sequence[int]) -> None
     Raises:
         ValueError: It cannot.
     """
+    if (node := UPSCALING.get(_function_name(sampler))) is not None:
+        raise ValueError(f"'{node}' enlarges the latent itself, which a pyramid does between its stages; use 'KSamplerSelect'")
     check_sampler_name(name_of(sampler), spec)
+    if name_of(sampler) is None and spec.field == "pyramidal":
+        logging.warning(
+            "PyramidalWan: cannot tell whether the sampler %s adds noise; finetuned pyramids require one that does not",
+            _function_name(sampler) or type(sampler).__name__,
+        )
     if name_of(sampler) == "dpm_fast" and steps[-1] < 2:
         raise ValueError("sampler 'dpm_fast' requires at least 2 steps at full resolution; use euler for a single step")
     churn = (getattr(sampler, "extra_options", None) or {}).get("s_churn", 0)

@@ -94,7 +94,7 @@ def check_holds_no_noise(model: ModelPatcher, samples: Tensor) -> None:
     if deviation > MOST_DEVIATION:
         raise ValueError(
             f"the LATENT holds noise (deviation {deviation:.2g}; encoded videos have about 1) but no record of its stage, like "
-            "a draft after 'Save Latent' or 'Rebatch Latents'; save drafts with 'Pyramidal Save Draft' and load them with "
+            "a draft after 'SaveLatent' or 'Rebatch Latents'; save drafts with 'Pyramidal Save Draft' and load them with "
             "'Pyramidal Load Draft'"
         )
 

@@ -84,6 +84,15 @@ def check_stage_loras(model: ModelPatcher) -> None:
         plan(model, lora)
 
 
+def check_lora_stages(model: ModelPatcher, number_of_stages: int) -> None:
+    """Raise ValueError if a LoRA of the MODEL names a stage that the pyramid does not have."""
+    for lora in stage_loras(model):
+        try:
+            stage_set(lora.stages, number_of_stages)
+        except ValueError as error:
+            raise ValueError(f"the LoRA '{lora.file.name}' is set to stages '{lora.stages}': {error}") from None
+
+
 def _check_agreement(loras: list[StageLora]) -> None:
     trained = [(lora.file.name, lora.file.spec) for lora in loras if lora.file.spec is not None]
     for name, spec in trained[1:]:

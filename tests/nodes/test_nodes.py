@@ -17,6 +17,7 @@ from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui import prompt_files as conditioning_file
+from pyramidalwan.samplers.comfyui import user_files
 
 CUSTOM = {"boundaries": "0.9, 0.5", "downsample_axes": "THW,hw", "resize": "db2", "field": "pyramidal",
           "timestep_source": "sigma", "first_frame": "shared", "rope": "scaled"}  # fmt: skip
@@ -183,7 +184,7 @@ def test_a_failed_write_leaves_the_old_file(folders, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(conditioning_file.os, "replace", fail)
+    monkeypatch.setattr(user_files.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         conditioning_file.save_conditioning(prompt(2), "x")
     assert path.read_bytes() == before and not list(folders.rglob("*.part"))
@@ -207,7 +208,9 @@ def test_a_file_name_cannot_leave_the_output_folder(folders, name):
 def test_reading_cannot_leave_comfyuis_folders(folders):
     save_file({"cross_attn": torch.ones(1, 4, 8)}, folders / "secret.safetensors")
     assert "outside the folder" in PyramidalWanLoadConditioning.validate_inputs("../../secret.safetensors [output]")
-    assert "unknown conditioning file 'y.safetensors'" in PyramidalWanLoadConditioning.validate_inputs("y.safetensors")
+    assert "unknown file 'y.safetensors' in the folder 'conditioning'" in PyramidalWanLoadConditioning.validate_inputs(
+        "y.safetensors"
+    )
 
 
 @pytest.mark.parametrize(

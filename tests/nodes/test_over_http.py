@@ -52,16 +52,20 @@ def prompts(graph, vae=None, image=False):
     return both, out(both, 1), out(both, 2)
 
 
+def sampler_inputs(model, positive, negative, latent, spec):
+    return dict(
+        model=model, positive=positive, negative=negative, latent=latent, pyramid=spec, seed=5, steps="2-2-1", cfg="2",
+        sampler_name="pyramid_few_step",
+    )  # fmt: skip
+
+
 def three_forms(graph, model, positive, negative, latent):
     """Add the sampler node, the advanced node and the hand-wired graph, and save the result of each."""
     spec = graph.add("PyramidalWanPreset", preset="pyramidal-wan")
     schedule = graph.add("PyramidalWanSchedule", pyramid=spec, steps="2-2-1")
     few = graph.add("PyramidalWanFewStepSampler")
     noise = graph.add("RandomNoise", noise_seed=5)
-    one = graph.add(
-        "PyramidalWanSampler", model=model, positive=positive, negative=negative, latent=latent, pyramid=spec, seed=5,
-        steps="2-2-1", cfg="2", sampler_name="pyramid_few_step",
-    )  # fmt: skip
+    one = graph.add("PyramidalWanSampler", **sampler_inputs(model, positive, negative, latent, spec))
     graph.save(one, "one")
     guider = graph.add("CFGGuider", model=model, positive=positive, negative=negative, cfg=2.0)
     advanced = graph.add(
@@ -112,6 +116,8 @@ def everything_else(graph, model, positive, negative, latent, spec, one, vae):
     calibrated = graph.add("PyramidalWanCalibrate", latent=one, threshold=0.1, pyramid=two)
     graph.add("SaveImage", images=out(calibrated, 1), filename_prefix="bands")
     graph.add("PyramidalWanSaveConditioning", conditioning=positive, filename="again")
+    low = graph.add("PyramidalWanSampler", **sampler_inputs(model, positive, negative, latent, spec), end_stage="low")
+    graph.add("PyramidalWanSaveDraft", latent=low, filename="fox")
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +140,17 @@ def text_graph():
     positive, negative, latent = prompts(graph)
     spec, _, one, _ = three_forms(graph, model, positive, negative, latent)
     everything_else(graph, model, positive, negative, latent, spec, one, vae)
+    return graph.graph
+
+
+def draft_graph():
+    """Return a graph that finishes the draft that the text graph saves."""
+    graph = Wiring()
+    model = graph.add("UNETLoader", unet_name="tiny_random_wan_t2v.safetensors", weight_dtype="default")
+    positive, negative, _ = prompts(graph)
+    draft = graph.add("PyramidalWanLoadDraft", filename="fox.safetensors [output]")
+    spec = graph.add("PyramidalWanPreset", preset="pyramidal-wan")
+    graph.save(graph.add("PyramidalWanSampler", **sampler_inputs(model, positive, negative, draft, spec)), "finished")
     return graph.graph
 
 
@@ -171,7 +188,7 @@ def check_three_forms(workspace):
 
 
 def test_all_nodes_text_and_image(workspace):
-    graphs = {"text": text_graph(), "image": image_graph()}
+    graphs = {"text": text_graph(), "draft": draft_graph(), "image": image_graph()}
     used = {node["class_type"] for graph in graphs.values() for node in graph.values()}
     assert {node.__name__ for node in NODES} <= used
 
@@ -181,9 +198,11 @@ def test_all_nodes_text_and_image(workspace):
             assert {node.__name__ for node in NODES} <= set(object_info)
             widgets = object_info["PyramidalWanSampler"]["input"]["required"]
             assert widgets["grid"][1]["advanced"] is True and widgets["seed"][1]["control_after_generate"] is True
-            for graph in graphs.values():
+            for name, graph in graphs.items():
                 await server.run(graph)
                 check_three_forms(workspace)
+                if name == "draft":
+                    assert torch.equal(saved(workspace, "finished"), saved(workspace, "one"))
             small, sampler = small_graph()
             for change, words in (
                 ({"steps": "2-x-1"}, "numbers joined by '-'"),

@@ -77,9 +77,9 @@ def test_a_shift_of_the_widget_replaces_that_of_the_model(t2v_model):
 
 def test_every_model_of_the_run_gets_its_shift(t2v_model):
     low, seen = watched(t2v_model)
-    pyramidal(shifted(t2v_model, 3.0), model_low=low)
+    pyramidal(shifted(t2v_model, 3.0), first_stage_model=low)
     other, expected = watched(shifted(t2v_model, 3.0))
-    pyramidal(shifted(t2v_model, 3.0), model_low=other)
+    pyramidal(shifted(t2v_model, 3.0), first_stage_model=other)
     assert seen == expected and {tokens for _, tokens in seen} == {EARLY, LATE}
 
 
