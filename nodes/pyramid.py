@@ -33,8 +33,8 @@ class PyramidalWanPreset(io.ComfyNode):
                     options=CHOICES,
                     default=DEFAULT,
                     tooltip="training-free: stock weights, 2 stages, halves width and height. wan2.2-t2v, wan2.2-i2v: "
-                    "the same for its two experts, changing size with the expert. pyramidal-wan: finetuned weights, 3 stages,"
-                    " halves time, width and height. pyramidal-flow: 3 stages, width and height. tpdiff: 3 stages, frame "
+                    "the same for its two experts, changing size with the expert. pyramidal-wan: finetuned weights, 3 stages, "
+                    "halves time, width and height. pyramidal-flow: 3 stages, width and height. tpdiff: 3 stages, frame "
                     "rate. plain: 1 stage, ordinary sampling.",
                 ),
             ],
