@@ -22,8 +22,8 @@ from ..pyramid.stages import Stage
 from .comfyui.conditioning import stage_conds
 from .comfyui.latent_tag import CLEAN, END, TAG_KEY, StageTag, tagged
 from .comfyui.model_objects import stage_objects
-from .comfyui.stage_model import GivenVideo, bind_stage
-from .given_region import GivenRegion
+from .comfyui.stage_model import KeptVideo, bind_stage
+from .kept_region import KeptRegion
 from .noise import BATCH_INDEX_KEY, top_up_noise
 from .progress import Progress
 from .start import Start
@@ -156,21 +156,21 @@ class Execution:
 
         return at_full_size
 
-    def _region(self, stage: Stage) -> GivenRegion | None:
+    def _region(self, stage: Stage) -> KeptRegion | None:
         """Return the part of the video that a mask keeps, at the size of a stage."""
         if self.start.region is None:
             return None
         return self.start.region.at(stage, self.start.stages, self.run.spec, self.run.down)
 
-    def _given(self, signal: Tensor, noise: Tensor, stage: Stage, region: GivenRegion | None) -> GivenVideo | None:
+    def _given(self, signal: Tensor, noise: Tensor, stage: Stage, region: KeptRegion | None) -> KeptVideo | None:
         """Return how the stage starts where a mask keeps a part of the video."""
         if region is None:
             return None
         if stage.index == self.start.first and self.start.previous is None:
-            return GivenVideo(region.mask)
-        return GivenVideo(region.mask, self._in_model_scale(signal), noise)
+            return KeptVideo(region.mask)
+        return KeptVideo(region.mask, self._in_model_scale(signal), noise)
 
-    def _stage_guider(self, stage: Stage, given: GivenVideo | None) -> Any:
+    def _stage_guider(self, stage: Stage, given: KeptVideo | None) -> Any:
         """Return a shallow copy of the GUIDER with the stage's model and conds."""
         run, base, bound = self.run, self.run.guider, copy.copy(self.run.guider)
         count, axes = run.spec.number_of_stages, run.spec.downsample_axes[stage.index :]

@@ -18,7 +18,7 @@ from ..pyramid.transition import renoise
 from .comfyui.conditioning import LatentDown
 from .comfyui.latent_tag import CLEAN, StageTag, check_same_pyramid, tag_of
 from .comfyui.latents import check_holds_no_noise, check_latent, check_layout, fit_channels
-from .given_region import GivenRegion, region_of
+from .kept_region import KeptRegion, kept_region
 from .noise import Noise, full_noise, seeded_noise
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Start:
     noises: list[Tensor]
     signal: Tensor | None = None
     previous: Stage | None = None
-    region: GivenRegion | None = None
+    region: KeptRegion | None = None
     clean: Tensor | None = None
 
 
@@ -158,7 +158,7 @@ def _from_video(
     stages = spec.stages(full)
     first = next(index for index, stage_levels in enumerate(levels) if stage_levels)
     natural = levels[first][0]
-    region = region_of(samples, latent.get("noise_mask"), draw)
+    region = kept_region(samples, latent.get("noise_mask"), draw)
     if first == 0 and natural >= 1:
         return Start(full, stages, 0, noise_pyramid(draw, stages), region=region)
     if not torch.count_nonzero(draw):
@@ -180,7 +180,7 @@ def _from_video(
 
 
 def _after_leftover_noise(
-    noise: Noise, latent: dict, samples: Tensor, stages: tuple[Stage, ...], first: int, region: GivenRegion | None
+    noise: Noise, latent: dict, samples: Tensor, stages: tuple[Stage, ...], first: int, region: KeptRegion | None
 ) -> Start:
     """Return the start from a full-size sample that still holds its noise (``add_noise`` off in another sampler)."""
     stage = stages[first]
@@ -218,6 +218,6 @@ def _after_stage(noise: Noise, latent: dict, samples: Tensor, spec: PyramidSpec,
             f"the run resumes after stage '{stage_name(tag.stage, spec.number_of_stages)}' and requires new noise, but its "
             "NOISE is empty ('DisableNoise'); connect the NOISE of the run that made the draft"
         )
-    region = None if tag.given is None else region_of(tag.given, latent.get("noise_mask"), draw)
+    region = None if tag.given is None else kept_region(tag.given, latent.get("noise_mask"), draw)
     draws = noise_pyramid(draw, stages)
     return Start(tag.size, stages, tag.stage + 1, draws[tag.stage + 1 :], samples, previous, region, tag.clean)

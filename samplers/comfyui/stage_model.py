@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class GivenVideo:
+class KeptVideo:
     """Initial state of a stage whose latent is partly fixed by a mask.
 
     Attributes:
@@ -53,7 +53,7 @@ def bind_stage(
     number_of_stages: int,
     *,
     curve: Sequence[float] | None = None,
-    given: GivenVideo | None = None,
+    given: KeptVideo | None = None,
 ) -> ModelPatcher:
     """Return a clone of a MODEL that samples one stage with the LoRAs of that stage; the original stays unchanged.
 
@@ -84,7 +84,7 @@ def stage_of(model: ModelPatcher) -> Stage | None:
     return getattr(model.get_model_object("model_sampling"), "stage", None)
 
 
-def stage_sampling(base: Any, stage: Stage, given: GivenVideo | None = None) -> Any:
+def stage_sampling(base: Any, stage: Stage, given: KeptVideo | None = None) -> Any:
     """Return a copy of ComfyUI's flow sampling object ``base`` that is bound to a stage."""
     bound = copy.copy(base)
     bound.__class__ = _stage_class(type(base))
@@ -100,7 +100,7 @@ class StageSampling:
     """
 
     stage: Stage
-    given: GivenVideo | None
+    given: KeptVideo | None
     multiplier: float
 
     def timestep(self, sigma: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class StageSampling:
         sampled = self.mix(sigma, self.given.noise.to(noise), self.given.signal.to(latent_image))
         mask = self.given.mask.to(noise)
         # only the sampler's first call gets the initial latent; later calls re-noise the kept region
-        self.given = GivenVideo(self.given.mask)
+        self.given = KeptVideo(self.given.mask)
         return sampled * mask + start * (1.0 - mask)
 
     def mix(self, sigma: Tensor, noise: Tensor, signal: Tensor) -> Tensor:

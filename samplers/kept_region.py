@@ -15,7 +15,7 @@ from .comfyui.conditioning import LatentDown
 
 
 @dataclass(frozen=True)
-class GivenRegion:
+class KeptRegion:
     """A given video with the mask of what may change, all of one size.
 
     Attributes:
@@ -28,7 +28,7 @@ class GivenRegion:
     mask: Tensor
     noise: Tensor
 
-    def at(self, stage: Stage, stages: Sequence[Stage], spec: PyramidSpec, down: LatentDown | None = None) -> GivenRegion:
+    def at(self, stage: Stage, stages: Sequence[Stage], spec: PyramidSpec, down: LatentDown | None = None) -> KeptRegion:
         """Return the region at the size of a stage: the low band of the video, the largest mask value of each block."""
         video, mask, noise = self.video, self.mask, self.noise
         for finer in reversed(stages[stage.index + 1 :]):
@@ -37,10 +37,10 @@ class GivenRegion:
             video = finer.from_coarser.down(video) if down is None else down(video, axes)
             noise = whiten(finer.from_coarser.down(noise), finer.from_coarser)
             mask = coarser_mask(mask, axes)
-        return GivenRegion(video, mask, noise)
+        return KeptRegion(video, mask, noise)
 
 
-def region_of(video: Tensor, mask: Tensor | None, noise: Tensor) -> GivenRegion | None:
+def kept_region(video: Tensor, mask: Tensor | None, noise: Tensor) -> KeptRegion | None:
     """Return the region that a LATENT's ``noise_mask`` describes at full size; None without a mask.
 
     Args:
@@ -50,4 +50,4 @@ def region_of(video: Tensor, mask: Tensor | None, noise: Tensor) -> GivenRegion 
     """
     if mask is None:
         return None
-    return GivenRegion(video, comfy.sampler_helpers.prepare_mask(mask, video.shape, video.device).float(), noise)
+    return KeptRegion(video, comfy.sampler_helpers.prepare_mask(mask, video.shape, video.device).float(), noise)
