@@ -62,7 +62,7 @@ def bind_stage(
         stage: The stage.
         number_of_stages: Stages of the whole pyramid.
         curve: Natural levels of the whole run, which other nodes see; None where they are not known.
-        given: The start of the stage where a noise mask gives a part of the video.
+        given: Initial state of the stage where a noise mask keeps a part of the video.
 
     Raises:
         ValueError: This ComfyUI cannot scale RoPE positions and the stage requires it.
