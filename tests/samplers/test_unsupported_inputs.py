@@ -60,7 +60,7 @@ def test_models_that_are_not_wan_or_not_flow(t2v_model):
     other = t2v_model.clone()
     other.model = comfy.model_base.BaseModel.__new__(comfy.model_base.Flux)
     torch.nn.Module.__init__(other.model)
-    with pytest.raises(ValueError, match="samples Wan 2.1 and 2.2 video models; this MODEL is Flux"):
+    with pytest.raises(ValueError, match="only Wan 2.1/2.2 video models are supported; this MODEL is Flux"):
         sample(other)
 
 
