@@ -258,7 +258,7 @@ class TestNoise:
         draft = sampler(t2v_model, end_stage="low")[0]
         with pytest.raises(
             ValueError,
-            match="resumes after stage 'low' and requires new noise, but its NOISE is empty .'DisableNoise'.; connect the NOISE",
+            match="resumes after stage 'low' and requires new noise, but its NOISE is empty .'DisableNoise'.; connect",
         ):
             finish(t2v_model, draft, DisableNoise.execute().args[0])
 
