@@ -6,12 +6,20 @@ import comfy.model_sampling
 import comfy.samplers
 import pytest
 import torch
-from comfyui_graph import empty, guider
+from comfy_extras import nodes_custom_sampler as custom
+from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
+from comfy_extras.nodes_video_model import ConditioningSetAreaPercentageVideo
+from comfyui_graph import empty, guider, prompt
 
+from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
+from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
+from pyramidalwan.samplers.comfyui.lora_file import LoraFile
+from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.comfyui.stage_model import bind_stage
+from pyramidalwan.samplers.hand_wired import stage_model
 from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.options import parse_cfg
 from pyramidalwan.samplers.run import PyramidRun
@@ -109,3 +117,125 @@ def test_cfg_is_parsed_per_stage():
     for text in ("", "x", "5--6", "nan", "-1"):
         with pytest.raises(ValueError, match="cfg"):
             parse_cfg(text, 3)
+
+
+def advanced(model, guider, sampler=None, sigmas=None, cfg="", pyramid=WAN, latent=None):
+    """Return the video of 'Pyramidal Sampler (Advanced)'."""
+    if sigmas is None:
+        sigmas = PyramidalWanSchedule.execute(pyramid, "-".join("1" * pyramid.number_of_stages), "auto", 5.0).args[0]
+    parts = (SeedNoise(1), guider, sampler or make_sampler("euler"), sigmas, latent or empty())
+    return PyramidalWanSamplerAdvanced.execute(*parts, cfg, "auto", "auto", pyramid).args[0]["samples"]
+
+
+class TestGuiders:
+    def test_two_cfg_cannot_change_from_stage_to_stage(self, t2v_model):
+        two = custom.DualCFGGuider.execute(t2v_model, prompt(1), prompt(2), prompt(3), 2.0, 3.0, "regular").args[0]
+        with pytest.raises(ValueError, match="no single cfg that could change from stage to stage; leave cfg empty"):
+            advanced(t2v_model, two, cfg="3-2-1")
+        assert torch.isfinite(advanced(t2v_model, two)).all()
+
+    def test_a_guider_without_a_negative_prompt_has_no_cfg(self, t2v_model):
+        basic = custom.BasicGuider.execute(t2v_model, prompt(1)).args[0]
+        with pytest.raises(ValueError, match="no negative prompt, so it has no cfg; leave cfg empty, or use 'CFGGuider'"):
+            advanced(t2v_model, basic, cfg="3-2-1")
+        assert torch.equal(advanced(t2v_model, basic, cfg="1"), advanced(t2v_model, basic))
+        assert torch.equal(advanced(t2v_model, basic), advanced(t2v_model, guider(t2v_model, 1.0)))
+
+    def test_a_guider_of_another_pack_with_its_own_formula_may_lack_a_negative_prompt(self, t2v_model):
+        class Other(comfy.samplers.CFGGuider):
+            def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - ComfyUI's signature
+                return super().predict_noise(x, timestep, model_options, seed)
+
+        other = Other(t2v_model)
+        other.inner_set_conds({"positive": prompt(1)})
+        assert torch.isfinite(advanced(t2v_model, other, cfg="3-2-1")).all()
+
+
+class TestSamplersOfOtherNodes:
+    def test_a_sampler_that_enlarges_the_latent_is_rejected_by_name(self, t2v_model):
+        enlarging = SamplerLCMUpscale.execute(2.0, -1, "bislerp").args[0]
+        for spec in (WAN, FREE):
+            with pytest.raises(ValueError, match="'SamplerLCMUpscale' enlarges the latent itself.*use 'KSamplerSelect'"):
+                sample(t2v_model, spec, sampler=enlarging)
+
+    def test_comfyuis_stochastic_samplers_are_known_from_their_own_nodes(self, t2v_model):
+        for sde in (custom.SamplerDPMPP_SDE.execute(1.0, 1.0, 0.5, "cpu"), custom.SamplerEulerAncestral.execute(1.0, 1.0)):
+            with pytest.raises(ValueError, match="adds noise that does not fit a pyramidal stage"):
+                sample(t2v_model, sampler=sde.args[0])
+
+    def test_an_unknown_sampler_runs_with_a_warning(self, t2v_model, caplog):
+        def sample_of_another_pack(model, x, sigmas, **options):
+            return comfy.k_diffusion.sampling.sample_euler(model, x, sigmas, **options)
+
+        other = comfy.samplers.KSAMPLER(sample_of_another_pack)
+        assert torch.equal(sample(t2v_model, sampler=other).output["samples"], sample(t2v_model).output["samples"])
+        assert "cannot tell whether the sampler sample_of_another_pack adds noise" in caplog.text
+        caplog.clear()
+        sample(t2v_model, FREE, sampler=other)
+        assert "cannot tell" not in caplog.text
+
+
+def test_a_stage_lora_names_a_stage_of_the_pyramid(t2v_model):
+    weight = {"lora_up.weight": torch.ones(128, 2), "lora_down.weight": torch.ones(2, 128)}
+    file = LoraFile("detail.safetensors", {"blocks.0.self_attn.q": weight})
+    model, _ = add_stage_lora(t2v_model, StageLora(file, 1.0, "mid"))
+    words = "the LoRA 'detail.safetensors' is set to stages 'mid': unknown stage 'mid' in a pyramid of 2 stages"
+    with pytest.raises(ValueError, match=words):
+        sample(model, FREE)
+    with pytest.raises(ValueError, match=words):
+        stage_model(model, FREE, "low")
+    assert torch.isfinite(sample(model, WAN).output["samples"]).all()
+
+
+def test_a_schedule_that_starts_almost_at_noise_starts_a_new_video(t2v_model):
+    """ComfyUI's 'ddim_uniform' starts at 0.9997."""
+    sampling = t2v_model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "ddim_uniform", 12)
+    assert 0.99 < sigmas[0] < 1
+    for spec in (FREE, WAN):
+        assert torch.isfinite(advanced(t2v_model, guider(t2v_model), sigmas=sigmas, pyramid=spec)).all()
+
+
+def test_the_node_that_replaces_areas_in_pixels_works(t2v_model):
+    import nodes
+
+    area = nodes.ConditioningSetArea().append(prompt(1), 64, 64, 0, 0, 1.0)[0]
+    with pytest.raises(ValueError, match="area in pixels.*use 'ConditioningSetAreaPercentageVideo'"):
+        advanced(t2v_model, guider(t2v_model, positive=area))
+    share = ConditioningSetAreaPercentageVideo().append(prompt(1), 0.5, 0.5, 1.0, 0.25, 0.0, 0.0, 1.0)[0]
+    both = advanced(t2v_model, guider(t2v_model, positive=share + prompt(3)))
+    assert torch.isfinite(both).all() and not torch.equal(both, advanced(t2v_model, guider(t2v_model, positive=prompt(3))))
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+class TestNotNumbers:
+    @pytest.mark.parametrize("denoise", [NAN, INFINITY, -INFINITY, 0.0, -0.5, 1.5])
+    def test_denoise(self, t2v_model, denoise):
+        values = (5, "1-1", "1", "euler", denoise, "auto", 5.0, "auto", "auto", FREE)
+        with pytest.raises(ValueError, match=f"denoise is {denoise:g}; expected more than 0 and at most 1"):
+            PyramidalWanSampler.execute(t2v_model, prompt(1), prompt(2), empty(), *values)
+
+    @pytest.mark.parametrize("cfg", ["nan", "inf", "9" * 400, "6-" + "9" * 400])
+    def test_cfg(self, cfg):
+        with pytest.raises(ValueError, match="cfg must be one number"):
+            parse_cfg(cfg, 2)
+        assert "cfg must be one number" in PyramidalWanSamplerAdvanced.validate_inputs(cfg)
+
+    @pytest.mark.parametrize("cfg", [NAN, INFINITY])
+    def test_the_cfg_of_a_guider(self, t2v_model, cfg):
+        with pytest.raises(ValueError, match=f"the cfg of the GUIDER is {cfg:g}"):
+            advanced(t2v_model, guider(t2v_model, cfg))
+
+    @pytest.mark.parametrize("level", [NAN, INFINITY])
+    @pytest.mark.parametrize("spec", [FREE, WAN], ids=["training-free", "pyramidal-wan"])
+    def test_sigmas(self, t2v_model, spec, level):
+        sigmas = torch.tensor([1.0, 0.9, level, 0.5, 0.3, 0.0])
+        with pytest.raises(ValueError, match="SIGMAS hold NaN or infinity"):
+            advanced(t2v_model, guider(t2v_model), sigmas=sigmas, pyramid=spec)
+
+    @pytest.mark.parametrize("strength", [NAN, INFINITY])
+    def test_the_strength_of_a_lora(self, strength):
+        with pytest.raises(ValueError, match=f"strength is {strength}; expected a finite number"):
+            StageLora(LoraFile("x.safetensors", {}), strength, "all")
