@@ -55,34 +55,39 @@ def follow_curve(spec: PyramidSpec, curve: Sequence[float]) -> tuple[PyramidSpec
 
 
 def _places(boundaries: Sequence[float], levels: Sequence[float]) -> list[int]:
-    """Return the index in ``levels`` where each boundary goes; 0 skips the stage before it, the last index the one after."""
+    """Return the index in ``levels`` where each boundary goes; 0 skips the stage before it, the last index the one after.
+
+    The first level counts only where the curve starts below noise, the last one only where it ends above 0: two runs that
+    follow one curve in turn then change stages where one run does.
+    """
     last = len(levels) - 1
+    inner = range(0 if levels[0] < NEARLY_NOISE else 1, last + 1 if levels[-1] > TOLERANCE else last) or range(0, 1)
     places = []
     for boundary in boundaries:
         if boundary >= levels[0] - TOLERANCE:
             places.append(0)
-        elif boundary <= levels[-1] + TOLERANCE and levels[-1] > TOLERANCE:
-            places.append(last)
+        elif boundary <= levels[-1] + TOLERANCE:
+            places.append(inner[-1])
         else:
-            inner = range(0 if levels[0] < NEARLY_NOISE else 1, last) or range(0, 1)
             places.append(min(inner, key=lambda index: abs(levels[index] - boundary)))
-    for index in range(len(places) - 1, 0, -1):  # move the coarser boundary one step earlier
-        if places[index - 1] == places[index] != last:
-            places[index - 1] = max(places[index] - 1, 0)
+    for index in range(len(places) - 1, 0, -1):  # move the coarser of two boundaries one step earlier
+        if places[index] != last:
+            places[index - 1] = min(places[index - 1], max(places[index] - 1, 0))
     return places
 
 
 def _boundaries(places: Sequence[int], levels: Sequence[float]) -> tuple[float, ...]:
-    """Return falling boundaries strictly between 0 and 1: those of stages that do not run carry no meaning."""
-    boundaries: list[float] = []
-    ceiling = 1.0
-    for count, place in enumerate(places):
-        level = min(levels[place], 1 - TOLERANCE)
-        if level >= ceiling or level <= 0:
-            level = ceiling * (1 - 0.5 / (len(places) - count + 1))
-        boundaries.append(level)
-        ceiling = level
-    return tuple(boundaries)
+    """Return the level at each place, strictly falling between 0 and 1.
+
+    Only stages that do not run share a place, the first or the last. Their boundaries carry no meaning and are spread above
+    the first level or below the last one.
+    """
+    skipped, last = places.count(0), len(levels) - 1
+    top = min(levels[0], 1 - TOLERANCE)
+    boundaries = [top + (1 - top) * (1 - (index + 1) / skipped) for index in range(skipped)]
+    boundaries += [levels[place] for place in places if 0 < place < last]
+    unused = len(places) - len(boundaries)
+    return (*boundaries, *(levels[-1] * (1 - index / unused) for index in range(unused)))
 
 
 def plain_levels(spec: PyramidSpec, steps: Sequence[int], shift: float) -> tuple[PyramidSpec, Levels]:

@@ -10,17 +10,21 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import comfy.hooks
 import comfy.model_patcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..pyramid.latent_shape import LatentShape
+from ..pyramid.schedules import TOLERANCE
+from ..pyramid.segments import NEARLY_NOISE
 from ..pyramid.stages import PRESETS, PyramidSpec
 from .comfyui.checkpoint_metadata import check_spec, distilled_for, spec_trained_for
-from .comfyui.latents import pixels_per_latent
+from .comfyui.latents import check_latent, pixels_per_latent
 from .comfyui.stage_model import check_model
-from .comfyui.stage_wrappers import add_outermost_wrapper
+from .comfyui.stage_wrappers import MODEL_KEY, add_outermost_wrapper
 from .lifts import choose_lift
+from .noise import batch_index_of
 from .run import PyramidRun
 from .run_report import describe_run, dimensions_of
 from .schedule import Levels, follow_sigmas
@@ -28,9 +32,6 @@ from .video_lift import VideoLift
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-
-MODEL_KEY = "pyramidal_wan_model"
-"""Key of the wrapper that runs the pyramid."""
 
 
 class DrawnNoise:
@@ -60,21 +61,20 @@ def pyramidal_model(
     Raises:
         ValueError: No pyramid can sample the model, or its weights were trained for a different one.
     """
+    wrapped = model.clone()
+    wrapped.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, MODEL_KEY)
     if spec is not None:
-        check_spec(model, spec)
+        check_spec(wrapped, spec)
         if spec.number_of_stages == 1:
-            return model.clone()
-    check_model(model)
+            return wrapped
+    check_model(wrapped)
     if spec is not None and lift is not None:
         lift.check_axes(spec)
-    wrapped = model.clone()
     add_outermost_wrapper(wrapped, WrappersMP.OUTER_SAMPLE, _outer_sample(spec, report, lift), MODEL_KEY)
     return wrapped
 
 
-def _outer_sample(
-    spec: PyramidSpec | None, report: Callable[[str], None], lift: VideoLift | None
-) -> Callable[..., Tensor]:
+def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift: VideoLift | None) -> Callable[..., Tensor]:
     """Return the wrapper that runs the pyramid in place of a sampler's run."""
 
     def outer_sample(
@@ -91,8 +91,9 @@ def _outer_sample(
     ) -> Tensor:
         guider = executor.class_obj
         chosen = spec or spec_trained_for(guider.model_patcher) or PRESETS["training-free"]
-        if chosen.number_of_stages == 1:
+        if chosen.number_of_stages == 1 or len(sigmas) < 2:
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
+        check_latent(latent_image, chosen, channels=latent_image.shape[1], lenient=True)
         chosen, levels = _levels(guider.model_patcher, chosen, sigmas)
         chosen_lift, note = choose_lift(lift, guider.model_patcher, chosen)
         report(_describe(guider.model_patcher, chosen, levels, latent_image) + (f"; {note}" if note else ""))
@@ -106,7 +107,9 @@ def _outer_sample(
             callback=callback or _no_callback,
             follows_sampler=True,
         )
-        latent = {"samples": latent_image.cpu(), **({} if denoise_mask is None else {"noise_mask": denoise_mask.cpu()})}
+        latent = {"samples": latent_image.cpu(), "batch_index": batch_index_of(noise.cpu(), seed or 0)}
+        if denoise_mask is not None:
+            latent["noise_mask"] = denoise_mask.cpu()
         return run.sample(latent).output["samples"].to(latent_image.device)
 
     return outer_sample
@@ -124,6 +127,16 @@ def _levels(model: ModelPatcher, spec: PyramidSpec, sigmas: Tensor) -> tuple[Pyr
     if student is None:
         return follow_sigmas(sigmas, spec)
     name, trained = student
+    if sigmas[0] < NEARLY_NOISE or sigmas[-1] > TOLERANCE:
+        raise ValueError(
+            f"{name} was distilled to run from noise to a video, but these SIGMAS run from {float(sigmas[0]):.4g} to "
+            f"{float(sigmas[-1]):.4g}; use one sampler for the whole run with denoise 1"
+        )
+    if len(trained) != spec.number_of_stages:
+        raise ValueError(
+            f"{name} was distilled for {len(trained)} stages, but the pyramid has {spec.number_of_stages}; disconnect the "
+            "pyramid input to use its own"
+        )
     steps = sum(len(stage) - 1 for stage in trained)
     if len(sigmas) - 1 != steps:
         raise ValueError(
@@ -149,13 +162,20 @@ def _without_pyramid(guider: Any) -> Any:
 
 
 def _plain_model(model: ModelPatcher, options: dict) -> ModelPatcher:
-    """Return a clone without the pyramid's wrapper and with the guider's options before ComfyUI added the model's wrappers."""
+    """Return a clone without the pyramid's wrapper and with the guider's options before ComfyUI added to them.
+
+    ComfyUI adds the model's wrappers and callbacks, and what hooks of the conditioning change for the whole run.
+    """
     plain = model.clone()
     options = comfy.model_patcher.create_model_options_clone(options)
-    transformer = options.get("transformer_options", {})
-    for kind, added in (("wrappers", model.wrappers), ("callbacks", model.callbacks)):
-        if kind in transformer:
-            transformer[kind] = _subtract(transformer[kind], added)
+    added = [{"wrappers": model.wrappers, "callbacks": model.callbacks}]
+    if (registered := options.get("registered_hooks")) is not None:
+        hooks = registered.get_type(comfy.hooks.EnumHookType.TransformerOptions)
+        everywhere = comfy.hooks.EnumHookScope.AllConditioning
+        added += [hook.transformers_dict for hook in hooks if hook.hook_scope == everywhere]
+    for part in added:
+        options = _without(options, {"transformer_options": part})
+    options.setdefault("transformer_options", {})
     for name in ("to_load_options", "registered_hooks"):
         options.pop(name, None)
     plain.model_options = options
@@ -163,16 +183,21 @@ def _plain_model(model: ModelPatcher, options: dict) -> ModelPatcher:
     return plain
 
 
-def _subtract(merged: Mapping[str, Mapping[Any, list]], added: Mapping[str, Mapping[Any, list]]) -> dict[str, dict[Any, list]]:
-    """Return merged wrappers without those that ``added`` contributed, each taken out once."""
-    rest: dict[str, dict[Any, list]] = {}
-    for kind, by_key in merged.items():
-        rest[kind] = {}
-        for key, wrappers in by_key.items():
-            left = list(wrappers)
-            for wrapper in added.get(kind, {}).get(key, ()):
-                if wrapper in left:
-                    left.remove(wrapper)
-            if left:
-                rest[kind][key] = left
+def _without(merged: Mapping, added: Mapping) -> dict:
+    """Return nested dicts before ``added`` was merged into them: list items are taken out once, empty parts are left out."""
+    rest = {}
+    for key, value in merged.items():
+        new = added.get(key)
+        if new is None:
+            rest[key] = value
+        elif isinstance(new, Mapping):
+            rest[key] = _without(value, new)
+        elif isinstance(new, list):
+            rest[key] = list(value)
+            for item in new:
+                place = next((place for place, held in enumerate(rest[key]) if held is item), None)
+                if place is not None:
+                    del rest[key][place]
+        if key in rest and new is not None and not rest[key]:
+            del rest[key]
     return rest

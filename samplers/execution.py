@@ -99,9 +99,8 @@ class Execution:
         signal, stages = self._in_model_scale(end), [stage, *start.stages[stage.index + 1 :]]
         full = carry_to_full_size(signal, natural, stages, finer, top_up=self._top_up, correction=correction)
         if start.region is not None:
-            mask = start.region.mask.to(full)
             given = self._in_model_scale(start.region.video) + natural / (1 - natural) * start.region.noise
-            full = full * mask + given.to(full) * (1 - mask)
+            full = torch.where(start.region.mask.to(full) == 0, given.to(full), full)
         return model.process_latent_out(full)
 
     def result(self, end: Tensor, ended: Stage, running: Sequence[Stage]) -> Result:
@@ -135,9 +134,6 @@ class Execution:
             seed=stage_seed(run.noise.seed, stage.index),
         )
         self.progress.stage_done(stage, guider.model_patcher)
-        if region is not None and (clean := self.progress.clean.get(stage.index)) is not None:
-            mask = region.mask.to(clean)
-            self.progress.clean[stage.index] = clean * mask + region.video.to(clean) * (1 - mask)
         return end.to(comfy.model_management.intermediate_device())
 
     def _enlarge(self, stage: Stage) -> Callable[[Tensor], Tensor] | None:

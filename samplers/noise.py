@@ -19,6 +19,9 @@ BATCH_INDEX_KEY = "pyramidal_wan_batch_index"
 """Transformer option that carries the LATENT's ``batch_index`` to the few-step sampler, so that every batch member draws its
 own noise."""
 
+MOST_DRAWS = 16
+"""Draws of a seed among which the noise of a batch is looked for."""
+
 
 class Noise(Protocol):
     """ComfyUI's NOISE type."""
@@ -69,6 +72,26 @@ def full_noise(noise: Noise, latent: dict, size: Sequence[int]) -> Tensor:
 def seeded_noise(size: Sequence[int], seed: int, batch_index: Any) -> Tensor:
     """Return white noise of shape ``size`` in float32; ``batch_index`` is that of a LATENT, or None."""
     return cast(Tensor, comfy.sample.prepare_noise(torch.zeros(*size, dtype=torch.float32), seed, batch_index))
+
+
+def batch_index_of(noise: Tensor, seed: int) -> list[int] | None:
+    """Return the ``batch_index`` of a LATENT from the noise that ComfyUI drew for it; None for noise of another origin.
+
+    ComfyUI draws the members of a batch one after the other from one generator.
+
+    Args:
+        noise: Noise of all members, ``(B, C, T, H, W)`` on the CPU.
+        seed: Seed of the noise.
+    """
+    if not torch.count_nonzero(noise):
+        return None
+    generator, found = torch.Generator().manual_seed(seed), dict[int, int]()
+    for index in range(max(len(noise), MOST_DRAWS)):
+        draw = torch.randn(noise.shape[1:], generator=generator).to(noise.dtype)
+        found.update({member: index for member in range(len(noise)) if torch.equal(noise[member], draw)})
+        if len(found) == len(noise):
+            return [found[member] for member in range(len(noise))]
+    return None
 
 
 def top_up_noise(run_seed: int, stage: Stage, samples: Tensor, batch_index: Any) -> Tensor:

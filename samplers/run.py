@@ -87,7 +87,7 @@ class PyramidRun:
         execution = Execution(self, start, latent, progress)
         end, ended = execution.stages(running), running[-1]
         natural = self.levels[ended.index][-1]
-        if last is None and natural > TOLERANCE:
+        if last is None and natural > TOLERANCE and ended.level > 0:
             end, ended = execution.at_full_size(end, natural, ended), start.stages[-1]
         return execution.result(end, ended, running)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..pyramid.latent_shape import LatentShape
-from ..pyramid.noise_pyramid import derive_seed, noise_pyramid
+from ..pyramid.noise_pyramid import noise_pyramid
 from ..pyramid.segments import NEARLY_NOISE
 from ..pyramid.stage_names import stage_name
 from ..pyramid.stages import PyramidSpec, Stage
@@ -19,7 +19,7 @@ from .comfyui.conditioning import LatentDown
 from .comfyui.latent_tag import CLEAN, StageTag, check_same_pyramid, tag_of
 from .comfyui.latents import check_holds_no_noise, check_latent, check_layout, fit_channels
 from .kept_region import KeptRegion, kept_region
-from .noise import Noise, full_noise, seeded_noise
+from .noise import Noise, full_noise
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -89,7 +89,7 @@ def find_start(
     if not lenient:
         _check_noise(model, latent, samples, draw, levels[fitting][0])
     check_latent(samples, spec, channels=channels, lenient=lenient)
-    return _from_video(noise, latent, samples, draw, spec, levels, lenient, down)
+    return _from_video(model, latent, samples, draw, spec, levels, lenient, down)
 
 
 def _check_first(first: int | None, fitting: int, number_of_stages: int) -> None:
@@ -145,7 +145,7 @@ def _check_resumes(
 
 
 def _from_video(
-    noise: Noise,
+    model: ModelPatcher,
     latent: dict,
     samples: Tensor,
     draw: Tensor,
@@ -162,7 +162,7 @@ def _from_video(
     if first == 0 and natural >= 1:
         return Start(full, stages, 0, noise_pyramid(draw, stages), region=region)
     if not torch.count_nonzero(draw):
-        return _after_leftover_noise(noise, latent, samples, stages, first, region)
+        return _after_leftover_noise(model, samples, stages, first, natural, region)
     draws = noise_pyramid(draw, stages[first:])
     if torch.count_nonzero(samples) == 0:
         if natural < NEARLY_NOISE and not lenient:
@@ -180,18 +180,27 @@ def _from_video(
 
 
 def _after_leftover_noise(
-    noise: Noise, latent: dict, samples: Tensor, stages: tuple[Stage, ...], first: int, region: KeptRegion | None
+    model: ModelPatcher, samples: Tensor, stages: tuple[Stage, ...], first: int, natural: float, region: KeptRegion | None
 ) -> Start:
-    """Return the start from a full-size sample that still holds its noise (``add_noise`` off in another sampler)."""
+    """Return the start from a full-size sample that still holds its noise (``add_noise`` off in another sampler).
+
+    Its low band is the sample of the first stage. The bands that this stage cannot hold are the noise of the finer ones:
+    the sampler before left only noise there, or little else at such a level.
+    """
     stage = stages[first]
     if stage.field == "pyramidal" and stage.level > 0:
         raise ValueError(
             "a pyramid of finetuned weights cannot resume from a full-size LATENT with leftover noise in stage "
             f"'{stage_name(first, len(stages))}'; run it in one sampler"
         )
-    seed = derive_seed(noise.seed, "leftover")
-    fresh = seeded_noise(samples.shape, seed, latent.get("batch_index"))
-    draws = noise_pyramid(fresh, stages[first:])
+    if any(finer.shape.frames != stage.shape.frames for finer in stages[first:]):
+        raise ValueError(
+            "a pyramid that halves time cannot resume from a full-size LATENT with leftover noise: its first frame holds more "
+            "noise than a stage of fewer frames starts with; use a pyramid that halves height and width only, or connect the "
+            "pyramid to the sampler before this one alone"
+        )
+    network: Any = model.model
+    draws = noise_pyramid(network.process_latent_in(samples) * ((1 - natural) / natural), stages[first:])
     nothing = torch.zeros_like(draws[0])
     full = LatentShape(*samples.shape[2:])
     return Start(full, stages, first, [nothing, *draws[1:]], _low_band(samples, stages, first), region=region)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_base
 import comfy.model_patcher
 import comfy.model_sampling
+import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...pyramid.latent_shape import LatentShape
@@ -24,7 +26,7 @@ from ...pyramid.paths import clean_prediction
 from ...pyramid.stages import Stage
 from ...pyramid.transition import renoise
 from .stage_lora import apply_stage_loras, check_stage_loras
-from .stage_wrappers import add_stage_wrappers
+from .stage_wrappers import MODEL_KEY, add_stage_wrappers
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -35,8 +37,8 @@ class KeptVideo:
     """Initial state of a stage whose latent is partly fixed by a mask.
 
     Attributes:
-        mask: The region that is sampled, ``(B, C, T, H, W)`` at the stage's size; 1 is sampled, 0 keeps the source
-            video.
+        mask: The region that is sampled, ``(B, C, T, H, W)`` at the stage's size; 0 keeps the source video. ComfyUI blends
+            values between 0 and 1 in each step.
         signal: What the sampled region starts from besides ``noise``, in the model's scale; None where the stage starts
             from the given video itself.
         noise: Noise of the sampled region.
@@ -68,13 +70,14 @@ def bind_stage(
         ValueError: This ComfyUI cannot scale RoPE positions and the stage requires it.
     """
     bound = model.clone()
-    bound.add_object_patch("model_sampling", stage_sampling(model.get_model_object("model_sampling"), stage, given))
+    sampling = model.get_model_object("model_sampling")
+    bound.add_object_patch("model_sampling", stage_sampling(sampling, stage, given))
     if stage.rope_scale != (1.0, 1.0, 1.0):
         _scale_rope(bound, stage.rope_scale)
     if number_of_stages > 1:
         is_clean = _comfyui_prediction_is_clean(stage)
         clean = None if is_clean else functools.partial(comfyui_clean_prediction, stage=stage)
-        add_stage_wrappers(bound, stage, curve, clean)
+        add_stage_wrappers(bound, stage, sampling, curve, clean)
     apply_stage_loras(bound, stage, number_of_stages)
     return bound
 
@@ -122,10 +125,10 @@ class StageSampling:
         if self.given.signal is None or self.given.noise is None:
             return start
         sampled = self.mix(sigma, self.given.noise.to(noise), self.given.signal.to(latent_image))
-        mask = self.given.mask.to(noise)
+        kept = self.given.mask.to(noise) == 0
         # only the sampler's first call gets the initial latent; later calls re-noise the kept region
         self.given = KeptVideo(self.given.mask)
-        return sampled * mask + start * (1.0 - mask)
+        return torch.where(kept, start, sampled)
 
     def mix(self, sigma: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
         """Return the sample at a reference sigma."""
@@ -227,6 +230,11 @@ def check_model(model: ModelPatcher) -> None:
         )
     if stage_of(model) is not None:
         raise ValueError("this MODEL is already bound to a stage; the sampler needs the model before 'Pyramidal Stage Model'")
+    if model.get_wrappers(WrappersMP.OUTER_SAMPLE, MODEL_KEY):
+        raise ValueError(
+            "this MODEL already runs the pyramid of 'Pyramidal Model'; connect the model before that node, or use one of "
+            "ComfyUI's samplers"
+        )
     check_stage_loras(model)
 
 

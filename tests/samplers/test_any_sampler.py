@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.hooks
 import comfy.model_management
 import comfy.samplers
 import pytest
@@ -10,15 +11,19 @@ from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 from comfyui_graph import empty, guider, progress, prompt
+from safetensors.torch import save_file
 
 import nodes
+from pyramidalwan.pyramid.schedules import levels_to_metadata
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.any_sampler import pyramidal_model
+from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
+from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.options import StageOptions, sample_with_conds, sample_with_guider
 from pyramidalwan.samplers.supported_samplers import make_sampler
 
-FREE = PRESETS["training-free"]
+FREE, WAN = PRESETS["training-free"], PRESETS["pyramidal-wan"]
 SHIFT = 5.0
 
 
@@ -198,6 +203,40 @@ def test_wrappers_of_other_nodes_act_once_in_each_stage(t2v_model):
         assert calls == [(8, 8), (16, 16)], before
 
 
+def test_wrappers_of_hooks_in_the_conditioning_act_once_in_each_stage(t2v_model):
+    calls = []
+
+    def count(executor, *args, **kwargs):
+        calls.append(1)
+        return executor(*args, **kwargs)
+
+    kinds = {WrappersMP.OUTER_SAMPLE: {"other": [count]}, WrappersMP.DIFFUSION_MODEL: {"other": [count]}}
+    group = comfy.hooks.HookGroup()
+    group.add(comfy.hooks.TransformerOptionsHook({"wrappers": kinds}))
+    conds = [comfy.hooks.set_hooks_for_conditioning(prompt(seed), group) for seed in (1, 2)]
+    for model, expected in ((shifted(t2v_model), 1 + 8), (patched(t2v_model), 2 + 8)):
+        calls.clear()
+        nodes.common_ksampler(model, 5, 8, 3.0, "euler", "simple", *conds, empty())
+        assert len(calls) == expected
+
+
+def test_a_lora_hook_is_that_of_the_advanced_sampler(t2v_model):
+    module, generator = "diffusion_model.blocks.0.self_attn.q", torch.Generator().manual_seed(1)
+    tensors = {f"{module}.lora_{name}.weight": torch.randn(*size, generator=generator) * 0.2 for name, size in
+               {"up": (128, 4), "down": (4, 128)}.items()}  # fmt: skip
+    hook = comfy.hooks.create_hook_lora(tensors, 1.0, 1.0)
+    ends = comfy.hooks.HookKeyframeGroup()
+    for strength, start in ((1.0, 0.0), (0.0, 0.5)):
+        ends.add(comfy.hooks.HookKeyframe(strength=strength, start_percent=start))
+    hook.set_keyframes_on_hooks(ends)
+    positive = comfy.hooks.set_hooks_for_conditioning(prompt(1), hook)
+    made = nodes.common_ksampler(patched(t2v_model), 5, 8, 3.0, "euler", "simple", positive, prompt(2), empty())[0]["samples"]
+    sigmas = comfy.samplers.calculate_sigmas(shifted(t2v_model).get_model_object("model_sampling"), "simple", 8)
+    parts = SeedNoise(5), guider(shifted(t2v_model), 3.0, positive), make_sampler("euler"), sigmas, empty(), FREE
+    assert torch.equal(made, sample_with_guider(*parts, StageOptions()).output["samples"])
+    assert (made - ksampler(patched(t2v_model))).abs().max() > 1e-2
+
+
 def test_other_nodes_see_the_levels_of_the_whole_run(t2v_model):
     """A cfg function, and what reads its place in `sample_sigmas`, see what they see without the node."""
     seen = {"plain": [], "pyramid": []}
@@ -216,6 +255,63 @@ def test_other_nodes_see_the_levels_of_the_whole_run(t2v_model):
     ksampler(watch("pyramid", patched(t2v_model)))
     assert [sigma for sigma, _ in seen["pyramid"]] == pytest.approx([sigma for sigma, _ in seen["plain"]], abs=1e-5)
     assert {tuple(curve) for _, curve in seen["pyramid"]} == {tuple(curve) for _, curve in seen["plain"]}
+
+
+def test_of_two_nodes_in_a_row_the_last_applies(t2v_model):
+    said, spec = [], PyramidSpec((0.9, 0.7), ("HW", "HW"), field="natural", timestep_source="sigma", first_frame="shared")
+    twice = pyramidal_model(patched(t2v_model), spec, said.append)
+    assert torch.equal(ksampler(twice), ksampler(patched(t2v_model, spec)))
+    assert len(said) == 1 and said[0].count("steps") == 3
+    assert torch.equal(ksampler(pyramidal_model(twice, PRESETS["plain"], said.append)), ksampler(shifted(t2v_model)))
+
+
+def test_the_sampler_node_takes_the_model_before_this_node(t2v_model):
+    with pytest.raises(ValueError, match="already runs the pyramid of 'Pyramidal Model'; connect the model before that node"):
+        pyramidal_sampler(patched(t2v_model), "4-4")
+
+
+def test_latents_that_cannot_be_halved_say_which_sizes_can(t2v_model):
+    with pytest.raises(ValueError, match="nearest that fit are 128x128 with 17 frames and 128x160 with 17 frames"):
+        ksampler(patched(t2v_model), latent=empty(height=17))
+    packed = torch.zeros(1, 1, 20480)
+    with pytest.raises(ValueError, match="3 dimensions, a video latent has 5"):
+        guider(patched(t2v_model)).sample(packed, packed, make_sampler("euler"), torch.tensor([1.0, 0.0]), seed=1)
+
+
+@pytest.fixture
+def student(t2v_model, tmp_path):
+    """Return a MODEL with a LoRA that was distilled to 2-2-1 steps."""
+    header = {**WAN.to_metadata(), **levels_to_metadata([[1.0, 0.97], [0.896, 0.7], [0.602]])}
+    module = "diffusion_model.blocks.0.self_attn.q"
+    generator = torch.Generator().manual_seed(1)
+    up, down = torch.randn(128, 2, generator=generator) * 0.1, torch.randn(2, 128, generator=generator) * 0.1
+    save_file({f"{module}.lora_up.weight": up, f"{module}.lora_down.weight": down}, tmp_path / "x.safetensors", header)
+    return add_stage_lora(t2v_model, StageLora(load_lora_file(tmp_path / "x.safetensors", "x"), 1.0, "all"))[0]
+
+
+def test_a_distilled_model_runs_its_own_levels(student):
+    said = []
+    model = pyramidal_model(shifted(student), None, said.append)
+    made = ksampler(model, steps=5)
+    wanted = pyramidal_sampler(shifted(student), "2-2-1", spec=None)
+    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-5)
+    assert "low 32x32 · 2 steps; mid 64x64 · 2 steps; high 128x128 · 1 step" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 6}, "distilled to 5 steps in all, got 6"),
+        ({"steps": 5, "denoise": 0.5}, "distilled to run from noise to a video, but these SIGMAS run from 0.8"),
+        ({"steps": 7, "start_step": 0, "last_step": 5, "force_full_denoise": False}, "these SIGMAS run from 1 to"),
+        ({"steps": 5, "pyramid": WAN.starting_at(1)}, "distilled for 3 stages, but the pyramid has 2"),
+    ],
+)
+def test_a_distilled_model_cannot_run_in_parts(student, options, message):
+    spec = options.get("pyramid")
+    model = pyramidal_model(shifted(student), spec, lambda text: None)
+    with pytest.raises(ValueError, match=message):
+        ksampler(model, cfg=1.0, **{key: value for key, value in options.items() if key != "pyramid"})
 
 
 class TestMasks:

@@ -187,9 +187,7 @@ class TestMistakes:
 
     @pytest.mark.parametrize("form", FORMS)
     def test_another_pyramid(self, t2v_model, form):
-        with pytest.raises(
-            ValueError, match="has no map for HW, which this pyramid downsamples; it has T: connect"
-        ):
+        with pytest.raises(ValueError, match="has no map for HW, which this pyramid downsamples; it has T: connect"):
             form(t2v_model, prompt(1), prompt(2), FREE, "1-1", random_lift("T"), empty())
 
     def test_axes_are_checked_before_a_model_is_loaded(self):
