@@ -136,12 +136,21 @@ def test_patches_and_injections_agree(t2v_model, write, monkeypatch):
 
 def test_a_switch_patches_no_weight_and_moves_none(t2v_model, write, monkeypatch):
     lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host")), 1.0, "low,high"))
+
+    def places():
+        return {name: weight.data_ptr() for name, weight in t2v_model.model.state_dict().items()}
+
     sample(t2v_model)
-    weights = {k: (v.data_ptr(), v.clone()) for k, v in t2v_model.model.state_dict().items()}
+    before = places()
+    sample(t2v_model)
+    stay = {name: place for name, place in places().items() if place == before[name]}  # newer ComfyUI moves a few in every run
+    weights = {name: weight.clone() for name, weight in t2v_model.model.state_dict().items()}
+    assert len(stay) > 0.9 * len(weights)
 
     def same():
         now = t2v_model.model.state_dict()
-        return all(now[k].data_ptr() == pointer and torch.equal(now[k], v) for k, (pointer, v) in weights.items())
+        in_place = all(now[name].data_ptr() == place for name, place in stay.items())
+        return in_place and all(torch.equal(now[name], weight) for name, weight in weights.items())
 
     patched, checked = [], []
     original = type(t2v_model).patch_weight_to_device
