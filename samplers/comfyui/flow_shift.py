@@ -52,4 +52,6 @@ def with_flow_shift(model: ModelPatcher, shift: float) -> ModelPatcher:
     changed.set_parameters(shift=shift, multiplier=sampling.multiplier)
     clone = model.clone()
     clone.add_object_patch("model_sampling", changed)
+    if (source := getattr(model, "cached_patcher_init", None)) is not None:
+        clone.cached_patcher_init = source  # newer ComfyUI keeps here which file the weights are from
     return clone

@@ -240,7 +240,7 @@ def check_model(model: ModelPatcher) -> None:
 
 def _sampling_kind(sampling: Any) -> str:
     """Return the name of the prediction type of a sampling object, which ComfyUI composes of it and of a table of sigmas."""
-    types = [kind for kind in type(sampling).__mro__ if kind.__module__ == comfy.model_sampling.__name__]
+    types = [kind for kind in type(sampling).__mro__ if kind.__module__ == comfy.model_sampling.CONST.__module__]
     return next((kind.__name__ for kind in types if not issubclass(kind, nn.Module)), type(sampling).__name__)
 
 

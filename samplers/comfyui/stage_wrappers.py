@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,7 +57,7 @@ class Replaced:
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the original, or the one that replaces it."""
-        return self.value if name == self.name else getattr(self.original, name)
+        return self.value if name == self.name else attrgetter(name)(self.original)
 
 
 def add_stage_wrappers(
