@@ -70,6 +70,8 @@ def _by_hand(graph: Graph, model: Node, spec: Node, latent: Node, sigmas: Node, 
     start = graph.add("PyramidalWanStageStart", noise=noise, latent=latent, pyramid=spec)
     graph.add("PyramidalWanStageModel", model=model, pyramid=spec, stage="mid")
     graph.add("PyramidalWanStageSigmas", sigmas=sigmas, pyramid=spec, stage="1")
+    graph.add("PyramidalWanSaveDraft", latent=start["latent"], filename="my_draft")
+    graph.add("PyramidalWanLoadDraft", filename="my_draft.safetensors")
     between = graph.add("PyramidalWanStageTransition", latent=start["latent"], noise=noise, pyramid=spec, stage="mid")
     graph.add("PyramidalWanRenoise", latent=between["latent"], noise=noise, pyramid=spec, stage="mid", level=0.45)
 
