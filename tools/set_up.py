@@ -62,8 +62,8 @@ OTHERS = [
 
 
 def main() -> None:
-    make_venv()
     """Create the environment, fetch ComfyUI unless ``COMFYUI_DIR`` names one, and install every package."""
+    make_venv()
     checkout = os.environ.get("COMFYUI_DIR")
     version = os.environ.get("COMFYUI_VERSION")
     if checkout and not version:
