@@ -236,10 +236,10 @@ def draft_then_finish(graph: Graph) -> None:
 
 1. Queue. Only the small stage runs, and its clean prediction is saved as a small video.
 2. If you do not like it, change the seed and queue again.
-3. If you like it, select the two muted groups, press Ctrl+M to unmute them, and queue. The draft is not sampled again; the
-   second sampler continues from it, to the same video as an uninterrupted run.
+3. If you like it, select the two muted groups, press Ctrl+M to unmute them, and queue: the second sampler continues from
+   the draft. The video is that of an uninterrupted run.
 
-Both samplers require the same settings: they share one seed; change steps, cfg and sampler in both.
+Both samplers need the same settings: change steps, cfg and sampler in both.
 
 {STEPS_TWO}
 
