@@ -53,5 +53,5 @@ def with_flow_shift(model: ModelPatcher, shift: float) -> ModelPatcher:
     clone = model.clone()
     clone.add_object_patch("model_sampling", changed)
     if (source := getattr(model, "cached_patcher_init", None)) is not None:
-        clone.cached_patcher_init = source  # newer ComfyUI keeps here which file the weights are from
+        vars(clone)["cached_patcher_init"] = source  # newer ComfyUI keeps here which file the weights are from
     return clone
