@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import Any
 import comfy.utils
 import folder_paths
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from ..pyramid.lift import METADATA_KEY, LinearMap
+from .comfyui.safetensors_file import write_safetensors
 from .video_lift import VideoLift
 
 FOLDER = "pyramidal_lifts"
@@ -36,7 +35,7 @@ RENDERED = "rendered clips"
 SAMPLED_VALUES = 256
 """Values of each tensor that count for the digest of a VAE."""
 
-folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
 
 
 @dataclass(frozen=True)
@@ -164,19 +163,11 @@ def write_lift(path: Path, file: LiftFile) -> None:
         axes[name] = {"source": fitted.source, "fitted_on": fitted.fitted_on}
         for direction, fitted_map in (("lift", fitted.lift), ("drop", fitted.drop)):
             weights, metadata = fitted_map.linear.to_tensors()
-            tensors |= {f"{name}.{direction}.{part}": weight.contiguous().clone() for part, weight in weights.items()}
+            tensors |= {f"{name}.{direction}.{part}": weight for part, weight in weights.items()}
             errors = {"first": dataclasses.asdict(fitted_map.first), "rest": dataclasses.asdict(fitted_map.rest)}
             axes[name][direction] = {"map": metadata[METADATA_KEY], "errors": errors}
     values = {"format": FORMAT, "vae": file.vae, "channels": file.channels, "axes": axes}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        safetensors.torch.save_file(tensors, part, metadata={KEY: json.dumps(values)})
-        with open(part, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_safetensors(path, tensors, {KEY: json.dumps(values)})
 
 
 def _from_tensors(tensors: Mapping[str, Tensor], values: dict[str, Any]) -> LiftFile:

@@ -61,7 +61,7 @@ class PyramidRun:
 
     @property
     def down(self) -> LatentDown | None:
-        """How clean latents come to the next coarser size; None averages them."""
+        """The map of clean latents to the next coarser size; None averages them."""
         return None if self.lift is None else self.lift.down
 
     def sample(self, latent: dict, *, first: int | None = None, last: int | None = None) -> Result:

@@ -162,7 +162,7 @@ def _from_video(
     if first == 0 and natural >= 1:
         return Start(full, stages, 0, noise_pyramid(draw, stages), region=region)
     if not torch.count_nonzero(draw):
-        return _after_leftover_noise(model, samples, stages, first, natural, region)
+        return _after_leftover_noise(model, samples, spec, first, natural, region)
     draws = noise_pyramid(draw, stages[first:])
     if torch.count_nonzero(samples) == 0:
         if natural < NEARLY_NOISE and not lenient:
@@ -171,22 +171,21 @@ def _from_video(
                 "from pure noise (denoise 1)"
             )
         return Start(full, stages, first, draws, region=region)
-    for finer in reversed(stages[first + 1 :]):
-        assert finer.from_coarser is not None  # only the first stage of a pyramid has none
-        axes = spec.downsample_axes[finer.index - 1]
-        samples = finer.from_coarser.down(samples) if down is None else down(samples, axes)
-    signal, first_noise = renoise(samples, stages[first], natural, draws[0].to(samples))
+    coarse = _at_stage(samples, stages, first, spec, down)
+    signal, first_noise = renoise(coarse, stages[first], natural, draws[0].to(samples))
     return Start(full, stages, first, [first_noise, *draws[1:]], signal, region=region)
 
 
 def _after_leftover_noise(
-    model: ModelPatcher, samples: Tensor, stages: tuple[Stage, ...], first: int, natural: float, region: KeptRegion | None
+    model: ModelPatcher, samples: Tensor, spec: PyramidSpec, first: int, natural: float, region: KeptRegion | None
 ) -> Start:
     """Return the start from a full-size sample that still holds its noise (``add_noise`` off in another sampler).
 
     Its low band is the sample of the first stage. The bands that this stage cannot hold are the noise of the finer ones:
     the sampler before left only noise there, or little else at such a level.
     """
+    full = LatentShape(*samples.shape[2:])
+    stages = spec.stages(full)
     stage = stages[first]
     if stage.field == "pyramidal" and stage.level > 0:
         raise ValueError(
@@ -202,15 +201,17 @@ def _after_leftover_noise(
     network: Any = model.model
     draws = noise_pyramid(network.process_latent_in(samples) * ((1 - natural) / natural), stages[first:])
     nothing = torch.zeros_like(draws[0])
-    full = LatentShape(*samples.shape[2:])
-    return Start(full, stages, first, [nothing, *draws[1:]], _low_band(samples, stages, first), region=region)
+    signal = _at_stage(samples, stages, first, spec)
+    return Start(full, stages, first, [nothing, *draws[1:]], signal, region=region)
 
 
-def _low_band(samples: Tensor, stages: tuple[Stage, ...], index: int) -> Tensor:
-    """Return a full-size latent at the size of a stage."""
+def _at_stage(
+    samples: Tensor, stages: tuple[Stage, ...], index: int, spec: PyramidSpec, down: LatentDown | None = None
+) -> Tensor:
+    """Return a full-size latent at the size of a stage: its low band, or what ``down`` makes of it."""
     for finer in reversed(stages[index + 1 :]):
         assert finer.from_coarser is not None  # only the first stage of a pyramid has none
-        samples = finer.from_coarser.down(samples)
+        samples = finer.from_coarser.down(samples) if down is None else down(samples, spec.downsample_axes[finer.index - 1])
     return samples
 
 

@@ -1,4 +1,4 @@
-"""Which layers of a MODEL a LoRA file fits, by name and by size."""
+"""Match the modules of a LoRA file with the layers of a MODEL, by name and by size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Size = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Match:
-    """What fits a MODEL.
+    """The part of a LoRA that fits a MODEL.
 
     Attributes:
         layers: The fitting tensors per layer, under the layer's name in the MODEL.

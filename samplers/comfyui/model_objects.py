@@ -16,12 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...pyramid.latent_shape import LatentShape
+from ...pyramid.latent_shape import PATCH, LatentShape
 from ...pyramid.stages import Stage
 from .conditioning import LatentDown, coarser_entry, grid_ratio
-
-PATCH = 2
-"""Latents of a token on the height and width axes."""
 
 CACHES = frozenset({"prepared_render"})
 """Attributes that their object computes again for every size (Uni3C)."""

@@ -131,7 +131,7 @@ def streams_weights(model: ModelPatcher) -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a LoRA acts on a MODEL.
+    """The action of a LoRA on a MODEL.
 
     Attributes:
         additions: What runs beside the weights, by the name of the layer.

@@ -43,12 +43,12 @@ def add_outermost_wrapper(model: ModelPatcher, kind: str, wrapper: Callable[...,
 
 @dataclass(frozen=True)
 class Replaced:
-    """An object of which one attribute is another.
+    """A stand-in for an object with one attribute replaced.
 
     Attributes:
         original: The object.
         name: Name of the attribute.
-        value: What it is instead.
+        value: Its value instead.
     """
 
     original: Any
@@ -79,7 +79,7 @@ def add_stage_wrappers(
 
 @dataclass(frozen=True)
 class _StageView:
-    """What other nodes see of a stage; the arguments are those of ``add_stage_wrappers``.
+    """The view that other nodes have of a stage; the arguments are those of ``add_stage_wrappers``.
 
     Attributes:
         latest: The clean prediction of the last call, under "clean".

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import folder_paths
 import safetensors
-import safetensors.torch
 from torch import Tensor
+
+from .safetensors_file import write_safetensors
 
 OUTPUT_MARK = " [output]"
 """ComfyUI's mark of file names in the output folder."""
@@ -77,14 +77,7 @@ class UserFiles:
             ValueError: The name is unusable.
         """
         path = self._target(name)
-        copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            safetensors.torch.save_file(copies, part, metadata=dict(metadata))
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_safetensors(path, tensors, metadata)
         return path
 
     def read(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
