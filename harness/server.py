@@ -38,7 +38,7 @@ class GraphError(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a graph has run.
+    """Progress of a running graph.
 
     Attributes:
         node: Id of the node that runs.

@@ -38,7 +38,14 @@ class FrameFit:
 
 @dataclass(frozen=True)
 class FitReport:
-    """How well a fitted map does on pairs that it was not fitted on: latent frame 0, and the other frames."""
+    """Error of a fitted map on held-out pairs.
+
+    Attributes:
+        first: Latent frame 0.
+        rest: The other frames.
+        fitted_pairs: Number of pairs that the map was fitted on.
+        held_out_pairs: Number of pairs that the errors are from.
+    """
 
     first: FrameFit
     rest: FrameFit

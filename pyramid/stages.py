@@ -78,12 +78,12 @@ class Stage:
 
     @property
     def has_blur(self) -> bool:
-        """Whether the path runs from blurred to clean data, so that the high band needs a correction."""
+        """True if the path runs from blurred to clean data, so that the high band needs a correction."""
         return self.field == "pyramidal" and self.from_coarser is not None
 
     @property
     def frames_agree(self) -> bool:
-        """Whether frame 0 has the sigmas of all other frames."""
+        """True if frame 0 has the sigmas of all other frames."""
         return self.noisy.sigma[0] == self.noisy.sigma[1] and self.clean.sigma[0] == self.clean.sigma[1]
 
     def reference_sigma(self, natural: Level) -> Level:

@@ -1,4 +1,4 @@
-"""What became of each template in the last runs of the tests: one line of JSON each, appended, the latest counts."""
+"""Results of the templates in the last runs of the tests: one line of JSON each, appended, the latest counts."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from .graph import Graph, of_class
 
 STAND_INS = Path(__file__).with_name("stand_ins.py")
 WIDTH, HEIGHT, FRAMES, RATE = 128, 96, 33, 16
-"""Of the video; as many frames as two overlapping shrunk segments need."""
+"""Size of the video; as many frames as two overlapping shrunk segments need."""
 SECONDS, SAMPLE_RATE = 6, 16000
 
 

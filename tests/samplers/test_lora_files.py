@@ -64,7 +64,7 @@ def by_comfyui(model, tensors, strength=1.0):
     return comfy.sd.load_lora_for_models(model, None, dict(tensors), strength, 0)[0]
 
 
-def same(one, other):
+def assert_same(one, other):
     torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-4)
 
 
@@ -113,7 +113,7 @@ def test_every_spelling_is_the_same_lora(t2v_model, write, style):
     assert report == "'x.safetensors': 5 of 5 modules applied"
     reference = spelled(lambda name: f"diffusion_model.{name}", *UP_DOWN)
     wanted = sample(by_comfyui(t2v_model, reference))
-    same(sample(made), wanted)
+    assert_same(sample(made), wanted)
     assert (wanted - sample(t2v_model)).abs().max() > 0.05
 
 
@@ -165,7 +165,7 @@ def test_every_kind_of_adapter_acts_as_in_comfyui(t2v_model, write, kind, module
     made, report = add_stage_lora(t2v_model, write(tensors, strength=0.7))
     assert report == "'x.safetensors': 1 of 1 modules applied"
     wanted = sample(by_comfyui(t2v_model, tensors, 0.7))
-    same(sample(made), wanted)
+    assert_same(sample(made), wanted)
     assert (wanted - sample(t2v_model)).abs().max() > 1e-3
 
 
@@ -182,7 +182,7 @@ def test_a_layer_of_another_size_is_left_out_and_the_others_act(t2v_model, write
     made, report = add_stage_lora(t2v_model, write(LOW_RANK | other))
     assert report.startswith("'x.safetensors': 1 of 2 modules applied; skipped: blocks.1.self_attn.k")
     assert " in the file but 128" in report
-    same(sample(made), sample(by_comfyui(t2v_model, LOW_RANK)))
+    assert_same(sample(made), sample(by_comfyui(t2v_model, LOW_RANK)))
 
 
 def test_a_patch_embedding_of_more_channels(t2v_model, i2v_model, write):
@@ -254,7 +254,7 @@ def test_alphas_of_a_peft_configuration(t2v_model, tmp_path, config, scale, wher
     up, down = AB_FILE.values()
     wanted = t2v_model.clone()
     wanted.add_patches({f"{Q}.weight": ("diff", (up @ down * scale,))})
-    same(sample(made), sample(wanted))
+    assert_same(sample(made), sample(wanted))
 
 
 def test_a_bias_of_peft(t2v_model, write):
@@ -264,7 +264,7 @@ def test_a_bias_of_peft(t2v_model, write):
     wanted = t2v_model.clone()
     patches = {f"{Q}.weight": ("diff", (up @ down / 2,)), f"{Q}.bias": ("diff", (random(128, seed=5) / 2,))}
     assert len(wanted.add_patches(patches)) == 2
-    same(sample(made), sample(wanted))
+    assert_same(sample(made), sample(wanted))
 
 
 def test_the_magnitudes_of_peft_are_a_dora_scale(t2v_model, write):
@@ -272,14 +272,14 @@ def test_the_magnitudes_of_peft_are_a_dora_scale(t2v_model, write):
     made, _ = add_stage_lora(t2v_model, write(AB_FILE | {"transformer.blocks.0.attn1.to_q.lora_magnitude_vector": magnitudes}))
     up, down = AB_FILE.values()
     reference = {f"{Q}.lora_up.weight": up, f"{Q}.lora_down.weight": down, f"{Q}.dora_scale": magnitudes[:, None]}
-    same(sample(made), sample(by_comfyui(t2v_model, reference)))
+    assert_same(sample(made), sample(by_comfyui(t2v_model, reference)))
 
 
 def test_boft_without_an_alpha_acts(t2v_model, write):
     """ComfyUI's own loader compares the missing alpha with 0, and leaves the layer as it is."""
     blocks = {f"{Q}.oft_blocks": random(2, 8, 16, 16)}
     made, _ = add_stage_lora(t2v_model, write(blocks))
-    same(sample(made), sample(by_comfyui(t2v_model, blocks | {f"{Q}.alpha": torch.tensor(0.0)})))
+    assert_same(sample(made), sample(by_comfyui(t2v_model, blocks | {f"{Q}.alpha": torch.tensor(0.0)})))
     assert (sample(made) - sample(t2v_model)).abs().max() > 1e-3
 
 
@@ -351,7 +351,7 @@ def test_packed_weights(own_model, t2v_model, write):
                 layer.__class__ = type("PackedLinear", (_Packed, type(layer)), {})
     made, report = add_stage_lora(own_model, write(LOW_RANK))
     assert report == "'x.safetensors': 1 of 1 modules applied"
-    same(sample(made), sample(by_comfyui(t2v_model, LOW_RANK)))
+    assert_same(sample(made), sample(by_comfyui(t2v_model, LOW_RANK)))
     with pytest.raises(ValueError, match="its blocks.0.self_attn.q is 256x256 in the file but 128x128 in the model"):
         add_stage_lora(own_model, write(in_file(Q, adapters(256, 256)["LoRA"]), "other.safetensors"))
 
@@ -383,11 +383,11 @@ def test_blocks_that_another_node_wraps(own_model, write, wrap):
     patched = replaced(own_model, wrap)
     made, report = add_stage_lora(patched, write(LOW_RANK))
     assert report == "'x.safetensors': 1 of 1 modules applied"
-    same(sample(made), wanted)
+    assert_same(sample(made), wanted)
     again, report = add_stage_lora(patched, write(LOW_RANK, "again.safetensors"))
     assert report == "'again.safetensors': 1 of 1 modules applied"
-    same(sample(again), wanted)
-    same(sample(patched), without)
+    assert_same(sample(again), wanted)
+    assert_same(sample(patched), without)
 
 
 def test_what_does_not_act_in_blocks_that_another_node_replaced(own_model, write):
@@ -462,7 +462,7 @@ def test_two_injections_on_one_layer_come_off_in_any_order(own_model, write, ord
     assert layer.forward.__func__ is type(layer).forward
     layer.__dict__.pop("forward", None)
     both, _ = add_stage_lora(bypass(own_model), write(LOW_RANK))
-    same(sample(both), wanted)
+    assert_same(sample(both), wanted)
     del both
     gc.collect()
     assert torch.equal(sample(own_model), before)
@@ -512,7 +512,7 @@ def loras(tmp_path, monkeypatch):
 def test_a_graph_of_another_machine_finds_its_lora(t2v_model, loras, name):
     assert PyramidalWanStageLoRA.validate_inputs(lora_name=name, stages="all") is True
     (made,) = PyramidalWanStageLoRA.execute(t2v_model, name, 1.0, "all").args
-    same(sample(made), sample(by_comfyui(t2v_model, LOW_RANK)))
+    assert_same(sample(made), sample(by_comfyui(t2v_model, LOW_RANK)))
 
 
 def test_a_lora_that_is_not_here_is_refused_before_anything_runs(t2v_model, loras):

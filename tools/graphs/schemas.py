@@ -38,7 +38,7 @@ class Input:
 
     @property
     def is_widget(self) -> bool:
-        """Whether the front end shows a widget for it."""
+        """True if the front end shows a widget for it."""
         return self.type in WIDGET_TYPES and not self.options.get("forceInput")
 
     @property

@@ -125,7 +125,7 @@ class Adapter(Section):
 
 
 class System(Section):
-    """How the run is executed; changes the result only by rounding."""
+    """Settings of the execution; they change the result only by rounding."""
 
     precision: Literal["fp32", "bf16"] = Field(default="bf16", description="of the arithmetic; weights and optimiser stay fp32")
     parallel: Literal["ddp", "fsdp2"] = Field(

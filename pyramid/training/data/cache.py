@@ -54,7 +54,7 @@ class Encoders(Section):
 
 
 class Shards(Section):
-    """How the cache is stored."""
+    """Settings of the files of a cache."""
 
     items: PositiveInt = Field(default=32, description="sources per shard; an interruption costs at most one shard of work")
     precision: str = Field(default="bf16", description="of latents and embeddings: bf16 or fp32")
