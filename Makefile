@@ -25,7 +25,7 @@ help: ## this list
 set-up: ## .venv, and ComfyUI in .host
 	@python=$$(sh tools/find_python.sh) && "$$python" tools/set_up.py
 
-demo: set-up ## one prompt sampled in four ways on the CPU, into output/demo/
+demo: set-up ## one prompt sampled in five ways on the CPU, into output/demo/
 	@$(RUN) demo.run $(if $(PROMPT),--prompt "$(PROMPT)")
 
 test: set-up ## all tests

@@ -52,6 +52,7 @@ class Sampling:
         cfg: Guidance scale; 1 runs the model once a step.
         model: File in tiny_wan/weights.
         sampler: ComfyUI's name of the sampler.
+        lift: Method of 'Pyramidal Lift'; None leaves the node out.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Sampling:
     cfg: float
     model: str = "tiny_wan_t2v.safetensors"
     sampler: str = "euler"
+    lift: str | None = None
 
     @property
     def tflops(self) -> float:
@@ -73,7 +75,8 @@ class Sampling:
 FINETUNED, DISTILLED = "tiny_wan_t2v_20-20-10.safetensors", "tiny_wan_t2v_2-2-1.safetensors"
 SAMPLINGS = (
     Sampling("plain", "plain, 50 steps", "plain", "50", 4.0),
-    Sampling("training-free", "training-free pyramid, 20-10 steps", "training-free", "20-10", 4.0),
+    Sampling("training-free", "training-free 20-10, with a lift", "training-free", "20-10", 4.0, lift="pixels"),
+    Sampling("unlifted", "training-free 20-10, without a lift", "training-free", "20-10", 4.0, lift="none"),
     Sampling("finetuned", "finetuned, 20-20-10 steps", "pyramidal-wan", "20-20-10", 4.0, FINETUNED),
     Sampling("distilled", "distilled, 2-2-1 steps", "pyramidal-wan", "2-2-1", 1.0, DISTILLED, "pyramid_few_step"),
 )
@@ -117,6 +120,9 @@ def sampling_graph(sampling: Sampling, prompt: str, size: VideoSize = SIZE, *, s
         "all_videos": ("CreateVideo", {"images": ["frames", 0], "fps": FPS}),
         "save_all": ("SaveVideo", {"video": ["all_videos", 0], "filename_prefix": f"demo/{sampling.name}-all-seeds", **mp4}),
     }
+    if sampling.lift is not None:
+        nodes["lift"] = ("PyramidalWanLift", {"vae": ["vae", 0], "method": sampling.lift, "pyramid": ["pyramid", 0]})
+        nodes["samples"][1]["lift"] = ["lift", 0]
     return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
 
 

@@ -33,6 +33,7 @@ FOLDERS = {
     "LoraLoaderModelOnly": "loras",
     "PyramidalWanFromFile": "",
     "PyramidalWanLoadConditioning": "../input/conditioning",
+    "PyramidalWanLoadDraft": "../input/drafts",
     "LoadImage": "../input",
     "LoadVideo": "../input",
 }

@@ -19,7 +19,7 @@ from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui import prompt_files as conditioning_file
-from pyramidalwan.samplers.comfyui import user_files
+from pyramidalwan.samplers.comfyui import safetensors_file
 
 CUSTOM = {"boundaries": "0.9, 0.5", "downsample_axes": "THW,hw", "resize": "db2", "field": "pyramidal",
           "timestep_source": "sigma", "first_frame": "shared", "rope": "scaled"}  # fmt: skip
@@ -186,7 +186,7 @@ def test_a_failed_write_leaves_the_old_file(folders, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(user_files.os, "replace", fail)
+    monkeypatch.setattr(safetensors_file.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         conditioning_file.save_conditioning(prompt(2), "x")
     assert path.read_bytes() == before and not list(folders.rglob("*.part"))
