@@ -2,7 +2,7 @@
 #
 #   PYTHON=python3.12            the Python of .venv
 #   COMFYUI_DIR=~/ComfyUI        your own ComfyUI, instead of fetching one
-#   COMFYUI_VERSION=0.30.0       fetch another version into .host/ComfyUI-0.30.0 (0.3.75, 0.16.3, 0.24.1, 0.30.0)
+#   COMFYUI_VERSION=0.3.75       fetch another version into .host/ComfyUI-0.3.75 (0.3.75, 0.16.3, 0.24.1, 0.30.0)
 #   PROMPT="a white disc ..."    prompt of 'make demo' (tiny_wan/world/grammar.py)
 #   ARGS="-k transition"         further arguments for pytest, or for ComfyUI in 'make serve'
 #   PORT=8188                    port of 'make serve'
@@ -13,7 +13,7 @@ RUN := .venv/bin/python -m
 
 ifdef COMFYUI_VERSION
 export COMFYUI_VERSION
-export COMFYUI_DIR := $(CURDIR)/.host/ComfyUI$(filter-out -0.3.75,-$(COMFYUI_VERSION))
+export COMFYUI_DIR := $(CURDIR)/.host/ComfyUI$(filter-out -0.30.0,-$(COMFYUI_VERSION))
 endif
 
 .PHONY: help set-up demo test serve lint pack clean

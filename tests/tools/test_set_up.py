@@ -117,7 +117,7 @@ def test_the_version_of_comfyui_is_read_from_its_file(tmp_path):
     assert set_up.comfyui_version(tmp_path) == "0.3.75"
 
 
-@pytest.mark.parametrize("version, folder", [("0.3.75", "ComfyUI"), ("0.30.0", "ComfyUI-0.30.0")])
+@pytest.mark.parametrize("version, folder", [("0.30.0", "ComfyUI"), ("0.3.75", "ComfyUI-0.3.75")])
 def test_comfyui_appears_complete_and_without_the_packages_paths(commands, monkeypatch, tmp_path, version, folder):
     monkeypatch.setattr(set_up, "HOST", tmp_path / ".host")
     monkeypatch.setattr(set_up, "run", lambda *command: write_package(version, *command))
