@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..pyramid.key_names import Expert
 from ..pyramid.stage_names import stages_problem
+from ..samplers.comfyui.checkpoint_metadata import expert_of
 from ..samplers.comfyui.model_files import lora_from_list, lora_names, lora_problem, spec_file_names, spec_from_file
 from ..samplers.comfyui.stage_lora import StageLora, add_stage_lora
-from .schema import Pyramid, schema, tell
+from .schema import Pyramid, advanced, schema, tell
+
+EXPERTS: dict[str, Expert | None] = {"auto": None, "high-noise": "high", "low-noise": "low"}
 
 
 class PyramidalWanStageLoRA(io.ComfyNode):
@@ -36,6 +40,16 @@ class PyramidalWanStageLoRA(io.ComfyNode):
                     tooltip="The stages it acts in: all, low, mid, high, several such as 'mid,high', or numbers from 0 for "
                     "the lowest, such as '0,1'. Only stages that run count: with steps 0-20-10 the one with 20 steps is low.",
                 ),
+                advanced(
+                    io.Combo.Input(
+                        "expert",
+                        options=list(EXPERTS),
+                        default="auto",
+                        optional=True,
+                        tooltip="Only for a file with two LoRAs, one for each of Wan 2.2's models: the one to load. auto reads "
+                        "it from the name of the model's file.",
+                    )
+                ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with the LoRA.")],
         )  # fmt: skip
@@ -47,9 +61,10 @@ class PyramidalWanStageLoRA(io.ComfyNode):
         return problem or (stages_problem(stages) if stages is not None else None) or True
 
     @classmethod
-    def execute(cls, model, lora_name, strength, stages) -> io.NodeOutput:
+    def execute(cls, model, lora_name, strength, stages, expert="auto") -> io.NodeOutput:
         """Return the model with the LoRA and show how much of the file matched."""
-        made, report = add_stage_lora(model, StageLora(lora_from_list(lora_name), strength, stages))
+        file = lora_from_list(lora_name, EXPERTS[expert] or expert_of(model))
+        made, report = add_stage_lora(model, StageLora(file, strength, stages))
         tell(cls, report)
         return io.NodeOutput(made)
 

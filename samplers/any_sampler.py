@@ -21,6 +21,7 @@ from ..pyramid.segments import NEARLY_NOISE
 from ..pyramid.stages import PRESETS, PyramidSpec
 from .comfyui.checkpoint_metadata import check_spec, distilled_for, spec_trained_for
 from .comfyui.latents import check_latent, pixels_per_latent
+from .comfyui.stage_lora import stage_loras
 from .comfyui.stage_model import check_model
 from .comfyui.stage_wrappers import MODEL_KEY, add_outermost_wrapper
 from .lifts import choose_lift
@@ -65,7 +66,7 @@ def pyramidal_model(
     wrapped.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, MODEL_KEY)
     if spec is not None:
         check_spec(wrapped, spec)
-        if spec.number_of_stages == 1:
+        if spec.number_of_stages == 1 and not stage_loras(wrapped):
             return wrapped
     check_model(wrapped)
     if spec is not None and lift is not None:
@@ -91,7 +92,7 @@ def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift:
     ) -> Tensor:
         guider = executor.class_obj
         chosen = spec or spec_trained_for(guider.model_patcher) or PRESETS["training-free"]
-        if chosen.number_of_stages == 1 or len(sigmas) < 2:
+        if len(sigmas) < 2 or (chosen.number_of_stages == 1 and not stage_loras(guider.model_patcher)):
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
         check_latent(latent_image, chosen, channels=latent_image.shape[1], lenient=True)
         chosen, levels = _levels(guider.model_patcher, chosen, sigmas)

@@ -6,6 +6,7 @@ result equals that of the sampler node.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,10 +61,25 @@ def stage_start(noise: Noise, latent: dict, spec: PyramidSpec) -> tuple[dict, De
     coarse = torch.zeros(*samples.shape[:2], *stages[0].shape, device=samples.device)
 
     def draw(stage_latent: dict) -> Tensor:
-        return noise_pyramid(full_noise(noise, stage_latent, (*samples.shape[:2], *full)), stages)[0]
+        return noise_pyramid(_new_noise(noise, stage_latent, (*samples.shape[:2], *full)), stages)[0]
 
     start = tagged({**latent, "samples": coarse}, StageTag(spec, 0, full, START))
     return start, DerivedNoise(stage_seed(noise.seed, 0), draw)
+
+
+def _new_noise(noise: Noise, latent: dict, size: Sequence[int]) -> Tensor:
+    """Return the draw of a run wired by hand.
+
+    Raises:
+        ValueError: It is empty.
+    """
+    draw = full_noise(noise, latent, size)
+    if not torch.count_nonzero(draw):
+        raise ValueError(
+            "every stage of a pyramid starts with new noise, but the NOISE is empty ('DisableNoise'); connect one "
+            "'RandomNoise' to every 'Pyramidal Stage Start' and 'Pyramidal Stage Transition'"
+        )
+    return draw
 
 
 def stage_transition(
@@ -97,7 +113,7 @@ def stage_transition(
         return into_stage(samples.to(band.device), coarse, fine, band, top_up=top_up)
 
     def draw(stage_latent: dict) -> Tensor:
-        full = full_noise(noise, stage_latent, (*samples.shape[:2], *tag.size))
+        full = _new_noise(noise, stage_latent, (*samples.shape[:2], *tag.size))
         return enter(noise_pyramid(full, stages)[fine.index])[1]
 
     signal, _ = enter(samples.new_zeros(*samples.shape[:2], *fine.shape))

@@ -63,9 +63,7 @@ def clip_vision_state_dict(*, seed: int = 0) -> StateDict:
     import comfy.clip_model
     import comfy.ops
 
-    network = comfy.clip_model.CLIPVisionModelProjection(
-        VISION_CONFIG, torch.float32, "meta", comfy.ops.disable_weight_init
-    )
+    network = comfy.clip_model.CLIPVisionModelProjection(VISION_CONFIG, torch.float32, "meta", comfy.ops.disable_weight_init)
     return {name: weight.half() for name, weight in random_state_dict(shapes(network), seed).items()}
 
 
@@ -74,9 +72,7 @@ def vae22_state_dict(*, seed: int = 0) -> StateDict:
     import comfy.ldm.wan.vae2_2
 
     with torch.device("meta"):
-        network = comfy.ldm.wan.vae2_2.WanVAE(
-            **VAE22_CONFIG, z_dim=48, temperal_downsample=[False, True, True]
-        )
+        network = comfy.ldm.wan.vae2_2.WanVAE(**VAE22_CONFIG, z_dim=48, temperal_downsample=[False, True, True])
     return random_state_dict(shapes(network), seed)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import safetensors
 
+from ...pyramid.key_names import Expert
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, PyramidSpec
 from .stage_lora import differences, stage_loras
@@ -52,16 +56,29 @@ def check_spec(model: ModelPatcher, spec: PyramidSpec) -> None:
 
 
 def _checkpoint_headers(model: ModelPatcher) -> list[dict[str, str]]:
-    """Return the metadata of the files that a MODEL was loaded from.
-
-    Newer versions of ComfyUI keep the loading function and its arguments on the model; older ones do not keep the file.
-    """
-    _, arguments = getattr(model, "cached_patcher_init", None) or (None, ())
+    """Return the metadata of the files that a MODEL was loaded from."""
     headers = []
-    for path in arguments:
-        if isinstance(path, str) and path.endswith(".safetensors"):
+    for path in _files(model):
+        if path.endswith(".safetensors"):
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
             if METADATA_KEY in metadata:
                 headers.append(metadata)
     return headers
+
+
+def _files(model: ModelPatcher) -> Iterator[str]:
+    """Yield the files that a MODEL was loaded from.
+
+    Newer versions of ComfyUI keep the loading function and its arguments on the model; older ones do not keep the file.
+    """
+    _, arguments = getattr(model, "cached_patcher_init", None) or (None, ())
+    yield from (path for path in arguments if isinstance(path, str))
+
+
+def expert_of(model: ModelPatcher) -> Expert | None:
+    """Return the network of Wan 2.2 that the name of a MODEL's file says it is, or None."""
+    for path in _files(model):
+        if found := re.search(r"(high|low)[-_ ]?noise", PurePath(path.replace("\\", "/")).name, re.IGNORECASE):
+            return "high" if found[1].lower() == "high" else "low"
+    return None

@@ -15,7 +15,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...pyramid.key_names import LoraKey, diffusers_name, lora_key
+from ...pyramid.key_names import Expert, LoraKey, diffusers_name, lora_key
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, PyramidSpec
 
@@ -39,18 +39,23 @@ class LoraFile:
     levels: list[tuple[float, ...]] | None = None
 
 
-_LOADED: weakref.WeakValueDictionary[tuple[str, int, int], LoraFile] = weakref.WeakValueDictionary()
+_LOADED: weakref.WeakValueDictionary[tuple[str, int, int, Expert | None], LoraFile] = weakref.WeakValueDictionary()
 
 
-def load_lora_file(path: str | Path, name: str) -> LoraFile:
+def load_lora_file(path: str | Path, name: str, expert: Expert | None = None) -> LoraFile:
     """Load a LoRA file, cached while a model references it and the file is unchanged.
+
+    Args:
+        path: The file.
+        name: The name that the artist sees.
+        expert: The network of Wan 2.2 to take the LoRA for, from a file that holds one for each.
 
     Raises:
         ValueError: The file cannot be read, holds several LoRAs, or holds NaN or infinity.
     """
     path = Path(path)
     status = path.stat()
-    key = (str(path), status.st_mtime_ns, status.st_size)
+    key = (str(path), status.st_mtime_ns, status.st_size, expert)
     if (known := _LOADED.get(key)) is not None:
         return known
     try:
@@ -58,7 +63,7 @@ def load_lora_file(path: str | Path, name: str) -> LoraFile:
     except Exception as error:  # the formats' own errors have no common base class
         raise ValueError(f"the LoRA file '{name}' cannot be read ({str(error).splitlines()[0]})") from None
     metadata = metadata or {}
-    layers = _layers(tensors, name)
+    layers = _layers(tensors, name, expert)
     _set_alphas(layers, _peft_config(path, metadata))
     _check_values(layers, name)
     for layer in layers.values():
@@ -69,9 +74,12 @@ def load_lora_file(path: str | Path, name: str) -> LoraFile:
     return loaded
 
 
-def _layers(tensors: Mapping[str, Any], name: str) -> dict[str, dict[str, Tensor]]:
+def _layers(tensors: Mapping[str, Any], name: str, expert: Expert | None) -> dict[str, dict[str, Tensor]]:
     """Group a file's tensors by layer."""
     keys = {key: lora_key(key) for key, value in tensors.items() if isinstance(value, Tensor)}
+    if _holds_two_experts(list(keys.values())):
+        unnamed, requested = _unnamed(keys), _requested(expert, name)
+        keys = {key: read for key, read in keys.items() if (read.expert or unnamed) == requested}
     _check_single(list(keys.values()), name)
     layers: dict[str, dict[str, Tensor]] = {}
     for key, read in keys.items():
@@ -79,15 +87,33 @@ def _layers(tensors: Mapping[str, Any], name: str) -> dict[str, dict[str, Tensor
     return layers
 
 
-def _check_single(keys: list[LoraKey], name: str) -> None:
-    """Reject a file that would give one layer two adapters."""
-    twice = len({(key.module, key.tensor) for key in keys}) < len(keys)
-    if {key.expert for key in keys} >= {"high", "low"} or (twice and len({key.expert for key in keys}) > 1):
+def _holds_two_experts(keys: list[LoraKey]) -> bool:
+    """Tell whether a file holds a LoRA for each of Wan 2.2's networks; diffusers' first one has no prefix of its own."""
+    experts = {key.expert for key in keys}
+    return experts >= {"high", "low"} or (_gives_twice(keys) and len(experts) > 1)
+
+
+def _unnamed(keys: Mapping[str, LoraKey]) -> Expert:
+    """Return the network that keys without a prefix of their own mean, in a file with LoRAs for both."""
+    return "high" if "low" in {key.expert for key in keys.values()} else "low"
+
+
+def _requested(expert: Expert | None, name: str) -> Expert:
+    if expert is None:
         raise ValueError(
             f"the LoRA '{name}' holds two LoRAs, one for each of Wan 2.2's high-noise and low-noise models; "
-            "expected a file with one of them"
+            "set expert to the one of this model"
         )
-    if twice:
+    return expert
+
+
+def _gives_twice(keys: list[LoraKey]) -> bool:
+    return len({(key.module, key.tensor) for key in keys}) < len(keys)
+
+
+def _check_single(keys: list[LoraKey], name: str) -> None:
+    """Reject a file that would give one layer two adapters."""
+    if _gives_twice(keys):
         adapters = ", ".join(sorted({key.adapter or "unnamed" for key in keys}))
         raise ValueError(f"the LoRA '{name}' holds several adapters ({adapters}); expected a file with one of them")
 

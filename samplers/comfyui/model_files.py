@@ -7,6 +7,7 @@ import difflib
 import folder_paths
 import safetensors
 
+from ...pyramid.key_names import Expert
 from ...pyramid.stages import PyramidSpec
 from .lora_file import LoraFile, load_lora_file
 
@@ -19,15 +20,19 @@ def lora_names() -> list[str]:
     return folder_paths.get_filename_list("loras")
 
 
-def lora_from_list(name: str) -> LoraFile:
+def lora_from_list(name: str, expert: Expert | None = None) -> LoraFile:
     """Read a LoRA of models/loras, with the slashes of this machine or another.
+
+    Args:
+        name: The name that the artist sees.
+        expert: The network of Wan 2.2 to take the LoRA for, from a file that holds one for each.
 
     Raises:
         ValueError: There is no such file, or it cannot be read.
     """
     if (path := _lora_path(name)) is None:
         raise ValueError(lora_problem(name))
-    return load_lora_file(path, name)
+    return load_lora_file(path, name, expert)
 
 
 def lora_problem(name: str) -> str | None:

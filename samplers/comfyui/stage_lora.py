@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import comfy.lora
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...pyramid.stage_names import stage_set
@@ -70,7 +71,18 @@ def add_stage_lora(model: ModelPatcher, lora: StageLora) -> tuple[ModelPatcher, 
     _check_agreement([*stage_loras(model), lora])
     clone = model.clone()
     clone.set_attachments(KEY, (*stage_loras(model), lora))
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _reject_run_without_pyramid)
     return clone, report
+
+
+def _reject_run_without_pyramid(executor: Callable[..., Tensor], *_: Any, **__: Any) -> Tensor:
+    """Raise ValueError in place of a run without stages, in which stage LoRAs would have no effect."""
+    names = ", ".join(f"'{lora.file.name}'" for lora in stage_loras(executor.class_obj.model_patcher))
+    raise ValueError(
+        f"the LoRA {names} acts in the stages of a pyramid, but this sampler runs without one; put 'Pyramidal Model' in front "
+        "of the sampler, or load the LoRA with 'LoraLoaderModelOnly'"
+    )
 
 
 def stage_loras(model: ModelPatcher) -> tuple[StageLora, ...]:
@@ -111,6 +123,7 @@ def differences(one: PyramidSpec, other: PyramidSpec) -> str:
 
 def apply_stage_loras(bound: ModelPatcher, stage: Stage, number_of_stages: int) -> None:
     """Give a stage's own clone of a MODEL the LoRAs that act in that stage."""
+    bound.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     additions: dict[str, list[Addition]] = {}
     for lora in stage_loras(bound):
         if not lora.acts_in(stage.index, number_of_stages):

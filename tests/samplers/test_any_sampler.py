@@ -5,13 +5,14 @@ from __future__ import annotations
 import comfy.hooks
 import comfy.model_management
 import comfy.samplers
+import comfy.sd
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 from comfyui_graph import empty, guider, progress, prompt
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import nodes
 from pyramidalwan.pyramid.schedules import levels_to_metadata
@@ -296,6 +297,31 @@ def test_a_distilled_model_runs_its_own_levels(student):
     wanted = pyramidal_sampler(shifted(student), "2-2-1", spec=None)
     torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-5)
     assert "low 32x32 · 2 steps; mid 64x64 · 2 steps; high 128x128 · 1 step" in said[0]
+
+
+def plain_lora(folder):
+    """Return a LoRA of plain Wan."""
+    generator = torch.Generator().manual_seed(2)
+    down, up = torch.randn(2, 128, generator=generator) * 0.2, torch.randn(128, 2, generator=generator) * 0.2
+    module = "diffusion_model.blocks.0.self_attn.q"
+    save_file({f"{module}.lora_up.weight": up, f"{module}.lora_down.weight": down}, folder / "plain.safetensors")
+    return StageLora(load_lora_file(folder / "plain.safetensors", "plain"), 1.0, "all")
+
+
+def test_a_stage_lora_acts_in_a_run_of_one_stage(t2v_model, student, tmp_path):
+    plain = pyramidal_model(add_stage_lora(t2v_model, plain_lora(tmp_path))[0], PRESETS["plain"], lambda text: None)
+    by_comfyui = comfy.sd.load_lora_for_models(t2v_model, None, load_file(tmp_path / "plain.safetensors"), 1.0, 0)[0]
+    torch.testing.assert_close(ksampler(plain, steps=2), ksampler(by_comfyui, steps=2), atol=1e-4, rtol=1e-4)
+
+
+def test_a_stage_lora_without_a_pyramid_is_an_error(t2v_model, tmp_path):
+    model, _ = add_stage_lora(t2v_model, plain_lora(tmp_path))
+    with pytest.raises(ValueError, match="the LoRA 'plain' acts in the stages of a pyramid.*put 'Pyramidal Model'"):
+        ksampler(model, steps=2)
+    after, _ = add_stage_lora(patched(t2v_model, FREE), plain_lora(tmp_path))
+    before = pyramidal_model(shifted(model), FREE, lambda text: None)
+    assert torch.equal(ksampler(after), ksampler(before))
+    assert not torch.equal(ksampler(after), ksampler(patched(t2v_model, FREE)))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from pyramidalwan.nodes.stages import (
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.stages import PRESETS
 from pyramidalwan.samplers.comfyui.latent_tag import CLEAN, END, StageTag, tag_of, tagged
+from pyramidalwan.samplers.hand_wired import stage_start
 
 WAN, FREE = PRESETS["pyramidal-wan"], PRESETS["training-free"]
 SIGMAS = PyramidalWanSchedule.execute(WAN, "3-3-2", "auto", 5.0).args[0]
@@ -265,6 +266,12 @@ class TestNoise:
     def test_a_new_video_is_not_started_without_noise(self, t2v_model):
         with pytest.raises(ValueError, match="starts from pure noise, but its NOISE is empty .'DisableNoise'."):
             finish(t2v_model, empty(), DisableNoise.execute().args[0])
+
+    def test_stages_wired_by_hand_are_not_sampled_without_noise(self, t2v_model):
+        spec = PRESETS["training-free"]
+        latent, noise = stage_start(DisableNoise.execute().args[0], empty(), spec)
+        with pytest.raises(ValueError, match="every stage of a pyramid starts with new noise, but the NOISE is empty"):
+            noise.generate_noise(latent)
 
     def test_the_clean_prediction_does_not_finish_a_run_from_a_file(self, t2v_model, folders):
         clean = through_a_file(sampler(t2v_model, end_stage="low")[1])

@@ -19,6 +19,7 @@ from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.stages import PRESETS
 from pyramidalwan.samplers.comfyui import stage_lora
+from pyramidalwan.samplers.comfyui.checkpoint_metadata import expert_of
 from pyramidalwan.samplers.comfyui.layer_additions import low_rank
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
@@ -45,9 +46,9 @@ def own_model():
 
 @pytest.fixture
 def write(tmp_path):
-    def write(tensors, name="x.safetensors", metadata=None, strength=1.0):
+    def write(tensors, name="x.safetensors", metadata=None, strength=1.0, expert=None):
         save_file({key: value.contiguous() for key, value in tensors.items()}, tmp_path / name, metadata)
-        return StageLora(load_lora_file(tmp_path / name, name), strength, "all")
+        return StageLora(load_lora_file(tmp_path / name, name, expert), strength, "all")
 
     return write
 
@@ -317,16 +318,42 @@ def test_a_strength_that_is_no_number_is_rejected(write, strength):
         ("high_noise.", "low_noise."),
     ],
 )
-def test_both_experts_in_one_file_are_rejected(write, one, other):
-    tensors = {f"{prefix}blocks.0.self_attn.q.diff_b": torch.ones(128) for prefix in (one, other)}
-    with pytest.raises(ValueError, match="'x.safetensors' holds two LoRAs, one for each of Wan 2.2's"):
+def test_each_of_two_experts_gets_its_part_of_a_file(write, one, other):
+    values = {one: torch.ones(128), other: torch.full((128,), 2.0)}
+    tensors = {f"{prefix}blocks.0.self_attn.q.diff_b": value for prefix, value in values.items()}
+    with pytest.raises(ValueError, match="'x.safetensors' holds two LoRAs.*; set expert to the one of this model"):
         write(tensors)
+    for expert, prefix in (("high", one), ("low", other)):
+        (layer,) = write(tensors, expert=expert).file.layers.values()
+        assert torch.equal(layer["diff_b"], values[prefix])
 
 
-def test_experts_that_share_no_layer_are_rejected_too(write):
+def test_experts_that_share_no_layer_are_told_apart_too(write):
     tensors = {f"diffusion_model.transformer_{n}.blocks.{n}.self_attn.q.diff_b": torch.ones(128) for n in (1, 2)}
-    with pytest.raises(ValueError, match="'x.safetensors' holds two LoRAs, one for each of Wan 2.2's"):
+    with pytest.raises(ValueError, match="'x.safetensors' holds two LoRAs"):
         write(tensors)
+    assert list(write(tensors, expert="low").file.layers) == ["blocks.2.self_attn.q"]
+
+
+def test_a_file_for_one_expert_is_read_for_both(write):
+    tensors = {"transformer_2.blocks.0.self_attn.q.diff_b": torch.ones(128)}
+    for expert in (None, "high", "low"):
+        assert list(write(tensors, expert=expert).file.layers) == ["blocks.0.self_attn.q"]
+
+
+@pytest.mark.parametrize(
+    ("file", "expert"),
+    [
+        ("wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors", "high"),
+        ("Wan2.2-I2V-A14B-LowNoise-Q4_K_M.gguf", "low"),
+        ("sub/LOW-NOISE/wan2.2.safetensors", None),
+        ("wan2.1_t2v_14B.safetensors", None),
+    ],
+)
+def test_the_expert_is_read_from_the_name_of_the_models_file(t2v_model, file, expert):
+    model = t2v_model.clone()
+    model.cached_patcher_init = (None, (f"/models/diffusion_models/{file}", {}))
+    assert expert_of(model) == expert
 
 
 def test_several_adapters_in_one_file_are_rejected(write):

@@ -6,14 +6,19 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as custom
+from comfy_extras.nodes_cfg import CFGZeroStar
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
-from comfyui_graph import empty, prompt
+from comfyui_graph import empty, guider, prompt
 
 import nodes
+from pyramidalwan.pyramid.latent_shape import LatentShape
+from pyramidalwan.pyramid.noise_pyramid import noise_pyramid
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.any_sampler import pyramidal_model
+from pyramidalwan.samplers.noise import SeedNoise
+from pyramidalwan.samplers.supported_samplers import make_sampler
 
 STEPS = 12
 SPECS = {
@@ -88,6 +93,21 @@ def test_a_prompt_for_a_range_is_used_in_the_same_steps(t2v_model, name, shift, 
         ksampler(model, cfg=1.0, positive=first + rest)
         found.append([index for index, call in enumerate(calls) if call[2] == 7])
     assert found[0] == found[1] and 0 < len(found[0]) < STEPS
+
+
+def test_cfg_zero_star_acts_in_the_low_stage_as_in_a_small_video(t2v_model):
+    model, seen = node(CFGZeroStar, shifted(t2v_model)), []
+    model.set_model_sampler_post_cfg_function(lambda args: seen.append(args["denoised"]) or args["denoised"])
+    ksampler(pyramidal(model, "free"))
+    in_pyramid = [video for video in seen if video.shape[-1] == 4]
+    seen.clear()
+    stages = SPECS["free"].stages(LatentShape(*LATENT["samples"].shape[2:]))
+    noise = noise_pyramid(SeedNoise(5).generate_noise(LATENT), stages)[0]
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
+    sigmas = stages[0].reference_sigma(sigmas[: len(in_pyramid) + 1])
+    guider(model, 3.0).sample(noise, torch.zeros_like(noise), make_sampler("euler"), sigmas, seed=5)
+    assert 2 < len(in_pyramid) < STEPS
+    torch.testing.assert_close(torch.cat(in_pyramid), torch.cat(seen), atol=1e-5, rtol=1e-5)
 
 
 class Scheduled(comfy.samplers.CFGGuider):

@@ -71,10 +71,10 @@ def test_both_languages_quote_the_same_messages(node_id):
 
 
 def test_texts_call_nodes_by_their_titles():
-    """Titles in quotes are display names of nodes of this pack or of ComfyUI."""
+    """Titles in quotes are those of nodes of this pack, or titles or ids of ComfyUI's, whose titles change between versions."""
     import nodes
 
-    comfyui = {nodes.NODE_DISPLAY_NAME_MAPPINGS.get(name, name) for name in schemas._comfyui_nodes()}
+    comfyui = set(schemas._comfyui_nodes()) | set(nodes.NODE_DISPLAY_NAME_MAPPINGS.values())
     titles = {schema.display_name for schema in SCHEMAS.values()} | comfyui
     quoted = set(re.findall(r"'([A-Z][\w ()-]+)'", MESSAGES))
     assert "Pyramidal Stage Transition" in quoted and quoted <= titles
