@@ -16,10 +16,12 @@ export COMFYUI_VERSION
 export COMFYUI_DIR := $(CURDIR)/.host/ComfyUI$(filter-out -0.30.0,-$(COMFYUI_VERSION))
 endif
 
-.PHONY: help set-up demo test serve lint pack clean
+OLDEST := 0.3.75
+
+.PHONY: help set-up demo test test-oldest serve lint pack clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@sed -n 's/^#  / /p' Makefile
 
 set-up: ## .venv, and ComfyUI in .host
@@ -30,6 +32,10 @@ demo: set-up ## one prompt sampled in five ways on the CPU, into output/demo/
 
 test: set-up ## all tests
 	@$(RUN) pytest -n auto $(ARGS)
+
+test-oldest: set-up ## nodes, samplers and graphs against the oldest ComfyUI that can be fetched
+	@.venv/bin/python tools/set_up.py $(OLDEST)
+	@COMFYUI_DIR="$(CURDIR)/.host/ComfyUI-$(OLDEST)" $(RUN) pytest -n auto tests/nodes tests/samplers tests/tools/test_workflows.py $(ARGS)
 
 serve: set-up ## ComfyUI in the browser, with the pack and tiny models
 	@$(RUN) demo.serve --port $(PORT) $(ARGS)

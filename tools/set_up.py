@@ -3,7 +3,8 @@
 Safe to repeat: completed steps are skipped, and an interrupted step is repeated.
 
 Run: "$(sh tools/find_python.sh)" tools/set_up.py    (the Makefile does)
-COMFYUI_DIR=/path/to/ComfyUI uses that checkout instead of fetching one, COMFYUI_VERSION=0.30.0 fetches that version.
+COMFYUI_DIR=/path/to/ComfyUI uses that checkout instead of fetching one, COMFYUI_VERSION=0.3.75 fetches that version. Versions
+given as arguments are fetched beside it, without their packages: they run with those of the other one.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ OTHERS = [
 
 
 def main() -> None:
-    """Create the environment, fetch ComfyUI unless ``COMFYUI_DIR`` names one, and install every package."""
+    """Create the environment, fetch ComfyUI unless ``COMFYUI_DIR`` names one, and install its packages and ours."""
     make_venv()
     checkout = os.environ.get("COMFYUI_DIR")
     version = os.environ.get("COMFYUI_VERSION")
@@ -72,6 +73,8 @@ def main() -> None:
             sys.exit(f"COMFYUI_DIR={checkout} is not a ComfyUI: it has no requirements.txt.")
     else:
         comfyui = fetch_comfyui(version or COMFYUI_VERSION)
+    for further in sys.argv[1:]:
+        fetch_comfyui(further)
     fetch_templates()
     install([TORCH], "torch")
     install([comfyui / "requirements.txt", *OTHERS], "packages")

@@ -146,6 +146,20 @@ def test_templates_are_fetched_again_only_when_the_pinned_version_changes(comman
     assert os.listdir(templates.parent) == [templates.name]
 
 
+def test_further_versions_are_fetched_without_their_packages(monkeypatch, tmp_path):
+    fetched, installed = [], []
+    monkeypatch.setattr(set_up, "make_venv", lambda: None)
+    monkeypatch.setattr(set_up, "fetch_templates", lambda: None)
+    monkeypatch.setattr(set_up, "fetch_comfyui", lambda version: fetched.append(version) or tmp_path / version)
+    monkeypatch.setattr(set_up, "install", lambda lists, name: installed.extend(lists))
+    monkeypatch.setattr(sys, "argv", ["set_up.py", "0.3.75"])
+    for variable in ("COMFYUI_DIR", "COMFYUI_VERSION"):
+        monkeypatch.delenv(variable, raising=False)
+    set_up.main()
+    assert fetched == [set_up.COMFYUI_VERSION, "0.3.75"]
+    assert [path.parent.name for path in installed if path.is_relative_to(tmp_path)] == [set_up.COMFYUI_VERSION]
+
+
 def test_a_version_that_cannot_be_fetched_is_rejected(commands):
     with pytest.raises(SystemExit, match="COMFYUI_VERSION=0.1 cannot be fetched; available: 0.3.75, .*0.30.0"):
         set_up.fetch_comfyui("0.1")
