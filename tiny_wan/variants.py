@@ -83,6 +83,12 @@ VARIANTS: Mapping[str, Variant] = {
         layers=5,  # one face adapter for every five blocks
         dtype=torch.float16,
     ),
+    "animate2": Variant(
+        network="comfy.ldm.wan.model_animate2:WanAnimate2Model",
+        expected="WAN_Animate2",
+        settings={"model_type": "animate2", "in_dim": 36},
+        config={"model_type": "animate2"},
+    ),
     "ti2v_5b": Variant(expected="WAN22_T2V", settings={"in_dim": 48, "out_dim": 48}),
     "fun_control_5b": Variant(expected="WAN22_T2V", settings={"in_dim": 148, "out_dim": 48, "in_dim_ref_conv": 48}),
     "fun_inpaint_5b": Variant(expected="WAN22_T2V", settings={"in_dim": 100, "out_dim": 48}),

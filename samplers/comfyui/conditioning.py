@@ -175,6 +175,8 @@ def _coarser(key: str, value: Any, size: LatentShape, coarser: LatentShape, axes
     if key == "vace_mask":
         return halve_block_mask(value, axes)
     in_time = axes if key in TIMED and value.ndim == 5 and value.shape[2] == size.frames else axes.replace("T", "")
+    if "T" in axes and key in TIMED and value.ndim == 5 and value.shape[2] == size.frames - 1:
+        value = value[:, :, 1::2]  # without the frame of a reference image, which is frame 0 of the latent
     ratio = grid_ratio(value, size)
     if ratio is None:
         return halve_latent(value, in_time.replace("HW", "")) if "T" in in_time else value

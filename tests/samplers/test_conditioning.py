@@ -72,6 +72,15 @@ def test_a_halved_mask_keeps_every_second_video_frame():
     assert halve_latent(latent, "THW").shape[-2:] == (3, 3)  # odd sides are left to ComfyUI
 
 
+def test_a_pose_video_has_no_frame_for_the_reference_image():
+    """Frame 0 of Animate's latent is the reference image; frame 1 of the pose video goes with frame 2 of the latent."""
+    pose = torch.arange(1.0, 5.0).reshape(1, 1, 4, 1, 1).expand(1, 16, 4, 8, 8)
+    low = PyramidSpec((0.9,), ("THW",)).stages(LatentShape(5, 8, 8))[0]
+    (made,) = stage_conds({"positive": [{"pose_video_latent": pose}]}, LatentShape(5, 8, 8), low, ("THW",))["positive"]
+    assert made["pose_video_latent"].shape == (1, 16, 2, 4, 4)
+    assert (made["pose_video_latent"][0, 0, :, 0, 0] / made["pose_video_latent"][0, 0, 0, 0, 0]).tolist() == [1.0, 2.0]
+
+
 def test_conds_of_the_guider_stay_unchanged():
     conds = {
         "positive": [{"concat_latent_image": torch.randn(1, 16, 5, 8, 8), "concat_mask": torch.ones(1, 1, 5, 8, 8), "x": 1}]
