@@ -23,7 +23,8 @@ def check_as_saved(front_end, flow):
     assert not [node["type"] for node in nodes.values() if not node["known"]]
     for saved in flow["nodes"]:
         node = nodes[saved["id"]]
-        names, values = zip(*node["widgets"], strict=True) if node["widgets"] else ((), ())
+        dotted, values = zip(*node["widgets"], strict=True) if node["widgets"] else ((), ())
+        names = [name.rpartition(".")[2] for name in dotted]  # newer versions of ComfyUI name a widget of an option 'format.codec'
         count = len(saved["widgets_values"])
         assert list(values[:count]) == saved["widgets_values"], saved["type"]
         named = [given["name"] for given in saved["inputs"] if "widget" in given]
