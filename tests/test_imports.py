@@ -36,11 +36,14 @@ ALLOWED = {
     "plots": Allowed(("pyramid",), ("PIL",)),
     "samplers": Allowed(("pyramid",), (*TENSORS, "safetensors", "tqdm", "PIL", "ComfyUI")),
     "nodes": Allowed(("pyramid", "samplers", "plots"), ("ComfyUI",)),
-    "tiny_wan": Allowed(MATHEMATICS, ("torch", "numpy", "safetensors", "sentencepiece", "av", "PIL", "ComfyUI")),
+    "tiny_wan": Allowed(
+        MATHEMATICS,
+        ("torch", "numpy", "safetensors", "sentencepiece", "tokenizers", "transformers", "av", "PIL", "ComfyUI"),
+    ),
     "harness": Allowed((*MATHEMATICS, "tiny_wan"), ("torch", "numpy", "safetensors", "aiohttp", "av", "PIL", "ComfyUI")),
     "tiny_wan/recipes": Allowed((*MATHEMATICS, "tiny_wan", "harness"), (*TENSORS, "safetensors", "ComfyUI")),
     "demo": Allowed(("pyramid", "tiny_wan", "harness"), ("torch", "PIL")),
-    "benchmarks": Allowed((*MATHEMATICS, "tiny_wan", "harness"), ("torch", "numpy", "diffusers", "ComfyUI")),
+    "benchmarks": Allowed((*MATHEMATICS, "tiny_wan", "harness"), ("torch", "numpy", "safetensors", "diffusers", "ComfyUI")),
     "tools": Allowed(("pyramid", "tiny_wan", "harness"), ("torch", "numpy", "safetensors", "av", "PIL", "ComfyUI")),
 }
 """Every folder with Python files but tests/, which may import everything. A folder inside another one has its own entry."""

@@ -11,6 +11,7 @@ The same command resumes an interrupted run. docs/training.md is the manual.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -19,19 +20,41 @@ from .config.finetune import FinetuneConfig
 from .config.run_file import load_run_config
 from .config.toml_config import load_config, to_toml
 from .engine.errors import StoppedError
+from .files import first_line, printable
+
+LESS_MEMORY = "use a smaller size or train.per_stage, a LoRA, gradient_checkpointing or more processes"
 
 # The commands import what they need, so that --help and wrong settings do not wait for diffusers and transformers.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; return its exit status, which is 2 after an error that the message explains."""
+    """Run a command; return its exit status: 2 after an error that the message explains, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal's encoding cannot show
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except (ValueError, StoppedError) as error:
-        print(f"pyramid.training: {error}", file=sys.stderr)
-        return 2
+        return _report(str(error))
+    except OSError as error:
+        place = f"{error.filename or 'a file'} cannot be read or written: " if error.errno else ""
+        return _report(f"{place}{error.strerror or error}")
+    except MemoryError:
+        return _report(f"the memory is not sufficient; {LESS_MEMORY}")
+    except RuntimeError as error:
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        return _report(f"the memory is not sufficient ({first_line(error)}); {LESS_MEMORY}")
+    except KeyboardInterrupt:
+        _report("stopped; the same command goes on")
+        return 130
     return 0
+
+
+def _report(text: str) -> int:
+    print(f"pyramid.training: {printable(text)}", file=sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict_loader import load
 
 from ..key_names import wan_name
 from ..schedules import levels_to_metadata
 from ..stage_names import stage_name
 from ..stages import METADATA_KEY
 from .config.run_config import RunConfig
+from .config.run_folder import check_unchanged
 from .config.settings import Adapter
-from .engine.atomic import atomic_file
 from .engine.checkpoints import Checkpoints
+from .files import write_tensors
 from .models import adapters
 from .models.networks import WanVelocity, open_transformer
 
@@ -45,13 +44,20 @@ def export(
         One file, or one per stage in running order.
 
     Raises:
-        ValueError: The precision is unknown, or the checkpoint does not exist.
+        ValueError: The precision is unknown, the run has other settings, or the checkpoint does not exist or is damaged.
     """
     if precision not in DTYPES:
         raise ValueError(f"unknown precision '{precision}'; expected {', '.join(DTYPES)}")
     folder = Path(config.out)
     checkpoints = Checkpoints(folder, keep=config.keep.checkpoints)
+    check_unchanged(config, folder)
     step = _existing_step(checkpoints, step, folder)
+    if damage := checkpoints.damage(step):
+        others = [str(each) for each in checkpoints.steps() if each != step]
+        raise ValueError(
+            f"the checkpoint of step {step} in {folder} is damaged ({damage}); expected an intact one"
+            + (f", --step {' or '.join(others)}" if others else "")
+        )
     network = trained_network(config, checkpoints, step)
     path = Path(path) if path else folder / "export" / f"{folder.name}-step{step}.safetensors"
     header, dtype = _header(config, step), DTYPES[precision]
@@ -88,7 +94,7 @@ def trained_network(config: RunConfig, checkpoints: Checkpoints, step: int) -> W
     adapters.prepare(network.transformer, config.adapter, config.pyramid.spec().number_of_stages, seed=config.train.seed)
     weights = {name: weight.detach() for name, weight in network.named_parameters() if weight.requires_grad}
     kind = "average" if config.exported_optimizer.ema else "weights"
-    load({config.exported_network: {kind: weights}}, checkpoint_id=checkpoints.path(step), no_dist=True)
+    checkpoints.load(step, {config.exported_network: {kind: weights}})
     return network
 
 
@@ -124,6 +130,5 @@ def _header(config: RunConfig, step: int) -> dict[str, str]:
 def _write(weights: Mapping[str, Tensor], path: Path, header: dict[str, str], dtype: torch.dtype) -> Path:
     """Write weights atomically; scalars such as a LoRA's alpha stay in float32."""
     stored = {name: value.to(dtype if value.ndim else torch.float32).contiguous().cpu() for name, value in weights.items()}
-    with atomic_file(path) as partial:
-        save_file(stored, partial, metadata=header)
+    write_tensors(stored, path, header)
     return path

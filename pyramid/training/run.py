@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -10,18 +12,25 @@ from accelerate import Accelerator
 from .config.distill import DistillConfig
 from .config.finetune import FinetuneConfig
 from .config.run_config import RunConfig
-from .config.toml_config import load_config, to_toml
+from .config.run_folder import CONFIG, check_unchanged
+from .config.toml_config import to_toml
 from .data.batches import Plan, StageBatch, StepDataset, steps_from
 from .data.cache_files import Cache
 from .engine import atomic, parallel
+from .engine.checkpoints import FOLDER
+from .engine.digests import files_digest
+from .engine.locks import locked
 from .engine.loop import Recipe, TrainingLoop
 from .export import export
+from .files import read_json
+from .models.networks import transformer_files
 from .recipes.distill import DistributionMatching
 from .recipes.distill_adversarial import AdversarialDistillation
 from .recipes.finetune import Finetuning
-from .validation import FinetuneValidation, StudentValidation
+from .validation import SAMPLES, FinetuneValidation, StudentValidation
 
-CONFIG = "config.toml"
+INPUTS = "inputs.json"
+"""Digests of what a run reads, by the setting that names it."""
 
 
 def run_finetuning(config: FinetuneConfig) -> list[Path]:
@@ -31,19 +40,19 @@ def run_finetuning(config: FinetuneConfig) -> list[Path]:
         The exported files; none in processes other than the main one.
 
     Raises:
-        ValueError: The settings do not fit the cache, the checkpoint or the run in the folder.
+        ValueError: The settings do not fit the cache, the checkpoint or the run in the folder, or it is in use.
         StoppedError: The run ended before its last step.
     """
-    accelerator, cache = _start(config)
-    recipe = Finetuning(config, accelerator)
-    return _train(config, recipe, FinetuneValidation(recipe, cache), cache, accelerator)
+    with _started(config) as (accelerator, cache):
+        recipe = Finetuning(config, accelerator)
+        return _train(config, recipe, FinetuneValidation(recipe, cache), cache, accelerator)
 
 
 def run_distillation(config: DistillConfig) -> list[Path]:
     """Train a few-step student, and export it; otherwise like ``run_finetuning``."""
-    accelerator, cache = _start(config)
-    recipe = make_distillation(config, accelerator)
-    return _train(config, recipe, StudentValidation(recipe, cache), cache, accelerator)
+    with _started(config) as (accelerator, cache):
+        recipe = make_distillation(config, accelerator)
+        return _train(config, recipe, StudentValidation(recipe, cache), cache, accelerator)
 
 
 def make_distillation(config: DistillConfig, accelerator: Accelerator) -> DistributionMatching | AdversarialDistillation:
@@ -52,13 +61,28 @@ def make_distillation(config: DistillConfig, accelerator: Accelerator) -> Distri
     return kind(config, accelerator)
 
 
-def _start(config: RunConfig) -> tuple[Accelerator, Cache]:
+@contextmanager
+def _started(config: RunConfig) -> Iterator[tuple[Accelerator, Cache]]:
+    """Check what can be checked before networks are loaded, and hold the lock of the run's folder."""
     accelerator = parallel.start(config.system)
     cache = Cache(config.data.cache, stages=config.pyramid.spec().number_of_stages)
     check_cache(config, cache)
-    if accelerator.is_main_process:
-        keep_config(config, Path(config.out))
-    return accelerator, cache
+    with ExitStack() as held:
+        parallel.on_main(lambda: _claim(config, cache, held))
+        yield accelerator, cache
+
+
+def _claim(config: RunConfig, cache: Cache, held: ExitStack) -> None:
+    folder = Path(config.out)
+    held.enter_context(locked(folder))
+    for each in (folder, folder / FOLDER, folder / SAMPLES):
+        atomic.remove_leftovers(each)
+    digests = input_digests(config, cache)
+    if any((folder / FOLDER).glob("step-*")):  # before the first checkpoint there is nothing to go on with
+        check_unchanged(config, folder)
+        check_inputs(digests, folder)
+    atomic.write_text(folder / INPUTS, json.dumps(digests, indent=1))
+    atomic.write_text(folder / CONFIG, to_toml(config))
 
 
 def _train(
@@ -132,35 +156,22 @@ def step_batches(
     return lambda start: steps_from(dataset, start, config.train.steps, workers=config.data.workers)
 
 
-FREE_TABLES = ("keep", "validation", "system", "out")
-"""Tables that may change when a run is resumed."""
-FREE_KEYS = (("train", "steps"), ("data", "workers"))
-"""Single settings that may change; all others would make it a different run."""
+def input_digests(config: RunConfig, cache: Cache) -> dict[str, str]:
+    """Return digests of the cache and of the networks that a run starts from, by setting; their names do not matter."""
+    digests = {name: files_digest(transformer_files(path)) for name, path in config.checkpoints_by_setting.items()}
+    return {**digests, "data.cache": cache.fingerprint()}
 
 
-def keep_config(config: RunConfig, folder: Path) -> None:
-    """Write the resolved configuration to the folder of the run.
+def check_inputs(digests: Mapping[str, str], folder: Path) -> None:
+    """Check that the run in a folder was started with the same inputs.
 
     Raises:
-        ValueError: The folder holds a run with different settings.
+        ValueError: It was started with other contents.
     """
-    path = folder / CONFIG
-    if path.exists():
-        before, now = (each.model_dump() for each in (load_config(type(config), path), config))
-        changed = [
-            f"{table}.{key}".rstrip(".")
-            for table in now
-            if table not in FREE_TABLES
-            for key in (now[table] if isinstance(now[table], dict) else [""])
-            if _value(before, table, key) != _value(now, table, key) and (table, key) not in FREE_KEYS
-        ]
-        if changed:
-            raise ValueError(
-                f"{folder} holds a run with different settings: {', '.join(changed)} changed; restore them or choose another "
-                "'out'"
-            )
-    atomic.write_text(path, to_toml(config))
-
-
-def _value(tables: dict, table: str, key: str) -> object:
-    return tables[table][key] if key else tables[table]
+    before = read_json(folder / INPUTS, "the inputs of a run")
+    changed = [name for name, digest in digests.items() if before.get(name) != digest]
+    if changed:
+        shown = ", ".join(f"{name} (was {before.get(name)}, is {digests[name]})" for name in changed)
+        raise ValueError(
+            f"{folder} holds a run that was started with other contents of {shown}; restore them or choose another 'out'"
+        )

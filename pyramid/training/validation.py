@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..noise_levels import NoiseLevel
@@ -24,7 +23,7 @@ from .data.batches import Plan, draw_batch
 from .data.cache_files import Cache
 from .data.clips import save_video
 from .engine import draws
-from .engine.atomic import atomic_file
+from .files import write_tensors
 from .models.encoders import WanVae, open_vae
 from .recipes import dmd
 from .recipes.distill import DistributionMatching
@@ -32,6 +31,8 @@ from .recipes.distill_adversarial import AdversarialDistillation
 from .recipes.finetune import Finetuning
 from .recipes.student import FewStepStudent
 
+SAMPLES = "samples"
+"""Folder of the samples in the folder of a run."""
 SEED = 20260104
 """Seed of validation, the same in every run, so that runs can be compared."""
 
@@ -50,7 +51,7 @@ class Samples:
             ValueError: The VAE cannot be opened.
         """
         self.settings, self.cache, self.accelerator = config.validation, cache, accelerator
-        self.folder, self.held_out = Path(config.out) / "samples", min(config.data.held_out, len(cache) // 2)
+        self.folder, self.held_out = Path(config.out) / SAMPLES, min(config.data.held_out, len(cache) // 2)
         self.vae: WanVae | None = open_vae(self.settings.vae) if self.settings.vae else None
 
     def __call__(self, step: int, make: Callable[[int], Tensor]) -> dict[str, float]:
@@ -77,8 +78,7 @@ class Samples:
 
     def _write(self, name: str, latents: Tensor, caption: str) -> None:
         if self.vae is None:
-            with atomic_file(self.folder / f"{name}.safetensors") as partial:
-                save_file({"latents": latents.contiguous()}, partial, metadata={"caption": caption})
+            write_tensors({"latents": latents.contiguous()}, self.folder / f"{name}.safetensors", {"caption": caption})
         else:
             save_video(self.folder / f"{name}.mp4", self.vae.to(self.accelerator.device).decode(latents)[0])
 

@@ -1,11 +1,11 @@
 """Batches: the samples of a step, and how processes divide them."""
 
 import torch
-from tiny_run import cache_folder
 
 from pyramid.training.data.batches import Plan, StepDataset
 from pyramid.training.data.cache_files import Cache
 from pyramid.training.engine import draws
+from tiny_wan.training_files import cache_folder
 
 FIELDS = ("clean", "coarse", "noise", "rho", "context")
 

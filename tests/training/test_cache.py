@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import TIMEOUT, run, start, toml
+from processes import TIMEOUT, run, start
 from safetensors.torch import load_file
-from tiny_encoders import cache_settings, picture, text_folder, vae_file, video_bytes, write_folder, write_tar
 
 from pyramid.latent_shape import LatentShape
 from pyramid.stages import PRESETS
@@ -21,6 +20,7 @@ from pyramid.training.data.clips import ClipSize, UnusableError, clips_of, save_
 from pyramid.training.data.sources import list_sources
 from pyramid.training.engine import parallel
 from pyramid.training.models.encoders import Umt5, open_vae
+from tiny_wan.training_files import cache_settings, picture, text_folder, toml, vae_file, video_bytes, write_folder, write_tar
 
 SPEC = PRESETS["pyramidal-wan"]
 

@@ -11,7 +11,6 @@ import torch
 from processes import run
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_run import cache_folder, settings
 
 from pyramid.flops import WAN_DIMENSIONS, forward_tflops
 from pyramid.schedules import LEVELS_KEY
@@ -31,6 +30,7 @@ from pyramid.training.models.networks import transformer_dimensions
 from pyramid.training.recipes.distill import DistributionMatching
 from pyramid.training.recipes.student import picked_level
 from pyramid.training.validation import sample_student
+from tiny_wan.training_files import cache_folder, settings
 
 MATCHING = ("dmd", "dmd-ot", "dmd-pt", "dmd-pt-star")
 RECIPES = (*MATCHING, "adv", "adv-od", "adv-pd")

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import run, start, toml
+from processes import run, start
 from safetensors import safe_open
-from safetensors.torch import load_file
-from tiny_run import cache_folder, settings, transformer_file
+from safetensors.torch import load_file, save_file
 
 from pyramid.stages import PRESETS, PyramidSpec
 from pyramid.training import run as runs
@@ -18,13 +17,16 @@ from pyramid.training.config.finetune import FinetuneConfig
 from pyramid.training.config.toml_config import check_config
 from pyramid.training.engine.checkpoints import Checkpoints
 from pyramid.training.engine.errors import NotFiniteError, StoppedError
+from pyramid.training.engine.locks import locked
 from pyramid.training.engine.run_log import RunLog
 from pyramid.training.export import export, trained_network
 from pyramid.training.models import adapters
 from pyramid.training.recipes.finetune import Finetuning
+from pyramid.training.validation import FinetuneValidation
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.model_files import spec_from_file
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
+from tiny_wan.training_files import cache_folder, settings, toml, transformer_file
 
 KINDS = {
     "full": {},
@@ -208,27 +210,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path):
     assert trainable.done == 0 and not trainable.optimizer.state
 
 
-def test_the_newest_checkpoints_and_the_best_one_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=2)
-    for step in range(1, 7):
-        checkpoints.save(step, {"x": torch.tensor(step)}, {"n": step}, is_best=step in (1, 3))
-    assert checkpoints.steps() == [3, 5, 6] and checkpoints.best() == 3
-    state = {"x": torch.tensor(0)}
-    assert checkpoints.load(5, state) == {"n": 5} and state["x"] == 5
-
-
-def test_an_incomplete_checkpoint_is_ignored_and_removed_by_the_next_one(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(1, {"x": torch.tensor(1)}, {})
-    interrupted = tmp_path / "checkpoints" / "step-00000002.partial"
-    interrupted.mkdir()
-    (interrupted / "notes.json").write_text("{}")
-    (tmp_path / "checkpoints" / "step-00000003").mkdir()
-    assert checkpoints.steps() == [1]
-    checkpoints.save(4, {"x": torch.tensor(4)}, {})
-    assert checkpoints.steps() == [1, 4] and not interrupted.exists()
-
-
 def test_a_resumed_log_has_every_step_exactly_once(tmp_path):
     first = RunLog(tmp_path, start=0, is_main=True)
     for step in (1, 2, 3):
@@ -241,6 +222,69 @@ def test_a_resumed_log_has_every_step_exactly_once(tmp_path):
     second.close()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 30.0}]
+
+
+@pytest.mark.parametrize("name", ["model.transformer", "data.cache"])
+def test_resuming_with_other_contents_behind_the_same_name_is_an_error(tmp_path, name):
+    made = config(tmp_path, train__steps=1)
+    runs.run_finetuning(made)
+    if name == "data.cache":
+        cache_folder(tmp_path / "cache", items=5)
+    else:
+        save_file({key: value + 1 for key, value in load_file(made.model.transformer).items()}, made.model.transformer)
+    with pytest.raises(ValueError, match=f"started with other contents of {name} .was [0-9a-f]+, is [0-9a-f]+.; restore"):
+        runs.run_finetuning(made.model_copy(update={"train": made.train.model_copy(update={"steps": 2})}))
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    made = config(tmp_path, keep__save_every=1)
+    healthy = Finetuning.step
+
+    def overflowing(self, parts):
+        numbers = healthy(self, parts)
+        if self.trainables["network"].done == 2:
+            with torch.no_grad():
+                next(iter(self.trainables["network"].weights.values())).fill_(float("inf"))
+        return numbers
+
+    monkeypatch.setattr(Finetuning, "step", overflowing)
+    expected = "the weights of network of step 2 are not finite and were not saved; the checkpoint of step 1 is intact"
+    with pytest.raises(StoppedError, match=expected):
+        runs.run_finetuning(made)
+    assert Checkpoints(folder_of(made), keep=9).steps() == [1]
+
+
+def test_a_validation_that_is_not_finite_is_not_the_best(tmp_path, monkeypatch):
+    made = config(tmp_path, train__steps=2, validation__every=1, keep__checkpoints=9)
+    monkeypatch.setattr(FinetuneValidation, "__call__", lambda self, step: {"validation": [float("nan"), 1.0][step - 1]})
+    runs.run_finetuning(made)
+    assert Checkpoints(folder_of(made), keep=9).best() == 2
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_as_if_undisturbed(tmp_path, capsys):
+    undisturbed, damaged = (config(tmp_path / name, keep__checkpoints=9) for name in ("undisturbed", "damaged"))
+    for made in (undisturbed, damaged):
+        runs.run_finetuning(made)
+    (body,) = (folder_of(damaged) / "checkpoints" / "step-00000004").glob("*.distcp")
+    body.write_bytes(body.read_bytes()[:-1000] + bytes(1000))
+    runs.run_finetuning(damaged)
+    assert "the checkpoint of step 4 is damaged (__0_0.distcp has changed" in capsys.readouterr().err
+    assert_equal(weights(undisturbed), weights(damaged))
+
+
+def test_a_run_that_is_in_use_is_refused(tmp_path):
+    made = config(tmp_path)
+    with locked(folder_of(made)), pytest.raises(ValueError, match="run is in use by this process"):
+        runs.run_finetuning(made)
+    runs.run_finetuning(made)
+
+
+def test_exporting_a_damaged_checkpoint_is_an_error_that_names_the_others(tmp_path):
+    made = config(tmp_path)
+    runs.run_finetuning(made)
+    (folder_of(made) / "checkpoints" / "step-00000004" / "notes.json").write_text("{}")
+    with pytest.raises(ValueError, match="step 4 in .* is damaged .notes.json has changed.*expected an intact one, --step 2"):
+        export(made, step=4)
 
 
 def test_resuming_with_different_settings_is_an_error(tmp_path):

@@ -47,6 +47,28 @@ def test_an_unknown_table_is_an_error_that_lists_the_known_ones():
         ({"pyramid": {"resize": "haarr"}}, "unknown resize 'haarr'; expected haar, dct"),
         ({"video": {"height": 450}}, "the nearest is 832x448, 81 frames"),
         ({"video": {"frames": 80}}, "81 frames"),
+        ({"video": {"height": 456}}, "cannot be halved"),
+        ({"video": {"width": 10**9}}, "'video.width' is 1000000000: input should be less than or equal to 8192"),
+        (
+            {"optimizer": {"learning_rate": 1e25}},
+            "'optimizer.learning_rate' is 1e+25: input should be less than or equal to 0.1",
+        ),
+        (
+            {"optimizer": {"learning_rate": float("inf")}},
+            "'optimizer.learning_rate' is Infinity: input should be a finite number",
+        ),
+        ({"optimizer": {"weight_decay": float("nan")}}, "'optimizer.weight_decay' is NaN: input should be a finite number"),
+        ({"optimizer": {"betas": [0.9, 1.0]}}, "'optimizer.betas.1' is 1.0: input should be less than 1"),
+        ({"optimizer": {"ema": 1.0}}, "'optimizer.ema' is 1.0: input should be less than 1"),
+        ({"adapter": {"rank": 10**6}}, "'adapter.rank' is 1000000: input should be less than or equal to 4096"),
+        ({"adapter": {"targets": []}}, "'adapter.targets' is []"),
+        ({"data": {"cache": ""}}, "'data.cache' is \"\": a path must not be empty"),
+        ({"data": {"cache": "c", "workers": 10**6}}, "'data.workers' is 1000000: input should be less than or equal to 256"),
+        ({"data": {"cache": "a\0b"}}, "a path must not hold control characters or line breaks"),
+        ({"validation": {"steps": "20-20"}}, "validation.steps: steps '20-20' has 2 numbers, but the pyramid has 3 stages"),
+        ({"validation": {"steps": "9999999-1-1"}}, "validation.steps has 10000001 steps or more; at most 10000 are allowed"),
+        ({"train": {"steps": 10**12}}, "'train.steps' is 1000000000000: input should be less than or equal to 10000000"),
+        ({"train": {"seed": 2**64}}, "'train.seed'"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(tables, message):
@@ -88,6 +110,33 @@ def test_a_missing_file_and_invalid_toml_are_errors(tmp_path):
     (tmp_path / "bad.toml").write_text("out = ")
     with pytest.raises(ValueError, match="is not valid TOML"):
         load_config(FinetuneConfig, tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_file_in_another_encoding_with_a_mark_is_read(tmp_path, encoding):
+    (tmp_path / "run.toml").write_bytes('out = "café"'.encode(encoding))
+    assert read_tables(tmp_path / "run.toml") == {"out": "café"}
+
+
+@pytest.mark.parametrize(
+    "contents, message",
+    [
+        ('out = "café"'.encode("latin-1"), "is not text in UTF-8: byte 10 cannot be decoded; save it as UTF-8"),
+        (b"x = 2026-01-01", "holds a date or time, which no setting is; put it in quotation marks"),
+        (b"x = " + b"[" * 5000, "is nested too deeply"),
+        (b"#" * 2**21, "cannot be read as a configuration: is larger than 1048576 bytes"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_an_error_in_words(tmp_path, contents, message):
+    (tmp_path / "run.toml").write_bytes(contents)
+    with pytest.raises(ValueError, match=message):
+        read_tables(tmp_path / "run.toml")
+
+
+@pytest.mark.parametrize("path, message", [("/dev/zero", "not a file but a pipe, socket or device"), ("/", "is a folder")])
+def test_devices_and_folders_are_not_read(path, message):
+    with pytest.raises(ValueError, match=f"{path} cannot be read as a configuration: .*{message}"):
+        read_tables(path)
 
 
 def test_a_resolved_configuration_loads_back_unchanged(tmp_path):

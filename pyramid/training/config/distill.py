@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from ...schedules import parse_steps, stage_levels
 from ...stages import PyramidSpec
-from .run_config import RunConfig, TrainSection
-from .settings import Adapter, Optimizer, Share, Validation
+from .run_config import MOST_STEPS, RunConfig, TrainSection, check_steps
+from .settings import Adapter, Name, Optimizer, Share, Validation
 from .toml_config import Section
 
 
@@ -49,8 +49,8 @@ BASELINES = " or ".join(f"'{name}'" for name, traits in RECIPES.items() if trait
 class Networks(Section):
     """The networks that distillation starts from."""
 
-    student: str = Field(description="the few-step model starts from this: the pyramidal one (plain for recipe 'dmd')")
-    teacher: str = Field(description="real score, and where the critic starts: pyramidal for dmd-pt, plain for dmd and dmd-ot")
+    student: Name = Field(description="the few-step model starts from this: the pyramidal one (plain for recipe 'dmd')")
+    teacher: Name = Field(description="real score, and where the critic starts: pyramidal for dmd-pt, plain for dmd and dmd-ot")
     size: str = Field(default="1.3B", description="1.3B or 14B: for the estimates of --dry-run before the files exist")
     gradient_checkpointing: bool = Field(default=True, description="recompute activations: a third more time, less memory")
 
@@ -59,10 +59,10 @@ class DistillTrain(TrainSection):
     """Length of the run and size of its batches."""
 
     steps: PositiveInt = Field(
-        default=4000, description="iterations, each of which updates the critic (guess: 3 to 5 thousand)"
+        default=4000, le=MOST_STEPS, description="iterations, each of which updates the critic (guess: 3 to 5 thousand)"
     )
     critic_updates: PositiveInt = Field(
-        default=5, description="critic updates for each update of the student (DMD2: 5; Neodragon: 2)"
+        default=5, le=1000, description="critic updates for each update of the student (DMD2: 5; Neodragon: 2)"
     )
     inputs: Literal["data", "simulated"] = Field(
         default="data",
@@ -74,9 +74,9 @@ class DistillTrain(TrainSection):
 class DistillLosses(Section):
     """Weights and noise levels of the losses; the student's matching gradient has weight 1."""
 
-    teach: NonNegativeFloat = Field(default=0.01, description="weight of L_teach, the pull to the data (PW)")
+    teach: NonNegativeFloat = Field(default=0.01, le=1e6, description="weight of L_teach, the pull to the data (PW)")
     teach_kind: Literal["cauchy", "mse"] = Field(default="cauchy", description="form of L_teach (guess: Neodragon's)")
-    cfg: NonNegativeFloat = Field(default=5.0, description="of the teacher (guess)")
+    cfg: NonNegativeFloat = Field(default=5.0, le=100.0, description="of the teacher (guess)")
     lowest: Share = Field(default=0.02, description="lowest level that predictions are noised to (DMD2)")
     highest: Share = Field(default=0.98, description="highest level that predictions are noised to (DMD2)")
 
@@ -88,10 +88,16 @@ class DistillLosses(Section):
 class Discriminator(Section):
     """For the adversarial recipes: heads on features of the frozen teacher."""
 
-    adversarial: NonNegativeFloat = Field(default=1.0, description="weight of the student's hinge loss (PW)")
-    reconstruction: NonNegativeFloat = Field(default=2.0, description="weight of the pull to the data, pseudo-Huber (PW)")
-    taps: tuple[int, ...] = Field(default=(7, 15, 22, 29), description="transformer blocks whose outputs are used (guess)")
-    width: PositiveInt = Field(default=256, description="channels inside the heads, a multiple of 4 (guess)")
+    adversarial: NonNegativeFloat = Field(default=1.0, le=1e6, description="weight of the student's hinge loss (PW)")
+    reconstruction: NonNegativeFloat = Field(
+        default=2.0, le=1e6, description="weight of the pull to the data, pseudo-Huber (PW)"
+    )
+    taps: tuple[NonNegativeInt, ...] = Field(
+        default=(7, 15, 22, 29), min_length=1, max_length=64, description="transformer blocks whose outputs are used (guess)"
+    )
+    width: PositiveInt = Field(
+        default=256, le=8192, multiple_of=4, description="channels inside the heads, a multiple of 4 (guess)"
+    )
 
 
 class DistillConfig(RunConfig):
@@ -105,7 +111,7 @@ class DistillConfig(RunConfig):
     grid: Literal["uniform", "shift"] = Field(
         default="uniform", description="spacing of a stage's steps: uniform in its sigma (guess), or uniform before the shift"
     )
-    shift: PositiveFloat = Field(default=5.0, description="flow shift of grid 'shift' (Wan)")
+    shift: PositiveFloat = Field(default=5.0, le=1000.0, description="flow shift of grid 'shift' (Wan)")
     networks: Networks
     train: DistillTrain = DistillTrain()
     losses: DistillLosses = DistillLosses()
@@ -124,6 +130,11 @@ class DistillConfig(RunConfig):
     def base_checkpoint(self) -> str:
         """Return the transformer that the student starts from."""
         return self.networks.student
+
+    @property
+    def checkpoints_by_setting(self) -> dict[str, str]:
+        """Return the transformers by setting."""
+        return {"networks.student": self.networks.student, "networks.teacher": self.networks.teacher}
 
     @property
     def base_size(self) -> str:
@@ -177,7 +188,7 @@ class DistillConfig(RunConfig):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> DistillConfig:
-        parse_steps(self.schedule, self.pyramid.spec().number_of_stages)
+        check_steps("schedule", self.schedule, self.pyramid.spec().number_of_stages)
         preset = self.pyramid.preset
         if self.traits.baseline and preset != "plain":
             raise ValueError(f"recipe '{self.recipe}' requires pyramid.preset 'plain'; got '{preset}'")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from .run_config import RunConfig, TrainSection
+from .run_config import MOST_SAMPLES, RunConfig, TrainSection, check_steps
 from .settings import Model, Optimizer, Share
 from .toml_config import Section
 
@@ -15,10 +15,10 @@ class FinetuneTrain(TrainSection):
     """Length of the run and size of its batches."""
 
     per_stage: PositiveInt = Field(
-        default=2, description="samples of each stage in one forward pass of one process (PW: 6 in 3 stages)"
+        default=2, le=MOST_SAMPLES, description="samples of each stage in one forward pass of one process (PW: 6 in 3 stages)"
     )
     accumulation: PositiveInt = Field(
-        default=1, description="forward passes per optimiser step (PW: batch 6 on each of 2 GPUs)"
+        default=1, le=MOST_SAMPLES, description="forward passes per optimiser step (PW: batch 6 on each of 2 GPUs)"
     )
     drop_prompt: Share = Field(
         default=0.1, description="share of samples with the empty prompt, for cfg (Pyramidal Flow's value)"
@@ -33,10 +33,12 @@ class FinetuneLosses(Section):
     """Weights of the losses; L_pyr has weight 1."""
 
     teacher: NonNegativeFloat = Field(
-        default=1.0, description="weight of L_dist, the plain teacher's prediction (guess); 0 switches it off"
+        default=1.0, le=1e6, description="weight of L_dist, the plain teacher's prediction (guess); 0 switches it off"
     )
     teacher_levels: tuple[int, ...] = Field(
-        default=(0, 1), description="halvings from full size where L_dist acts: plain Wan cannot make the smallest videos (PW)"
+        default=(0, 1),
+        max_length=64,
+        description="halvings from full size where L_dist acts: plain Wan cannot make the smallest videos (PW)",
     )
 
 
@@ -52,6 +54,11 @@ class FinetuneConfig(RunConfig):
     def base_checkpoint(self) -> str:
         """Return the plain transformer."""
         return self.model.transformer
+
+    @property
+    def checkpoints_by_setting(self) -> dict[str, str]:
+        """Return the transformers by setting."""
+        return {"model.transformer": self.model.transformer}
 
     @property
     def base_size(self) -> str:
@@ -96,6 +103,7 @@ class FinetuneConfig(RunConfig):
     @model_validator(mode="after")
     def _check_levels(self) -> FinetuneConfig:
         field = self.pyramid.spec().field
+        check_steps("validation.steps", self.validation.steps, self.pyramid.spec().number_of_stages)
         if self.train.levels == "all" and field != "natural":
             raise ValueError(f"train.levels 'all' requires pyramid.field 'natural'; got '{field}'")
         return self

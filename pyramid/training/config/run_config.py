@@ -4,19 +4,41 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from .settings import Adapter, Data, Keep, Optimizer, Pyramid, System, Validation, Video
+from ...schedules import parse_steps
+from .settings import Adapter, Data, Keep, Name, Optimizer, Pyramid, System, Validation, Video
 from .toml_config import Section
+
+MOST_STEPS = 10_000_000
+MOST_SAMPLES = 4096
+MOST_SAMPLING_STEPS = 10_000
+"""Steps of a sample, over all stages."""
 
 
 class TrainSection(Section):
     """Length of the run and size of its batches."""
 
-    steps: PositiveInt = Field(default=5000, description="optimiser steps (PW)")
-    per_stage: PositiveInt = Field(default=1, description="samples of each stage in one forward pass of one process")
-    accumulation: PositiveInt = Field(default=1, description="forward passes per optimiser step")
-    seed: int = Field(default=0, description="of every random choice")
+    steps: PositiveInt = Field(default=5000, le=MOST_STEPS, description="optimiser steps (PW)")
+    per_stage: PositiveInt = Field(
+        default=1, le=MOST_SAMPLES, description="samples of each stage in one forward pass of one process"
+    )
+    accumulation: PositiveInt = Field(default=1, le=MOST_SAMPLES, description="forward passes per optimiser step")
+    seed: int = Field(default=0, ge=0, lt=2**63 - 1, description="of every random choice")
+
+
+def check_steps(name: str, text: str, stages: int) -> None:
+    """Check the steps of a schedule.
+
+    Raises:
+        ValueError: The text is not one number per stage, or there are too many steps.
+    """
+    try:
+        steps = sum(parse_steps(text, stages)) if len(text) < 1000 else MOST_SAMPLING_STEPS + 1
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if steps > MOST_SAMPLING_STEPS:
+        raise ValueError(f"{name} has {steps} steps or more; at most {MOST_SAMPLING_STEPS} are allowed")
 
 
 class RunConfig(Section, ABC):
@@ -26,7 +48,7 @@ class RunConfig(Section, ABC):
     so that none of it depends on the class of a configuration.
     """
 
-    out: str = Field(description="folder of the run")
+    out: Name = Field(description="folder of the run")
     data: Data
     pyramid: Pyramid = Pyramid()
     video: Video = Video()
@@ -36,10 +58,20 @@ class RunConfig(Section, ABC):
     keep: Keep = Keep()
     validation: Validation = Validation()
 
+    @model_validator(mode="after")
+    def _check_together(self) -> RunConfig:
+        self.video.check_fits(self.pyramid)
+        return self
+
     @property
     @abstractmethod
     def base_checkpoint(self) -> str:
         """Return the path of the transformer that the exported network starts from, and that its LoRA belongs to."""
+
+    @property
+    @abstractmethod
+    def checkpoints_by_setting(self) -> dict[str, str]:
+        """Return the paths of all transformers that the run starts from, by the name of the setting."""
 
     @property
     @abstractmethod

@@ -8,13 +8,28 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from ...latent_shape import LatentShape
 from ...stages import FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
 from .toml_config import Section
 
+LONGEST_NAME = 4096
+"""Characters of the longest path."""
+
+
+def _check_name(name: str) -> str:
+    if not name.strip():
+        raise ValueError("a path must not be empty")
+    if not name.isprintable():
+        raise ValueError("a path must not hold control characters or line breaks")
+    return name
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Name = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(_check_name)]
+"""The path of a file or folder."""
 
 
 class Pyramid(Section):
@@ -51,9 +66,11 @@ class Pyramid(Section):
 class Video(Section):
     """Size of the training videos at full resolution."""
 
-    width: PositiveInt = Field(default=832, description="pixels (PW)")
-    height: PositiveInt = Field(default=448, description="pixels (PW: 448 instead of 480, which cannot be halved twice)")
-    frames: PositiveInt = Field(default=81, description="pixel frames, 4k+1 (PW)")
+    width: PositiveInt = Field(default=832, le=8192, description="pixels (PW)")
+    height: PositiveInt = Field(
+        default=448, le=8192, description="pixels (PW: 448 instead of 480, which cannot be halved twice)"
+    )
+    frames: PositiveInt = Field(default=81, le=4097, description="pixel frames, 4k+1 (PW)")
 
     @model_validator(mode="after")
     def _check_size(self) -> Video:
@@ -66,6 +83,20 @@ class Video(Section):
             )
         return self
 
+    def check_fits(self, pyramid: Pyramid) -> None:
+        """Check that a pyramid can halve these videos.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        try:
+            pyramid.spec().shapes(self.latent)
+        except ValueError as error:
+            raise ValueError(
+                f"video.width {self.width}, video.height {self.height} and video.frames {self.frames} do not fit the pyramid: "
+                f"{error}"
+            ) from None
+
     @property
     def latent(self) -> LatentShape:
         """Return the size of the videos' latents."""
@@ -75,7 +106,7 @@ class Video(Section):
 class Model(Section):
     """The network to start from."""
 
-    transformer: str = Field(description="diffusers folder, or one .safetensors file of Wan or ComfyUI; unquantised T2V")
+    transformer: Name = Field(description="diffusers folder, or one .safetensors file of Wan or ComfyUI; unquantised T2V")
     size: str = Field(default="1.3B", description="1.3B or 14B: for the estimates of --dry-run before the file exists")
     gradient_checkpointing: bool = Field(default=True, description="recompute activations: a third more time, far less memory")
 
@@ -83,12 +114,12 @@ class Model(Section):
 class Data(Section):
     """Cached latents and text embeddings."""
 
-    cache: str = Field(description="folder written by 'python -m pyramid.training cache'")
+    cache: Name = Field(description="folder written by 'python -m pyramid.training cache'")
     held_out: NonNegativeInt = Field(
-        default=32, description="number of items at the end of the cache that are kept for validation"
+        default=32, le=1_000_000, description="number of items at the end of the cache that are kept for validation"
     )
     workers: NonNegativeInt = Field(
-        default=2, description="processes that load batches ahead; 0 loads them in the training process"
+        default=2, le=256, description="processes that load batches ahead; 0 loads them in the training process"
     )
 
 
@@ -96,16 +127,16 @@ class Optimizer(Section):
     """AdamW with a linear warm-up, a constant learning rate and an optional linear decay."""
 
     learning_rate: PositiveFloat = Field(
-        default=1e-5, description="guess: between Pyramidal Flow's 5e-5 and distillation's 1e-6"
+        default=1e-5, le=0.1, description="guess: between Pyramidal Flow's 5e-5 and distillation's 1e-6"
     )
-    warm_up: NonNegativeInt = Field(default=200, description="optimiser steps (guess)")
+    warm_up: NonNegativeInt = Field(default=200, le=10_000_000, description="optimiser steps (guess)")
     decay_share: Share = Field(
         default=0.0, description="last share of all steps over which the learning rate falls to 0; 0 keeps it constant (guess)"
     )
-    betas: tuple[float, float] = Field(default=(0.9, 0.99), description="of AdamW (guess)")
-    weight_decay: NonNegativeFloat = Field(default=0.01, description="of AdamW (guess)")
-    clip: PositiveFloat = Field(default=1.0, description="maximum norm of the gradient (guess)")
-    ema: Share = Field(
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.99), description="of AdamW (guess)")
+    weight_decay: NonNegativeFloat = Field(default=0.01, le=10.0, description="of AdamW (guess)")
+    clip: PositiveFloat = Field(default=1.0, le=1e6, description="maximum norm of the gradient (guess)")
+    ema: Decay = Field(
         default=0.999,
         description="decay of the moving average of the weights, which is exported; 0 exports the last weights (guess)",
     )
@@ -115,11 +146,15 @@ class Adapter(Section):
     """The trained weights: all of the network's, or a LoRA."""
 
     kind: Literal["full", "lora"] = Field(default="full", description="PW finetunes all weights; LoRA for small machines")
-    rank: PositiveInt = Field(default=128, description="of a LoRA (SwD's value for Wan, arXiv 2503.16397)")
-    alpha: PositiveFloat | None = Field(default=None, description="of a LoRA; default: the rank, which makes its scale 1")
+    rank: PositiveInt = Field(default=128, le=4096, description="of a LoRA (SwD's value for Wan, arXiv 2503.16397)")
+    alpha: PositiveFloat | None = Field(
+        default=None, le=65536.0, description="of a LoRA; default: the rank, which makes its scale 1"
+    )
     scope: Literal["shared", "per-stage"] = Field(default="shared", description="one LoRA for all stages, or one for each")
     targets: tuple[str, ...] = Field(
         default=("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"),
+        min_length=1,
+        max_length=64,
         description="modules with a LoRA, by diffusers' names",
     )
 
@@ -137,17 +172,19 @@ class System(Section):
 class Keep(Section):
     """Checkpoints and logs."""
 
-    save_every: PositiveInt = Field(default=250, description="optimiser steps between checkpoints")
-    checkpoints: PositiveInt = Field(default=3, description="number of newest checkpoints to keep, besides the best one")
-    log_every: PositiveInt = Field(default=10, description="optimiser steps between lines of the log")
-    explode: PositiveFloat = Field(default=8.0, description="stop when the loss is this many times its running mean")
+    save_every: PositiveInt = Field(default=250, le=10_000_000, description="optimiser steps between checkpoints")
+    checkpoints: PositiveInt = Field(
+        default=3, le=10_000, description="number of newest checkpoints to keep, besides the best one"
+    )
+    log_every: PositiveInt = Field(default=10, le=10_000_000, description="optimiser steps between lines of the log")
+    explode: float = Field(default=8.0, gt=1.0, le=1e9, description="stop when the loss is this many times its running mean")
 
 
 class Validation(Section):
     """Held-out loss and samples, both of the averaged weights."""
 
-    every: PositiveInt = Field(default=500, description="optimiser steps")
-    videos: NonNegativeInt = Field(default=2, description="number of held-out prompts to sample")
+    every: PositiveInt = Field(default=500, le=10_000_000, description="optimiser steps")
+    videos: NonNegativeInt = Field(default=2, le=1000, description="number of held-out prompts to sample")
     steps: str = Field(default="20-20-10", description="of the samples, low to high resolution")
-    cfg: NonNegativeFloat = Field(default=5.0, description="of the samples (Wan's default is 5 to 6)")
-    vae: str | None = Field(default=None, description="Wan VAE that decodes the samples to mp4; default: save latents")
+    cfg: NonNegativeFloat = Field(default=5.0, le=100.0, description="of the samples (Wan's default is 5 to 6)")
+    vae: Name | None = Field(default=None, description="Wan VAE that decodes the samples to mp4; default: save latents")

@@ -11,16 +11,24 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..files import decode, read_limited
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
+LARGEST = 2**20
+"""Bytes of the largest configuration that is read."""
+LONGEST_SHOWN = 200
+"""Characters of a wrong value that a message shows."""
+
+
 class Section(BaseModel):
     """A table of a TOML file: immutable, without unknown keys, without conversion between types (except 1 for 1.0)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
@@ -49,12 +57,22 @@ def read_tables(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: The file does not exist or is not valid TOML.
     """
+    path = Path(path)
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(decode(read_limited(path, LARGEST)))
+        json.dumps(values)
+        return values
     except FileNotFoundError:
         raise ValueError(f"there is no configuration file {path}") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
+    except TypeError:
+        raise ValueError(f"{path} holds a date or time, which no setting is; put it in quotation marks") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply; expected tables of settings") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ValueError(f"{path} cannot be read as a configuration: {reason}") from None
 
 
 def check_config(kind: type[S], values: dict[str, Any], where: str) -> S:
@@ -81,8 +99,11 @@ def _set(values: dict[str, Any], setting: str) -> None:
         raise ValueError(f"--set expects table.key=value, such as train.steps=100; got '{setting}'")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        json.dumps(value)
+    except (tomllib.TOMLDecodeError, TypeError):  # such as a path, or a date
         value = text
+    except RecursionError:
+        raise ValueError(f"--set {setting[:LONGEST_SHOWN]}...: the value is nested too deeply") from None
     *tables, key = name.strip().split(".")
     for table in tables:
         values = values.setdefault(table, {})
@@ -92,7 +113,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
 
 
 def _describe(kind: type[Section], error: Any) -> str:
-    name = ".".join(map(str, error["loc"]))
+    name = ".".join(map(str, error["loc"]))[:LONGEST_SHOWN]
     if error["type"] == "extra_forbidden":
         *tables, key = error["loc"]
         known = list(_section(kind, tables).model_fields)
@@ -104,7 +125,9 @@ def _describe(kind: type[Section], error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not name:
         return message
-    return f"'{name}' is {json.dumps(error['input'], default=str)}: {message[0].lower()}{message[1:]}"
+    shown = json.dumps(error["input"], default=str)
+    shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
+    return f"'{name}' is {shown}: {message[0].lower()}{message[1:]}"
 
 
 def _section(kind: type[Section], tables: Iterable[Any]) -> type[Section]:

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...noise_pyramid import derive_seed
 from ..engine import draws
+from ..engine.errors import StoppedError
+from ..files import first_line
 from .cache_files import Cache
 
 Batch = TypeVar("Batch", bound="StageBatch")
@@ -175,5 +177,17 @@ def _stratified(plan: Plan, stage: int, numbers: range, name: str) -> Tensor:
 def steps_from(
     dataset: Dataset[list[list[StageBatch]]], start: int, stop: int, *, workers: int
 ) -> Iterator[list[list[StageBatch]]]:
-    """Iterate over the steps ``start`` ... ``stop - 1``, read ahead by ``workers`` processes (0: in this one)."""
-    return iter(DataLoader(dataset, batch_size=None, sampler=range(start, stop), num_workers=workers))
+    """Iterate over the steps ``start`` ... ``stop - 1``, read ahead by ``workers`` processes (0: in this one).
+
+    Raises:
+        ValueError: The cache is damaged.
+        StoppedError: One of the processes ended.
+    """
+    try:
+        yield from DataLoader(dataset, batch_size=None, sampler=range(start, stop), num_workers=workers)
+    except ValueError as error:  # of a worker: with the traceback as its message
+        raise ValueError(str(error).rsplit("ValueError: ", 1)[-1].strip()) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise StoppedError(f"{first_line(error)}; the same command resumes, and data.workers 0 needs less memory") from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -13,28 +14,45 @@ from torch import Tensor
 
 from ...latent_shape import LatentShape
 from ...stages import PyramidSpec
-from ..config.settings import Pyramid, System, Video
+from ..config.settings import Name, Pyramid, System, Video
 from ..config.toml_config import Section
-from ..models.encoders import TextEncoder, Umt5, WanVae, open_vae
-from .cache_files import CachedItem, CacheInfo, Skipped, missing_shards, skipped_sources, write_info, write_shard
+from ..engine import atomic, parallel
+from ..engine.digests import files_digest
+from ..engine.locks import locked
+from ..files import printable
+from ..models.encoders import TextEncoder, Umt5, WanVae, open_vae, text_files, vae_files
+from .cache_files import (
+    DEFINITIONS,
+    INFO,
+    CachedItem,
+    CacheInfo,
+    Skipped,
+    check_same,
+    missing_shards,
+    read_info,
+    shard_damage,
+    skipped_sources,
+    write_info,
+    write_shard,
+)
 from .clips import ClipSize, UnusableError, clips_of, stage_videos
 from .sources import Source, fingerprint, list_prompts, list_sources
 
-DEFINITIONS = ("pixels", "latents", "prompts")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class Clips(Section):
     """The videos, and how clips are cut from them."""
 
-    videos: str = Field(
+    videos: Name = Field(
         description="folder of videos with .txt captions, a .csv or .jsonl (path, caption), or .tar shards; for definition "
         "'prompts' a .txt with one prompt per line, or a .csv or .jsonl (caption)"
     )
     fps: NonNegativeFloat = Field(
-        default=16.0, description="frames per second of the clips (Wan: 16); 0 keeps each file's frame rate"
+        default=16.0, le=240, description="frames per second of the clips (Wan: 16); 0 keeps each file's frame rate"
     )
-    per_video: PositiveInt = Field(default=1, description="maximum number of consecutive clips taken from one file")
+    per_video: PositiveInt = Field(default=1, le=10_000, description="maximum number of consecutive clips taken from one file")
+    outside: bool = Field(default=False, description="follow the paths of a list that lead out of its folder")
 
 
 class Encoders(Section):
@@ -44,8 +62,8 @@ class Encoders(Section):
         default="",
         description="Wan 2.1 VAE: diffusers folder, or a .safetensors or .pth file; not used by definition 'prompts'",
     )
-    text: str = Field(description="UMT5 encoder and tokenizer, in the layout of transformers or diffusers")
-    text_length: PositiveInt = Field(default=512, description="tokens (Wan)")
+    text: Name = Field(description="UMT5 encoder and tokenizer, in the layout of transformers or diffusers")
+    text_length: PositiveInt = Field(default=512, le=8192, description="tokens (Wan)")
     definition: str = Field(
         default="pixels",
         description="coarse stages: 'pixels' encodes downsampled videos (PW), 'latents' averages latents; 'prompts' caches "
@@ -56,14 +74,16 @@ class Encoders(Section):
 class Shards(Section):
     """Settings of the files of a cache."""
 
-    items: PositiveInt = Field(default=32, description="sources per shard; an interruption costs at most one shard of work")
+    items: PositiveInt = Field(
+        default=32, le=10_000, description="sources per shard; an interruption costs at most one shard of work"
+    )
     precision: str = Field(default="bf16", description="of latents and embeddings: bf16 or fp32")
 
 
 class CacheConfig(Section):
     """Configuration of one cache."""
 
-    out: str = Field(description="folder of the cache")
+    out: Name = Field(description="folder of the cache")
     clips: Clips
     encoders: Encoders
     pyramid: Pyramid = Pyramid()
@@ -83,7 +103,7 @@ class CacheConfig(Section):
             raise ValueError("encoders.vae is required unless encoders.definition is 'prompts'")
         if self.shards.precision not in DTYPES:
             raise ValueError(f"unknown shards.precision '{self.shards.precision}'; expected {', '.join(DTYPES)}")
-        self.pyramid.spec().shapes(self.video.latent)
+        self.video.check_fits(self.pyramid)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,33 +122,71 @@ def make_cache(config: CacheConfig, accelerator: Accelerator, say: Callable[[str
         say: Receives lines of progress, in the main process only.
 
     Raises:
-        ValueError: There are no sources, a network cannot be opened, or the folder holds a different cache.
+        ValueError: There are no sources, a network cannot be opened, or the folder holds a different cache or is in use.
     """
-    prompts_only = config.encoders.definition == "prompts"
-    sources = (list_prompts if prompts_only else list_sources)(config.clips.videos)
-    folder, info = Path(config.out), _info(config, sources)
-    text = Umt5(config.encoders.text, length=config.encoders.text_length).to(accelerator.device)
-    vae = None if prompts_only else open_vae(config.encoders.vae).to(accelerator.device)
-    if accelerator.is_main_process:
-        write_info(folder, info, text([""])[0].to(config.dtype))
-    accelerator.wait_for_everyone()
-    missing = missing_shards(folder, info)
-    mine = missing[accelerator.process_index :: accelerator.num_processes]
-    accelerator.wait_for_everyone()  # no process may write before all have listed what is missing
-    began = time.monotonic()
+    folder, prompts_only = Path(config.out), config.encoders.definition == "prompts"
+    sources = (
+        list_prompts(config.clips.videos) if prompts_only else list_sources(config.clips.videos, outside=config.clips.outside)
+    )
+    with ExitStack() as held:
+        info = parallel.on_main(lambda: _claim(config, sources, held))
+        text = Umt5(config.encoders.text, length=config.encoders.text_length).to(accelerator.device)
+        vae = None if prompts_only else open_vae(config.encoders.vae).to(accelerator.device)
+        parallel.on_main(lambda: write_info(folder, info, text([""])[0].to(config.dtype)))
+        missing = parallel.on_main(lambda: missing_shards(folder, info))  # before any process writes
+
+        def write(number: int) -> int:
+            part = sources[number * info.per_shard : (number + 1) * info.per_shard]
+            write_shard(folder, number, *encode_all(part, config, vae, text))
+            return len(part)
+
+        _write_missing(missing, write, info, accelerator, say)
+        _rewrite_damaged(set(missing), write, info, folder, accelerator, say)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _report_skipped(folder, info, say)
+
+
+def _write_missing(
+    missing: Sequence[int], write: Callable[[int], int], info: CacheInfo, accelerator: Accelerator, say: Callable[[str], None]
+) -> None:
+    """Write this process's part of the missing shards; ``write`` returns the number of sources in a shard."""
+    mine, began = missing[accelerator.process_index :: accelerator.num_processes], time.monotonic()
     for done, number in enumerate(mine, 1):
-        part = sources[number * info.per_shard : (number + 1) * info.per_shard]
-        items, skipped = encode_all(part, config, vae, text)
-        write_shard(folder, number, items, skipped)
+        count = write(number)
         if accelerator.is_main_process:
             others, seconds = len(missing) - len(mine), time.monotonic() - began
-            say(_progress(done, len(mine), len(part), others, seconds, _unit(info)))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        _report_skipped(folder, info, say)
+            say(_progress(done, len(mine), count, others, seconds, _unit(info)))
+
+
+def _rewrite_damaged(
+    missing: Container[int],
+    write: Callable[[int], int],
+    info: CacheInfo,
+    folder: Path,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
+) -> None:
+    """Read this process's part of the shards that were there before, and write the damaged ones anew."""
+    before = [number for number in range(info.shards) if number not in missing]
+    for number in before[accelerator.process_index :: accelerator.num_processes]:
+        if damage := shard_damage(folder, number):
+            say(f"shard {number} is damaged and is written anew: {damage}")
+            write(number)
+
+
+def _claim(config: CacheConfig, sources: Sequence[Source], held: ExitStack) -> CacheInfo:
+    """Lock the folder, and check that it holds no other cache, before networks are loaded."""
+    info, folder = _info(config, sources), Path(config.out)
+    held.enter_context(locked(folder))
+    atomic.remove_leftovers(folder)
+    if (folder / INFO).exists():
+        check_same(read_info(folder), info, folder)
+    return info
 
 
 def _info(config: CacheConfig, sources: Sequence[Source]) -> CacheInfo:
+    prompts_only = config.encoders.definition == "prompts"
     return CacheInfo(
         spec=config.pyramid.spec(),
         width=config.video.width,
@@ -140,8 +198,8 @@ def _info(config: CacheConfig, sources: Sequence[Source]) -> CacheInfo:
         per_shard=config.shards.items,
         sources=fingerprint(sources, Path(config.clips.videos)),
         provenance={
-            "vae": Path(config.encoders.vae).name or "none",
-            "text": Path(config.encoders.text).name,
+            "vae weights": "none" if prompts_only else files_digest(vae_files(config.encoders.vae)),
+            "text encoder": files_digest(text_files(config.encoders.text)),
             "fps": f"{config.clips.fps:g}",
             "per_video": str(config.clips.per_video),
             "precision": config.shards.precision,
@@ -161,23 +219,39 @@ def encode_all(
     size = ClipSize(config.video.width, config.video.height, config.video.frames, config.clips.fps)
     for source in sources:
         try:
-            if source.caption is None:
-                raise UnusableError("has no caption")
-            if vae is None:
-                embedding = text([source.caption])[0].to(config.dtype)
-                items.append(CachedItem(source.name, source.caption, [], embedding))
-                continue
-            with source.open() as file:
-                clips = clips_of(file, size, max_clips=config.clips.per_video)
+            items += _encode(source, size, config, vae, text)
         except (UnusableError, OSError) as error:
-            skipped.append(Skipped(source.name, str(error)))
-            continue
-        embedding = text([source.caption])[0].to(config.dtype)
-        for index, clip in enumerate(clips):
-            latents = encode_stages(clip, config.pyramid.spec(), vae, config.encoders.definition)
-            stored = [latent.to(config.dtype) for latent in latents]
-            items.append(CachedItem(f"{source.name}#{index}", source.caption, stored, embedding))
+            skipped.append(Skipped(printable(source.name), printable(_reason(error))))
     return items, skipped
+
+
+def _encode(source: Source, size: ClipSize, config: CacheConfig, vae: WanVae | None, text: TextEncoder) -> list[CachedItem]:
+    if source.problem or source.caption is None:
+        raise UnusableError(source.problem or "has no caption")
+    if vae is None:
+        return [CachedItem(source.name, source.caption, [], _embedding(source.caption, text, config.dtype))]
+    with source.open() as file:
+        clips = clips_of(file, size, max_clips=config.clips.per_video)
+    embedding, items = _embedding(source.caption, text, config.dtype), []
+    for index, clip in enumerate(clips):
+        stored = [
+            latent.to(config.dtype) for latent in encode_stages(clip, config.pyramid.spec(), vae, config.encoders.definition)
+        ]
+        if not all(latent.isfinite().all() for latent in stored):
+            raise UnusableError("is encoded to NaN or infinity by the VAE")
+        items.append(CachedItem(f"{source.name}#{index}", source.caption, stored, embedding))
+    return items
+
+
+def _embedding(caption: str, text: TextEncoder, dtype: torch.dtype) -> Tensor:
+    embedding = text([caption])[0].to(dtype)
+    if not embedding.isfinite().all():
+        raise UnusableError("has a caption that is encoded to NaN or infinity")
+    return embedding
+
+
+def _reason(error: Exception) -> str:
+    return "does not exist" if isinstance(error, FileNotFoundError) else str(error)
 
 
 def encode_stages(clip: Tensor, spec: PyramidSpec, vae: WanVae, definition: str) -> list[Tensor]:
@@ -212,7 +286,7 @@ def _duration(seconds: float) -> str:
 
 def _report_skipped(folder: Path, info: CacheInfo, say: Callable[[str], None]) -> None:
     skipped = skipped_sources(folder, info)
-    (folder / "skipped.txt").write_text("".join(f"{one.name}: {one.reason}\n" for one in skipped), encoding="utf-8")
+    atomic.write_text(folder / "skipped.txt", "".join(f"{one.name}: {one.reason}\n" for one in skipped))
     say(f"cached {info.count - len(skipped)} of {info.count} {_unit(info)} in {folder}")
     if skipped:
         shown = "".join(f"\n  {one.name}: {one.reason}" for one in skipped[:5])

@@ -2,31 +2,38 @@
 
 ``cache.json`` describes the cache, ``empty.safetensors`` holds the embedding of the empty prompt (``text``), and
 ``shard-00000.safetensors`` ... hold ``<item>/stage<index>`` ``(C, T, H, W)`` and ``<item>/text`` ``(tokens, width)``.
-A shard's header lists its items and the sources that were skipped. A shard's number determines its sources, so an
-interrupted run resumes by writing the missing shards: no item is lost or duplicated.
+A file's header lists the checksums of its tensors, and that of a shard its items and the sources that were skipped. A shard's
+number determines its sources, so an interrupted run resumes by writing the missing shards: no item is lost or duplicated.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ...latent_shape import CHANNELS, LatentShape
 from ...stages import PyramidSpec
-from ..engine.atomic import atomic_file, write_text
+from ..engine.atomic import write_text
+from ..engine.digests import tensor_checksum
+from ..files import check_regular, parse_json, read_json, write_tensors
 
-FORMAT = 1
+FORMAT = 2
+DEFINITIONS = ("pixels", "latents", "prompts")
 INFO = "cache.json"
 EMPTY = "empty.safetensors"
 SHARD = "shard-{:05d}.safetensors"
+CHECKSUMS = "checksums"
+"""Key of a header: the CRC-32 of every tensor."""
+MOST = {"width": 2**14, "height": 2**14, "frames": 2**14, "text_length": 2**14, "count": 10**7, "per_shard": 10**7}
+"""Largest numbers in a description; more than any cache has, and few enough to be counted through."""
 OPEN_FILES = 64
 """Maximum number of shards that one process keeps open."""
 
@@ -46,7 +53,7 @@ class CacheInfo:
         count: Number of sources.
         per_shard: Sources per shard.
         sources: Fingerprint of the list of sources.
-        provenance: Free text by name.
+        provenance: What determines the contents besides, by name: settings, and digests of the encoders' weights.
     """
 
     spec: PyramidSpec
@@ -79,11 +86,23 @@ class CacheInfo:
         """Read the contents of ``cache.json``.
 
         Raises:
-            ValueError: The cache has another format.
+            ValueError: The cache has another format, or a value is missing or impossible.
         """
-        values = json.loads(text)
+        values = parse_json(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"the description of a cache must be a JSON object; got a {type(values).__name__}")
         if (version := values.pop("format", None)) != FORMAT:
             raise ValueError(f"unknown cache format {version!r}; this version reads format {FORMAT}")
+        names = [field.name for field in fields(cls)]
+        if different := sorted(set(values) ^ set(names)):
+            raise ValueError(
+                f"'{different[0]}' is {'unknown' if different[0] in values else 'missing'}; expected {', '.join(names)}"
+            )
+        for name, most in MOST.items():
+            if type(values[name]) is not int or not 1 <= values[name] <= most:
+                raise ValueError(f"'{name}' is {values[name]!r:.50}; expected a whole number from 1 to {most}")
+        if values["definition"] not in DEFINITIONS or not isinstance(values["provenance"], dict):
+            raise ValueError(f"'definition' is {values['definition']!r:.50}; expected {', '.join(DEFINITIONS)}")
         return cls(**{**values, "spec": PyramidSpec.from_json(json.dumps(values["spec"]))})
 
 
@@ -125,14 +144,39 @@ def write_info(folder: Path, info: CacheInfo, empty: Tensor) -> None:
     """
     path = folder / INFO
     if path.exists():
-        before = CacheInfo.from_json(path.read_text(encoding="utf-8"))
-        if before != info:
-            names = [name for name in asdict(info) if getattr(before, name) != getattr(info, name)]
-            shown = "; ".join(f"{name} was {getattr(before, name)!r}, is now {getattr(info, name)!r}" for name in names)
-            raise ValueError(f"{folder} holds a different cache: {shown}. Choose another 'out', or remove the folder")
-        return
-    _save({"text": empty}, folder / EMPTY, {})
-    write_text(path, info.to_json())
+        check_same(read_info(folder), info, folder)
+    if not path.exists() or _damage(folder / EMPTY):
+        _save({"text": empty}, folder / EMPTY, {})
+        write_text(path, info.to_json())
+
+
+def check_same(before: CacheInfo, info: CacheInfo, folder: Path) -> None:
+    """Check that the cache in a folder is the one that is to be written.
+
+    Raises:
+        ValueError: It is a different one.
+    """
+    described = [{**asdict(each), **asdict(each)["provenance"]} for each in (before, info)]
+    names = [name for name in described[1] if name != "provenance" and described[0].get(name) != described[1][name]]
+    if names or before != info:
+        shown = "; ".join(f"{name} was {described[0].get(name)!r}, is now {described[1][name]!r}" for name in names)
+        raise ValueError(f"{folder} holds a different cache: {shown}. Choose another 'out', or remove the folder")
+
+
+def read_info(folder: Path) -> CacheInfo:
+    """Return the description of the cache in a folder.
+
+    Raises:
+        ValueError: There is none, or it cannot be read.
+    """
+    path = folder / INFO
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a cache: it has no {INFO}. Create a cache with 'python -m pyramid.training cache'")
+    values = read_json(path, "the description of a cache")
+    try:
+        return CacheInfo.from_json(json.dumps(values))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def write_shard(folder: Path, number: int, items: Sequence[CachedItem], skipped: Sequence[Skipped]) -> None:
@@ -148,8 +192,13 @@ def write_shard(folder: Path, number: int, items: Sequence[CachedItem], skipped:
 
 
 def missing_shards(folder: Path, info: CacheInfo) -> list[int]:
-    """Return the numbers of the shards that do not exist or cannot be read."""
+    """Return the numbers of the shards that do not exist or have no readable header."""
     return [number for number in range(info.shards) if _header(folder / SHARD.format(number)) is None]
+
+
+def shard_damage(folder: Path, number: int) -> str | None:
+    """Return what is wrong with a shard, of which every tensor is read and compared with its checksum, or None."""
+    return _damage(folder / SHARD.format(number))
 
 
 def skipped_sources(folder: Path, info: CacheInfo) -> list[Skipped]:
@@ -173,17 +222,15 @@ class Cache:
             ValueError: The folder is not a cache, or the cache is incomplete.
         """
         self.folder = Path(folder)
-        if not (self.folder / INFO).is_file():
-            raise ValueError(
-                f"{self.folder} is not a cache: it has no {INFO}. Create a cache with 'python -m pyramid.training cache'"
-            )
-        self.info = CacheInfo.from_json((self.folder / INFO).read_text(encoding="utf-8"))
+        self.info = read_info(self.folder)
         headers = [_header(self.folder / SHARD.format(number)) for number in range(self.info.shards)]
         if missing := headers.count(None):
             raise ValueError(
                 f"the cache in {self.folder} is incomplete: {missing} of {self.info.shards} shards are missing. "
                 "Run the same cache command again to write them"
             )
+        self._checksums = [json.loads(header[CHECKSUMS]) if header else {} for header in headers]
+        self._headers = headers
         self.stages = min(stages or self.info.spec.number_of_stages, self.info.spec.number_of_stages)
         self._omitted_stages = self.info.spec.number_of_stages - self.stages
         self._items = [
@@ -192,8 +239,12 @@ class Cache:
             for index, item in enumerate(json.loads(header["items"]) if header else [])
         ]
         self._open: OrderedDict[int, safe_open] = OrderedDict()
-        with safe_open(self.folder / EMPTY, framework="pt") as file:
-            self.empty = self._padded(file.get_tensor("text"))
+        self.empty = self._padded(_read_empty(self.folder))
+
+    def fingerprint(self) -> str:
+        """Return a digest of the contents: the description, the items, and the checksums of their tensors."""
+        described = [self.info.to_json(), self._headers, tensor_checksum(self.empty)]
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -227,12 +278,19 @@ class Cache:
 
     def _tensor(self, item: int, name: str) -> Tensor:
         shard, index, _ = self._items[item]
-        if shard not in self._open:
-            self._open[shard] = safe_open(self.folder / SHARD.format(shard), framework="pt")
-            if len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)
-        self._open.move_to_end(shard)
-        return self._open[shard].get_tensor(f"{index}/{name}")
+        path, key = self.folder / SHARD.format(shard), f"{index}/{name}"
+        try:
+            if shard not in self._open:
+                self._open[shard] = safe_open(path, framework="pt")
+                if len(self._open) > OPEN_FILES:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(shard)
+            tensor = self._open[shard].get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, str(error)) from None
+        if tensor_checksum(tensor) != self._checksums[shard].get(key):
+            raise _damaged(path, f"'{key}' has changed since it was written")
+        return tensor
 
     def _padded(self, text: Tensor) -> Tensor:
         padded = torch.zeros(self.info.text_length, text.shape[1])
@@ -247,14 +305,47 @@ class Cache:
 def _header(path: Path) -> dict[str, str] | None:
     """Return a shard's metadata, or None if the file is missing or damaged."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
-            return file.metadata()
-    except (FileNotFoundError, SafetensorError):
+            header = file.metadata() or {}
+        items, skipped, checksums = (json.loads(header[name]) for name in ("items", "skipped", CHECKSUMS))
+        named = all(isinstance(item["name"], str) and isinstance(item["caption"], str) for item in items)
+        listed = all(isinstance(one["name"], str) and isinstance(one["reason"], str) and len(one) == 2 for one in skipped)
+        return header if named and listed and isinstance(checksums, dict) else None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _damage(path: Path) -> str | None:
+    """Return what is wrong with a file of the cache, of which every tensor is read, or None."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            checksums = json.loads((file.metadata() or {}).get(CHECKSUMS, "null"))
+            names = list(file.keys())
+            if checksums is None or sorted(checksums) != sorted(names):
+                return "its list of checksums does not fit"
+            wrong = next((name for name in names if tensor_checksum(file.get_tensor(name)) != checksums[name]), None)
+            if wrong is None and path.name != EMPTY and _header(path) is None:
+                return "its header cannot be read"
+            return wrong and f"'{wrong}' has changed since it was written"
+    except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:
+        return str(error)
+
+
+def _read_empty(folder: Path) -> Tensor:
+    path = folder / EMPTY
+    if damage := _damage(path):
+        raise _damaged(path, damage)
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor("text")
+
+
+def _damaged(path: Path, damage: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {damage}. Run the same cache command again, which writes damaged files anew")
 
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     # the clips of one video share its embedding, and safetensors rejects tensors that share memory
     separate = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    with atomic_file(path) as partial:
-        save_file(separate, partial, metadata=metadata)
+    checksums = json.dumps({name: tensor_checksum(tensor) for name, tensor in separate.items()})
+    write_tensors(separate, path, {**metadata, CHECKSUMS: checksums})

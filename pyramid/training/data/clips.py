@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import av
 import torch
@@ -15,6 +16,19 @@ from torch import Tensor
 
 from ...stages import PyramidSpec
 from ..engine.atomic import atomic_file
+from ..files import first_line
+
+T = TypeVar("T")
+
+
+FORMATS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif", "protocol_whitelist": "none"}
+"""Containers that are opened; a playlist in a file with the name of a video could open other files and addresses."""
+MOST_PIXELS = 2**26
+"""Pixels of the largest frame that is decoded."""
+RATES = (1, 1000)
+"""Lowest and highest frame rate, per second, that is believed."""
+LONGEST_HOLD = 3
+"""A frame may be shown during at most so many frames of the clip; after a longer gap the clip would stand still."""
 
 
 class UnusableError(ValueError):
@@ -50,7 +64,7 @@ def clips_of(file: BinaryIO, size: ClipSize, *, max_clips: int = 1) -> list[Tens
         Between 1 and ``max_clips`` clips, each ``(3, frames, height, width)`` in -1..1.
 
     Raises:
-        UnusableError: The file cannot be decoded, or is too small, too slow or too short for one clip.
+        UnusableError: The file cannot be decoded, is too small, too slow or too short for one clip, or has gaps.
     """
     clips: list[Tensor] = []
     frames: list[Tensor] = []
@@ -62,8 +76,10 @@ def clips_of(file: BinaryIO, size: ClipSize, *, max_clips: int = 1) -> list[Tens
                 frames = []
                 if len(clips) == max_clips:
                     break
-    except FFmpegError as error:
-        raise UnusableError(f"cannot be decoded ({error})") from None
+    except UnusableError:
+        raise
+    except (FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
+        raise UnusableError(f"cannot be decoded ({first_line(error)})") from None
     if not clips:
         rate = f" at {size.fps:g} per second" if size.fps else ""
         raise UnusableError(f"too short: {len(frames)} frames{rate}; at least {size.frames} are required")
@@ -72,21 +88,92 @@ def clips_of(file: BinaryIO, size: ClipSize, *, max_clips: int = 1) -> list[Tens
 
 def _frames(file: BinaryIO, size: ClipSize) -> Iterator[Tensor]:
     """Yield frames at the requested rate, each the nearest in time, ``(3, height, width)`` in -1..1."""
-    with av.open(file) as container:
+    with av.open(file, options=FORMATS) as container:
         if not container.streams.video:
             raise UnusableError("has no video stream")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        rate = float(stream.average_rate or 0)
-        if size.fps and rate and rate < 0.95 * size.fps:
-            raise UnusableError(f"too slow: {rate:g} frames per second; at least {size.fps:g} are required")
-        start, next_time, interval = None, 0.0, 1 / size.fps if size.fps else 0.0
-        for frame in container.decode(stream):
-            time = float(frame.time or 0.0)
-            start = time if start is None else start
-            if time - start >= next_time - 0.5 / (rate or 1e9):
-                yield fit(_picture(frame), width=size.width, height=size.height)
-                next_time += interval
+        rate = Fraction(size.fps).limit_denominator(1001) if size.fps else _stated_rate(stream)
+        for frame in nearest_frames(_timed(container.decode(stream)), rate, size.frames):
+            yield fit(_picture(frame), width=size.width, height=size.height)
+
+
+def _stated_rate(stream: av.VideoStream) -> Fraction:
+    rate = stream.average_rate or Fraction(0)
+    if not RATES[0] <= rate <= RATES[1]:
+        raise UnusableError(f"says that it has {float(rate):g} frames per second; expected {RATES[0]} to {RATES[1]}")
+    return Fraction(rate)
+
+
+def _timed(frames: Iterator[av.VideoFrame]) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """Yield frames with their time stamps, in seconds."""
+    for number, frame in enumerate(frames):
+        if frame.pts is None or frame.time_base is None:
+            raise UnusableError(f"has no time stamp at frame {number}")
+        if frame.width * frame.height > MOST_PIXELS:
+            raise UnusableError(f"too large: {frame.width}x{frame.height}; at most {MOST_PIXELS} pixels are decoded")
+        yield frame.pts * Fraction(frame.time_base), frame
+
+
+def nearest_frames(frames: Iterator[tuple[Fraction, T]], rate: Fraction, count: int) -> Iterator[T]:
+    """Yield the frame that stands at every instant of a constant rate: the nearest in time, the earlier of two.
+
+    Args:
+        frames: Frames with their times in seconds; the intervals may vary.
+        rate: Instants per second; the first is at the first frame.
+        count: Frames of a clip, for the mean rate that is expected of them.
+
+    Raises:
+        UnusableError: The times do not rise, leave a gap, or give a mean rate that is too low or impossible.
+    """
+    shown: tuple[Fraction, T] | None = None
+    start, decoded, instants = Fraction(0), 0, 0
+    for time, frame in frames:
+        if shown is None:
+            start = time
+        else:
+            measured = _checked_rate(decoded, start, shown[0], time, rate)
+            while start + instants / rate <= (shown[0] + time) / 2:
+                instants += 1
+                if instants % count == 0:
+                    _check_rate(measured, rate)
+                yield shown[1]
+        shown, decoded = (time, frame), decoded + 1
+    if shown is not None:
+        if decoded > 1:
+            _check_rate((decoded - 1) / (shown[0] - start), rate)
+        while start + instants / rate < shown[0] + 1 / (2 * rate):
+            yield shown[1]
+            instants += 1
+
+
+def _checked_rate(decoded: int, start: Fraction, before: Fraction, time: Fraction, rate: Fraction) -> Fraction:
+    """Return the mean rate of the frames until ``time``, which follows ``before``.
+
+    Raises:
+        UnusableError: Time does not rise, or leaves a gap.
+    """
+    if time <= before:
+        shown = f"{float(time - start):.3f} s follows {float(before - start):.3f} s"
+        raise UnusableError(f"has time stamps that do not rise: {shown}")
+    measured = decoded / (time - start)
+    if (time - before) * rate > LONGEST_HOLD:
+        if measured * LONGEST_HOLD < rate:
+            _check_rate(measured, rate)
+        raise UnusableError(
+            f"has a gap of {float(time - before):.3g} s after {float(before - start):.3g} s; at most "
+            f"{float(LONGEST_HOLD / rate):.3g} s is allowed"
+        )
+    return measured
+
+
+def _check_rate(measured: Fraction, rate: Fraction) -> None:
+    if measured < Fraction(95, 100) * rate:
+        raise UnusableError(f"too slow: {float(measured):.4g} frames per second; at least {float(rate):g} are required")
+    if measured > RATES[1]:
+        raise UnusableError(
+            f"has {float(measured):.4g} frames per second, which is impossible; at most {RATES[1]} are expected"
+        )
 
 
 def _picture(frame: av.VideoFrame) -> Tensor:

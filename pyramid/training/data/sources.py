@@ -1,8 +1,10 @@
-"""Lists of videos and captions, read from a folder, a table or webdataset shards."""
+"""Lists of videos and captions, read from a folder, a table or webdataset shards.
+
+Whatever is wrong with one entry is kept as its ``problem``, and the entry is skipped with this reason later.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -12,12 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ..files import check_regular, decode, first_line, parse_json, read_limited
+from .tables import Row, rows, text_lines
+
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 SUPPORTED = (
     f"a folder of videos ({', '.join(VIDEO_SUFFIXES)}) each with a .txt of the same name, a .csv or .jsonl with the columns "
     "'path' and 'caption', or webdataset shards (a .tar, or a folder of them) with a .txt or .json per video"
 )
 PROMPTS = "a .txt with one prompt per line, or a .csv or .jsonl with the column 'caption'"
+LONGEST_CAPTION = 2**16
+"""Bytes of the longest caption; text encoders read a few hundred words."""
+LARGEST_MEMBER = 2**33
+"""Bytes of the largest video in an archive, which is read into memory."""
+MOST_SOURCES = 10_000_000
+"""Largest number of entries in a list."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +39,15 @@ class Source:
         path: The video file, or the file that contains the video or the prompt.
         caption: The prompt; None if there is none.
         member: Name of the video inside the tar file ``path``, or line number of the prompt in ``path``.
+        problem: Why it cannot be used; None if nothing is known to be wrong.
+        size: Bytes of the video, to notice that another one has its name; None if unknown.
     """
 
     path: Path
     caption: str | None
     member: str | None = None
+    problem: str | None = None
+    size: int | None = None
 
     @property
     def name(self) -> str:
@@ -45,20 +60,22 @@ class Source:
         Raises:
             OSError: It does not exist, or is not a file.
         """
+        check_regular(self.path)
         if self.member is None:
             return self.path.open("rb")
-        with tarfile.open(self.path) as archive:
-            file = archive.extractfile(self.member)
-            if file is None:
-                raise OSError(f"{self.name} is not a file")
-            return io.BytesIO(file.read())
+        try:
+            with tarfile.open(self.path, "r:") as archive:
+                return io.BytesIO(_contents(archive, archive.getmember(self.member), LARGEST_MEMBER))
+        except (tarfile.TarError, ValueError, KeyError, MemoryError) as error:
+            raise OSError(f"cannot be read from the archive ({first_line(error)})") from None
 
 
-def list_sources(videos: str | Path) -> list[Source]:
+def list_sources(videos: str | Path, *, outside: bool = False) -> list[Source]:
     """Return every video with its caption, in a fixed order.
 
     Args:
         videos: Any of the layouts in ``SUPPORTED``.
+        outside: Follow the paths of a table that lead out of its folder.
 
     Raises:
         ValueError: The path does not exist, has an unknown layout, or contains no video.
@@ -67,18 +84,19 @@ def list_sources(videos: str | Path) -> list[Source]:
     if not path.exists():
         raise ValueError(f"{path} does not exist; expected {SUPPORTED}")
     if path.suffix in (".csv", ".jsonl"):
-        sources = list(_table(path))
+        sources = _limited(_table(path, outside=outside), path)
     elif path.suffix == ".tar":
-        sources = list(_tar(path))
+        sources = _limited(_tar(path), path)
     elif path.is_dir() and (archives := sorted(path.glob("*.tar"))):
-        sources = [source for archive in archives for source in _tar(archive)]
+        sources = _limited((source for archive in archives for source in _tar(archive)), path)
     elif path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
-        sources = [Source(file, _text(file.with_suffix(".txt"))) for file in files]
+        sources = _limited((_with_text(file) for file in files), path)
     else:
         raise ValueError(f"unknown list of videos {path}; expected {SUPPORTED}")
-    if not sources:
-        raise ValueError(f"there are no videos in {path}; expected {SUPPORTED}")
+    if all(source.problem for source in sources):
+        reason = f" that can be read ({sources[0].problem})" if sources else ""
+        raise ValueError(f"there are no videos{reason} in {path}; expected {SUPPORTED}")
     return sources
 
 
@@ -94,68 +112,184 @@ def list_prompts(prompts: str | Path) -> list[Source]:
     path = Path(prompts)
     if not path.is_file() or path.suffix not in (".txt", ".csv", ".jsonl"):
         raise ValueError(f"{path} is not a list of prompts; expected {PROMPTS}")
-    if path.suffix == ".txt":
-        captions = path.read_text(encoding="utf-8").splitlines()
-    else:
-        captions = [row.get("caption") or "" for _, row in _rows(path)]
-    sources = [Source(path, caption.strip(), f"{number}") for number, caption in enumerate(captions, 1) if caption.strip()]
-    if not sources:
+    try:
+        numbered = list(rows(path)) if path.suffix != ".txt" else list(enumerate(map(_line_row, text_lines(path)), 1))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} {first_line(error)}; expected {PROMPTS}") from None
+    sources = _limited(filter(None, (_prompt(path, number, row) for number, row in numbered)), path)
+    if all(source.problem for source in sources):
         raise ValueError(f"there are no prompts in {path}; expected {PROMPTS}")
     return sources
 
 
 def fingerprint(sources: Sequence[Source], root: Path) -> str:
-    """Return a hash of the names and captions. Names are relative to ``root``, so the folder may move."""
+    """Return a hash of names, captions and sizes. Names are relative to ``root``, so the folder may move."""
     digest = hashlib.sha256()
     for source in sources:
         name = source.name.removeprefix(str(root))
-        digest.update(json.dumps([name, source.caption]).encode())
+        digest.update(json.dumps([name, source.caption, source.size, source.problem]).encode())
     return digest.hexdigest()[:16]
 
 
-def _table(path: Path) -> Iterator[Source]:
-    for number, row in _rows(path):
-        if "path" not in row:
-            raise ValueError(f"{path}, row {number}: the column 'path' is missing; there are {', '.join(map(str, row))}")
-        video = Path(row["path"])
-        caption = (row.get("caption") or "").strip()
-        yield Source(video if video.is_absolute() else path.parent / video, caption or None)
+def _limited(sources: Iterator[Source], path: Path) -> list[Source]:
+    listed: list[Source] = []
+    for source in sources:
+        listed.append(source)
+        if len(listed) > MOST_SOURCES:
+            raise ValueError(f"{path} lists more than {MOST_SOURCES} entries; divide it into several caches")
+    return listed
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = (line for line in file if line.strip())
-        yield from enumerate(csv.DictReader(lines) if path.suffix == ".csv" else map(json.loads, lines), 1)
+def _line_row(line: str | ValueError) -> Row | str:
+    return str(line) if isinstance(line, ValueError) else {"caption": line}
+
+
+def _prompt(path: Path, number: int, row: Row | str) -> Source | None:
+    if isinstance(row, str):
+        return Source(path, None, f"{number}", problem=row)
+    caption = (row.get("caption") or "").strip()
+    return _checked(path, caption, member=f"{number}") if caption else None
+
+
+def _table(path: Path, *, outside: bool) -> Iterator[Source]:
+    try:
+        for number, row in rows(path):
+            if isinstance(row, str) or not row.get("path"):
+                reason = row if isinstance(row, str) else "has no 'path'"
+                yield Source(path, None, f"row {number}", problem=reason)
+                continue
+            video, caption = path.parent / str(row["path"]), (row.get("caption") or "").strip()
+            yield _checked(video, caption, problem=None if outside else _leads_out(video, path.parent))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} {first_line(error)}; expected {SUPPORTED}") from None
+
+
+def _leads_out(video: Path, folder: Path) -> str | None:
+    """Return why a path is not followed, or None if it stays in the folder of its list."""
+    try:
+        inside = video.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # NUL in a name, a loop of links
+        return f"is not a path ({first_line(error)})"
+    return None if inside else "leads out of the folder of its list; --set clips.outside=true follows it"
+
+
+def _checked(path: Path, caption: str, *, member: str | None = None, problem: str | None = None) -> Source:
+    """Return a source with its size, unless something is wrong with it or its caption."""
+    problem, size = problem or _caption_problem(caption), None
+    if problem is None and member is None:
+        try:
+            size = path.stat().st_size
+        except (OSError, ValueError) as error:
+            problem = "does not exist" if isinstance(error, FileNotFoundError) else first_line(error)
+    return Source(path, None if problem else caption or None, member, problem=problem, size=size)
+
+
+def _caption_problem(caption: str) -> str | None:
+    if not caption.isascii():
+        try:
+            caption.encode("utf-8")
+        except UnicodeEncodeError:
+            return "has a caption with half a character (a lone surrogate)"
+    if "\0" in caption:
+        return "has a caption with NUL characters"
+    if len(caption) > LONGEST_CAPTION:
+        return f"has a caption of {len(caption)} characters; at most {LONGEST_CAPTION} are allowed"
+    return None
+
+
+def _with_text(video: Path) -> Source:
+    """Return a video with the caption in the .txt file of its name."""
+    path = video.with_suffix(".txt")
+    if not path.exists():
+        return _checked(video, "")
+    try:
+        return _checked(video, decode(read_limited(path, 4 * LONGEST_CAPTION)).strip())
+    except (OSError, ValueError) as error:
+        return Source(video, None, problem=f"has a caption that cannot be used: {path.name} {first_line(error)}")
 
 
 def _tar(path: Path) -> Iterator[Source]:
     """Yield one source per sample: the members that share everything before the first dot of the base name (webdataset)."""
-    with tarfile.open(path) as archive:
-        samples: dict[str, dict[str, tarfile.TarInfo]] = {}
-        for member in archive.getmembers():
+    try:
+        check_regular(path)
+        with tarfile.open(path, "r:") as archive:
+            samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+            damage = _collect(archive, samples)
+            for parts in samples.values():
+                video = next((parts[suffix] for suffix in VIDEO_SUFFIXES if suffix in parts), None)
+                if video is not None:
+                    yield _member(path, archive, parts, video)
+    except (tarfile.TarError, OSError, ValueError, MemoryError, RecursionError) as error:
+        damage = f"is not an uncompressed tar archive that can be read ({first_line(error)})"
+    if damage:
+        yield Source(path, None, problem=damage)
+
+
+def _collect(archive: tarfile.TarFile, samples: dict[str, dict[str, tarfile.TarInfo]]) -> str | None:
+    """Collect the members by sample and suffix; return what is wrong with the archive behind the last readable one."""
+    count = 0
+    try:
+        while (member := archive.next()) is not None:
+            count += 1
             folder, _, base = member.name.rpartition("/")
             stem, _, extension = base.partition(".")
             if member.isfile():
                 samples.setdefault(f"{folder}/{stem}", {})[f".{extension.lower()}"] = member
-        for parts in samples.values():
-            video = next((parts[suffix] for suffix in VIDEO_SUFFIXES if suffix in parts), None)
-            if video is not None:
-                yield Source(path, _member_text(archive, parts), video.name)
+    except (tarfile.TarError, OSError, ValueError, MemoryError, OverflowError, RecursionError) as error:
+        return f"is damaged behind its first {count} members ({first_line(error)})"
+    if _block(archive) != bytes(tarfile.BLOCKSIZE):  # tarfile ends at a damaged header without a word
+        return f"is damaged or cut off behind its first {count} members"
+    return None
+
+
+def _block(archive: tarfile.TarFile) -> bytes:
+    """Return the block behind the last member, which is zero at the end of an archive."""
+    with open(str(archive.name), "rb") as file:
+        file.seek(archive.offset)
+        return file.read(tarfile.BLOCKSIZE)
+
+
+def _member(path: Path, archive: tarfile.TarFile, parts: dict[str, tarfile.TarInfo], video: tarfile.TarInfo) -> Source:
+    problem = _member_problem(archive, video, LARGEST_MEMBER)
+    try:
+        caption = _member_text(archive, parts)
+        problem = problem or _caption_problem(caption or "")
+    except (tarfile.TarError, OSError, ValueError, MemoryError) as error:
+        caption, problem = None, f"has a caption that cannot be used: it {first_line(error)}"
+    return Source(path, None if problem else caption, video.name, problem=problem, size=video.size)
 
 
 def _member_text(archive: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> str | None:
     if ".txt" in parts:
-        return _read(archive, parts[".txt"]).strip() or None
+        return decode(_contents(archive, parts[".txt"], 4 * LONGEST_CAPTION)).strip() or None
     if ".json" in parts:
-        values = json.loads(_read(archive, parts[".json"]))
-        return (values.get("caption") or values.get("text") or "").strip() or None
+        values = parse_json(decode(_contents(archive, parts[".json"], 2**20)))
+        caption = (values.get("caption") or values.get("text")) if isinstance(values, dict) else values
+        if caption is not None and not isinstance(caption, str):
+            raise ValueError(f"is {caption!r:.50} in the .json; expected a string")
+        return (caption or "").strip() or None
     return None
 
 
-def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes:
+    """Return a member's contents.
+
+    Raises:
+        ValueError: It is larger than the limit or than the archive, or is not stored as a plain file.
+    """
+    if problem := _member_problem(archive, member, limit):
+        raise ValueError(problem)
     file = archive.extractfile(member)
-    return file.read().decode("utf-8") if file else ""
+    if file is None:
+        raise ValueError("is not a file in the archive")
+    return file.read()
 
 
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8").strip() or None if path.is_file() else None
+def _member_problem(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> str | None:
+    """Return why a member cannot be read, from its header alone, or None."""
+    if member.size > limit:
+        return f"is larger than {limit} bytes"
+    end = Path(str(archive.name)).stat().st_size
+    if member.issparse() or not 0 <= member.offset_data <= member.offset_data + member.size <= end:
+        return "is not complete in the archive"
+    return None

@@ -1,19 +1,22 @@
-"""Atomic writes: after a crash or a power cut a path holds its old contents or the new ones, never a part of them."""
+"""Atomic writes: after a crash a path holds its old contents or the new ones, never a part of them."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 SUFFIX = ".partial"
-"""Appended to a name while it is written. An interrupted write leaves at most one such leftover, which the next replaces."""
+"""Ends the names of files and folders that are being written. An interrupted write leaves one; see ``remove_leftovers``."""
+LONGEST_NAME = 200
+"""Characters of a file's name that its temporary name keeps, so that the latter is not too long for the file system."""
 
 
 def partial_path(path: Path) -> Path:
-    """Return the path that ``path`` has while it is written."""
+    """Return the path that the folder ``path`` has while it is written, the same in every process of a run."""
     return path.with_name(path.name + SUFFIX)
 
 
@@ -21,12 +24,13 @@ def partial_path(path: Path) -> Path:
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, and move it to ``path`` once the block has written it.
 
-    The file and its folder are flushed to the disk. If the block raises, the temporary file is removed and ``path`` stays as
-    it was. The folder is created if necessary.
+    The temporary name is unique, so that two writers do not disturb each other: the last one's file stays. The file and its
+    folder are flushed to the disk. If the block raises, the temporary file is removed and ``path`` stays as it was. The folder
+    is created if necessary.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(path)
+    make_folder(path.parent)
+    partial = path.with_name(f"{path.name[:LONGEST_NAME]}.{secrets.token_hex(4)}{SUFFIX}")
     try:
         yield partial
         _flush(partial)
@@ -48,30 +52,58 @@ def write_text(path: str | Path, contents: str) -> None:
     write_bytes(path, contents.encode("utf-8"))
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, and flush the names of the new ones to the disk."""
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        _flush_folder(folder.parent)
+
+
 def fresh_folder(path: Path) -> Path:
     """Create and return an empty temporary folder beside ``path``, to be filled and then published.
 
-    Two calls instead of a context manager, because several processes fill the folder of a checkpoint.
+    Two calls instead of a context manager, because several processes fill the folder of a checkpoint. Only one run may do so
+    at a time, which the lock of its folder ensures.
     """
     partial = partial_path(path)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    remove(partial)
+    make_folder(partial)
     return partial
 
 
 def publish_folder(path: Path) -> None:
     """Flush the temporary folder of ``path``, with everything in it, to the disk and move it to ``path``.
 
-    A folder that is already there is removed just before.
+    A folder that is already there is removed.
     """
     partial = partial_path(path)
     for folder, _, files in os.walk(partial):
         for name in files:
             _flush(Path(folder, name))
         _flush_folder(Path(folder))
-    shutil.rmtree(path, ignore_errors=True)
+    remove(path)
     os.replace(partial, path)
     _flush_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, if it exists, so that an interruption never leaves a part of it under its name."""
+    if path.suffix != SUFFIX and path.is_dir():
+        condemned = path.with_name(f"{path.name}.{secrets.token_hex(4)}{SUFFIX}")
+        os.replace(path, condemned)
+        _flush_folder(path.parent)
+        path = condemned
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what interrupted writes left in a folder; nothing else may be writing there."""
+    for leftover in folder.glob(f"*{SUFFIX}"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

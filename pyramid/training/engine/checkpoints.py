@@ -1,24 +1,42 @@
-"""Checkpoints of a run: written atomically; the newest few and the best one are kept."""
+"""Checkpoints of a run: written atomically, with checksums; the newest few and the best one are kept."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from . import atomic
+from .digests import file_digest
+from .errors import SaveError
+from .parallel import on_main
 
 FOLDER = "checkpoints"
 NOTES = "notes.json"
-BEST = "best.json"
+CHECKSUMS = "checksums.json"
+SMALL_SPACE = 2**20
+"""Bytes that are left on a full disk."""
+DAMAGED = ".damaged"
+"""Ends the name of a damaged checkpoint that was set aside."""
+VALIDATION = "validation"
+"""The note with a checkpoint's validation loss, from which the best one is derived; None if it was not validated."""
 
 
 class Checkpoints:
-    """``checkpoints/step-<number>``: torch's sharded format, which any number of processes can read back."""
+    """``checkpoints/step-<number>``: torch's sharded format, which any number of processes can read back.
+
+    ``checksums.json`` in it holds the SHA-256 of every other file. What is the best checkpoint follows from the notes of those
+    that are there, so there is no state besides them that an interruption could leave behind.
+    """
 
     def __init__(self, run: Path, *, keep: int) -> None:
         """Open the checkpoints in the folder of a run. keep: number of recent checkpoints to keep, besides the best."""
@@ -26,58 +44,141 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps of the complete checkpoints, oldest first."""
-        complete = (notes.parent.name for notes in self.folder.glob(f"step-*/{NOTES}"))
-        return sorted(int(name.removeprefix("step-")) for name in complete if not name.endswith(atomic.SUFFIX))
+        names = (file.parent.name.removeprefix("step-") for file in self.folder.glob(f"step-*/{CHECKSUMS}"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def best(self) -> int | None:
-        """Return the step with the best validation, or None if there was none."""
-        path = self.folder / BEST
-        return json.loads(path.read_text(encoding="utf-8"))["step"] if path.is_file() else None
+        """Return the step with the lowest validation loss, the earliest of several, or None if none was validated."""
+        losses = {step: self._validation(step) for step in self.steps()}
+        return min((step for step in losses if losses[step] < math.inf), key=lambda step: (losses[step], step), default=None)
 
     def path(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
 
-    def save(self, step: int, state: dict, notes: dict, *, is_best: bool = False) -> None:
+    def save(self, step: int, state: dict, notes: dict) -> None:
         """Save a checkpoint, and remove those that are no longer kept. Every process must call it.
 
         Args:
             step: Number of optimiser steps taken.
             state: Nested dictionaries of tensors.
             notes: Plain values to keep beside them, as JSON.
-            is_best: Whether this is the best validation so far.
+
+        Raises:
+            SaveError: It cannot be written; the other checkpoints are as they were.
         """
         path = self.path(step)
-        if _is_main():
-            atomic.fresh_folder(path)
-        _wait()
-        save(state, checkpoint_id=atomic.partial_path(path), no_dist=not dist.is_initialized())
-        _wait()
-        if _is_main():
-            (atomic.partial_path(path) / NOTES).write_text(json.dumps(notes), encoding="utf-8")
-            atomic.publish_folder(path)
-            if is_best:
-                atomic.write_text(self.folder / BEST, json.dumps({"step": step}))
-            self._remove_old()
-        _wait()
+        try:
+            on_main(lambda: atomic.fresh_folder(path))
+            save(state, checkpoint_id=atomic.partial_path(path), no_dist=not dist.is_initialized())
+            on_main(lambda: self._publish(path, notes))
+        except (OSError, RuntimeError, CheckpointException) as error:
+            space = _space(path.parent)
+            if _is_main():
+                atomic.remove(atomic.partial_path(path))
+            raise SaveError(
+                f"the checkpoint of step {step} cannot be written to {self.folder}: {_cause(error)}{space}"
+            ) from None
+
+    def _publish(self, path: Path, notes: dict) -> None:
+        partial = atomic.partial_path(path)
+        (partial / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+        digests = {name: file_digest(partial / name) for name in _files(partial)}
+        (partial / CHECKSUMS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+        atomic.publish_folder(path)
+        best = self.best()
+        for step in self.steps()[: -self.keep]:
+            if step != best:
+                atomic.remove(self.path(step))
+
+    def damage(self, step: int) -> str | None:
+        """Return what is wrong with a checkpoint, or None if its files are as they were written."""
+        path = self.path(step)
+        try:
+            expected = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
+            if sorted(expected) != _files(path):
+                different = sorted(set(expected) ^ set(_files(path)))
+                return f"{different[0]} is {'missing' if different[0] in expected else 'not part of it'}"
+            changed = [name for name in expected if file_digest(path / name) != expected[name]]
+        except (OSError, ValueError, RecursionError, TypeError) as error:
+            return f"{CHECKSUMS} cannot be read ({error})" if not isinstance(error, OSError) else str(error)
+        return f"{changed[0]} has changed since it was written" if changed else None
+
+    def newest_intact(self) -> int | None:
+        """Return the step of the newest checkpoint whose files are as they were written, and set damaged newer ones aside.
+
+        Only the main process may call it.
+
+        Raises:
+            ValueError: There are checkpoints, and all are damaged.
+        """
+        damages = {}
+        for step in reversed(self.steps()):
+            if (damage := self.damage(step)) is None:
+                self._set_aside(damages, resumed=step)
+                return step
+            damages[step] = damage
+        if damages:
+            shown = "; ".join(f"step {step}: {damage}" for step, damage in damages.items())
+            raise ValueError(f"all checkpoints in {self.folder} are damaged ({shown}); restore one, or choose another 'out'")
+        return None
+
+    def _set_aside(self, damages: dict[int, str], *, resumed: int) -> None:
+        for step, damage in damages.items():
+            aside = self.path(step).with_name(f"{self.path(step).name}{DAMAGED}")
+            atomic.remove(aside)
+            os.replace(self.path(step), aside)
+            print(
+                f"pyramid.training: the checkpoint of step {step} is damaged ({damage}) and was renamed to {aside.name}; "
+                f"resuming from step {resumed}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def load(self, step: int, state: dict) -> dict:
-        """Load a checkpoint into the tensors of ``state``, in place, and return its notes. Every process must call it."""
-        load(state, checkpoint_id=self.path(step), no_dist=not dist.is_initialized())
+        """Load a checkpoint into the tensors of ``state``, in place, and return its notes. Every process must call it.
+
+        Raises:
+            ValueError: It holds other tensors.
+        """
+        try:
+            load(state, checkpoint_id=self.path(step), no_dist=not dist.is_initialized())
+        except (RuntimeError, CheckpointException) as error:
+            raise ValueError(f"the checkpoint of step {step} in {self.folder} does not fit this run: {_cause(error)}") from None
+        return self._notes(step)
+
+    def _notes(self, step: int) -> dict[str, Any]:
         return json.loads((self.path(step) / NOTES).read_text(encoding="utf-8"))
 
-    def _remove_old(self) -> None:
-        for step in self.steps()[: -self.keep]:
-            if step != self.best():
-                shutil.rmtree(self.path(step))
-        for leftover in self.folder.glob(f"step-*{atomic.SUFFIX}"):
-            shutil.rmtree(leftover)
+    def _validation(self, step: int) -> float:
+        """Return a checkpoint's validation loss, or infinity if there is none or it cannot be trusted."""
+        path = self.path(step)
+        try:
+            expected = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))[NOTES]
+            value = self._notes(step).get(VALIDATION) if file_digest(path / NOTES) == expected else None
+        except (OSError, ValueError, RecursionError, TypeError, KeyError):
+            value = None
+        return math.inf if value is None else value
+
+
+def _files(path: Path) -> list[str]:
+    return sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file() and file.name != CHECKSUMS)
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of the error that a process of a distributed save or load met."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _space(folder: Path) -> str:
+    """Return a remark if the disk is full: torch's writer does not say why it failed."""
+    try:
+        return " (no space is left on the disk)" if shutil.disk_usage(folder).free < SMALL_SPACE else ""
+    except OSError:
+        return ""
 
 
 def _is_main() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def _wait() -> None:
-    if dist.is_initialized():
-        dist.barrier()

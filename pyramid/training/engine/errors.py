@@ -9,3 +9,7 @@ class StoppedError(RuntimeError):
 
 class NotFiniteError(RuntimeError):
     """A gradient is infinite or not a number. Weights and optimiser are as they were before the step."""
+
+
+class SaveError(RuntimeError):
+    """A checkpoint cannot be written. The message says why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import statistics
 import time
@@ -14,9 +15,9 @@ from typing import Any, Protocol
 from accelerate import Accelerator
 
 from ..config.settings import Keep
-from .checkpoints import Checkpoints
-from .errors import NotFiniteError, StoppedError
-from .parallel import any_process, mean_over_processes
+from .checkpoints import VALIDATION, Checkpoints
+from .errors import NotFiniteError, SaveError, StoppedError
+from .parallel import any_process, mean_over_processes, on_main
 from .run_log import RunLog
 from .trainable import Trainable
 
@@ -65,7 +66,7 @@ class TrainingLoop:
         validate: Callable[[int], dict[str, float]],
         validate_every: int,
     ) -> None:
-        """Load the newest checkpoint, if there is one.
+        """Load the newest intact checkpoint, if there is one.
 
         Args:
             recipe: The algorithm.
@@ -89,7 +90,7 @@ class TrainingLoop:
         """Train to the last step.
 
         Raises:
-            StoppedError: A signal was received, or the loss is not finite or exploded.
+            StoppedError: A signal was received, the loss is not finite or exploded, or a checkpoint cannot be written.
         """
         pending: dict[str, list[float]] = {}
         began = time.monotonic()
@@ -100,10 +101,12 @@ class TrainingLoop:
                     pending.setdefault(name, []).append(value)
                 if self.done % self.keep.log_every == 0 or self.done == self.steps:
                     self._report(pending, began)
-                improved = self._validate()
+                validation = self._validate()
+                improved = validation is not None and validation < self.best
+                self.best = validation if validation is not None and improved else self.best
                 stop = any_process(bool(received), self.accelerator)
                 if improved or stop or self.done % self.keep.save_every == 0 or self.done == self.steps:
-                    self.save(is_best=improved)
+                    self.save(validation)
                 if stop:
                     raise StoppedError(f"stopped by a signal after saving step {self.done}; the same command resumes from it")
         self.log.close()
@@ -114,6 +117,8 @@ class TrainingLoop:
         except NotFiniteError as error:
             raise StoppedError(f"{error}; {self._advice()}") from None
         numbers = mean_over_processes(numbers, self.accelerator)
+        if not math.isfinite(numbers["loss"]):
+            raise StoppedError(f"the loss is not finite in step {self.done + 1}; {self._advice()}")
         mean = statistics.fmean(self.losses) if len(self.losses) == LOSS_WINDOW else None
         if mean is not None and numbers["loss"] > self.keep.explode * mean:
             raise StoppedError(
@@ -124,9 +129,12 @@ class TrainingLoop:
         return numbers
 
     def _advice(self) -> str:
-        saved = self.checkpoints.steps()
-        intact = f"the checkpoint of step {saved[-1]} is intact" if saved else "there is no checkpoint yet"
-        return f"{intact}. Try a smaller learning_rate, a longer warm_up or system.precision 'fp32'"
+        return f"{self._intact()}. Try a smaller learning_rate, a longer warm_up or system.precision 'fp32'"
+
+    def _intact(self) -> str:
+        """Say which checkpoint is intact: its files are as they were written, and only finite weights are written."""
+        intact = [step for step in self.checkpoints.steps() if self.checkpoints.damage(step) is None]
+        return f"the checkpoint of step {intact[-1]} is intact" if intact else "there is no checkpoint yet"
 
     def _report(self, pending: dict[str, list[float]], began: float) -> None:
         self.seconds += time.monotonic() - began - self._counted
@@ -135,34 +143,53 @@ class TrainingLoop:
         self.log.report(self.done, {**means, "seconds": self.seconds})
         pending.clear()
 
-    def _validate(self) -> bool:
-        """Validate if this step is due; return whether it is the best so far."""
+    def _validate(self) -> float | None:
+        """Validate if this step is due; return the validation loss, or None if there is none or it is not finite."""
         if self.done % self.validate_every and self.done != self.steps:
-            return False
+            return None
         numbers = mean_over_processes(self.validate(self.done), self.accelerator)
         self.log.report(self.done, numbers)
-        if numbers.get("validation", float("inf")) >= self.best:
-            return False
-        self.best = numbers["validation"]
-        return True
+        value = numbers.get("validation", math.nan)
+        return value if math.isfinite(value) else None
 
-    def save(self, *, is_best: bool = False) -> None:
-        """Save a checkpoint."""
-        notes = {"best": self.best, "seconds": self.seconds, "losses": list(self.losses)}
-        self.checkpoints.save(self.done, self._state(), notes, is_best=is_best)
+    def save(self, validation: float | None = None) -> None:
+        """Save a checkpoint.
+
+        Args:
+            validation: Loss of this step's validation, if there was one.
+
+        Raises:
+            StoppedError: Weights, averages or optimiser are not finite, or the checkpoint cannot be written.
+        """
+        if broken := self._broken():
+            raise StoppedError(f"{broken} of step {self.done} are not finite and were not saved; {self._advice()}")
+        notes = {VALIDATION: validation, "best": self.best, "seconds": self.seconds, "losses": list(self.losses)}
+        try:
+            self.checkpoints.save(self.done, self._state(), notes)
+        except SaveError as error:
+            raise StoppedError(f"{error}; {self._intact()}, and the same command resumes from it") from None
+
+    def _broken(self) -> str | None:
+        """Return which state is not finite in any process, such as "the weights of the student", or None."""
+        for name, trainable in self.recipe.trainables.items():
+            for kind, finite in trainable.finite().items():
+                if any_process(not finite, self.accelerator):
+                    return f"{kind} of {name}"
+        return None
 
     def _state(self) -> dict:
         return {name: trainable.state() for name, trainable in self.recipe.trainables.items()}
 
     def _resume(self) -> None:
         self._counted = 0.0
-        if not (saved := self.checkpoints.steps()):
+        step = on_main(self.checkpoints.newest_intact)
+        if step is None:
             return
         state = self._state()
-        notes = self.checkpoints.load(saved[-1], state)
+        notes = self.checkpoints.load(step, state)
         for name, trainable in self.recipe.trainables.items():
             trainable.restore(state[name])
-        self.done, self.best, self.seconds = saved[-1], notes["best"], notes["seconds"]
+        self.done, self.best, self.seconds = step, notes["best"], notes["seconds"]
         self.losses.extend(notes["losses"])
 
 

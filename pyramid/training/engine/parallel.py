@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from ..config.settings import System
+
+T = TypeVar("T")
 
 BUCKET = 2**25
 """Number of gradients in one reduction (128 MB)."""
@@ -89,3 +92,23 @@ def any_process(flag: bool, accelerator: Accelerator) -> bool:
     if accelerator.num_processes == 1:
         return flag
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum").item() > 0)  # pyright: ignore
+
+
+def on_main(call: Callable[[], T]) -> T:
+    """Call a function in the main process only; return its result in every process, or raise its error there.
+
+    Every process must call it, and waits for the main one. Other errors than those of wrong inputs and of the file system end
+    the main process, and with it the launcher's others.
+    """
+    if not dist.is_initialized():
+        return call()
+    outcome: list = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = call()
+        except (ValueError, OSError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]

@@ -38,8 +38,11 @@ class RunLog:
         if self.board is None:
             return
         line = json.dumps({"step": step, **{name: float(f"{value:.6g}") for name, value in numbers.items()}})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         for name, value in numbers.items():
             self.board.add_scalar(name, value, step)
         self.board.flush()

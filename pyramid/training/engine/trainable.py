@@ -96,10 +96,24 @@ class Trainable:
             "done": torch.tensor(self.done),
         }
 
+    def finite(self) -> dict[str, bool]:
+        """Return whether the weights, their averages and the optimiser's moments in this process are finite."""
+        moments = [value for state in self.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+        groups = {
+            "the weights": self.weights.values(),
+            "the averaged weights": self.average.values.values() if self.average else (),
+            "the optimizer's moments": moments,
+        }
+        return {name: all(_local(value).isfinite().all().item() for value in values) for name, values in groups.items()}
+
     def restore(self, state: dict) -> None:
         """Resume from a ``state()`` that a checkpoint was loaded into."""
         set_optimizer_state_dict(self.network, self.optimizer, state["optimizer"])
         self.done = int(state["done"])
+
+
+def _local(value: Tensor) -> Tensor:
+    return (value.to_local() if isinstance(value, DTensor) else value).detach()
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...latent_shape import CHANNELS
+from ..files import check_finite, opening, read_json
+from .networks import check_complete, network_files
 
+VAE = "a Wan 2.1 VAE"
 VAE_SUPPORTED = (
     "a diffusers folder (config.json of an AutoencoderKLWan, or a folder that contains such a 'vae'), or one .safetensors or "
     ".pth file of the Wan 2.1 VAE with Wan's key names, which ComfyUI uses too"
@@ -70,22 +73,55 @@ def open_vae(path: str | Path) -> WanVae:
         ValueError: The path has none of these layouts.
     """
     path = Path(path)
+    if (folder := _vae_folder(path)) is not None:
+        with opening(folder, VAE):
+            network, info = AutoencoderKLWan.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+                folder, local_files_only=True, output_loading_info=True
+            )
+        check_complete(info, folder)
+    else:
+        network = _open_single_file(_single_file(path))
+    check_finite(dict(network.named_parameters()), path)
+    return WanVae(network)
+
+
+def vae_files(path: str | Path) -> list[Path]:
+    """Return the files that determine a VAE, in a fixed order.
+
+    Raises:
+        ValueError: The path has none of the layouts in ``VAE_SUPPORTED``.
+    """
+    folder = _vae_folder(Path(path))
+    return [_single_file(Path(path))] if folder is None else network_files(folder)
+
+
+def _vae_folder(path: Path) -> Path | None:
     for folder in (path, path / "vae"):
         config = folder / "config.json"
-        if config.is_file() and "AutoencoderKLWan" in config.read_text(encoding="utf-8"):
-            return WanVae(AutoencoderKLWan.from_pretrained(folder, local_files_only=True))
+        if config.is_file() and read_json(config, "the configuration of a VAE").get("_class_name") == "AutoencoderKLWan":
+            return folder
+    return None
+
+
+def _single_file(path: Path) -> Path:
     if not path.is_file() or path.suffix not in (".safetensors", ".pth"):
         raise ValueError(f"there is no VAE at {path}; expected {VAE_SUPPORTED}")
-    if path.suffix == ".safetensors":
-        weights = load_file(path)
-    else:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    if "encoder.conv1.weight" not in weights or weights["conv2.weight"].shape[1] != CHANNELS:
+    return path
+
+
+def _open_single_file(path: Path) -> AutoencoderKLWan:
+    with opening(path, VAE):
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        first, last = weights.get("encoder.conv1.weight"), weights.get("conv2.weight")
+    if first is None or last is None or first.ndim != 5 or last.ndim != 5 or last.shape[1] != CHANNELS or not len(first):
         raise ValueError(f"{path} is not a Wan 2.1 VAE; expected {VAE_SUPPORTED}")
-    network = AutoencoderKLWan(base_dim=weights["encoder.conv1.weight"].shape[0])
-    converted = convert_wan_vae_to_diffusers({name: value.float() for name, value in weights.items()})
-    network.load_state_dict(converted)
-    return WanVae(network)
+    with opening(path, VAE):
+        network = AutoencoderKLWan(base_dim=first.shape[0])
+        network.load_state_dict(convert_wan_vae_to_diffusers({name: value.float() for name, value in weights.items()}))
+    return network
 
 
 class Umt5:
@@ -103,13 +139,19 @@ class Umt5:
         """
         from transformers import AutoTokenizer, UMT5EncoderModel  # slow to import
 
-        root, self.length = Path(folder), length
-        encoder = root / "text_encoder" if (root / "text_encoder").is_dir() else root
-        tokenizer = root / "tokenizer" if (root / "tokenizer").is_dir() else root
-        if not (encoder / "config.json").is_file():
-            raise ValueError(f"there is no text encoder at {root}; expected {TEXT_SUPPORTED}")
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
-        self.network: Any = UMT5EncoderModel.from_pretrained(encoder, local_files_only=True).requires_grad_(False).eval()
+        self.length = length
+        encoder, tokenizer = _text_folders(Path(folder))
+        if read_json(encoder / "config.json", "the configuration of a text encoder").get("model_type") != "umt5":
+            raise ValueError(f"{encoder} is not a UMT5; expected {TEXT_SUPPORTED}")
+        with opening(tokenizer, "the tokenizer of a text encoder"):
+            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
+        with opening(encoder, "a UMT5 text encoder"):
+            network, info = UMT5EncoderModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+                encoder, local_files_only=True, output_loading_info=True
+            )
+        check_complete(info, encoder)
+        self.network: Any = network.requires_grad_(False).eval()
+        check_finite(dict(self.network.named_parameters()), encoder)
 
     def to(self, device: torch.device) -> Umt5:
         """Move the network to a device, and return this object."""
@@ -126,3 +168,22 @@ class Umt5:
         hidden = self.network(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         counts = tokens.attention_mask.sum(1).tolist()
         return [rows[:count].float().cpu() for rows, count in zip(hidden, counts, strict=True)]
+
+
+def text_files(folder: str | Path) -> list[Path]:
+    """Return the files that determine a text encoder and its tokenizer, in a fixed order.
+
+    Raises:
+        ValueError: The folder has none of the layouts in ``TEXT_SUPPORTED``.
+    """
+    encoder, tokenizer = _text_folders(Path(folder))
+    return network_files(encoder) + (network_files(tokenizer) if tokenizer != encoder else [])
+
+
+def _text_folders(root: Path) -> tuple[Path, Path]:
+    """Return the folders of the encoder and of the tokenizer."""
+    encoder = root / "text_encoder" if (root / "text_encoder").is_dir() else root
+    tokenizer = root / "tokenizer" if (root / "tokenizer").is_dir() else root
+    if not (encoder / "config.json").is_file():
+        raise ValueError(f"there is no text encoder at {root}; expected {TEXT_SUPPORTED}")
+    return encoder, tokenizer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ...flops import WanDimensions
 from ...key_names import diffusers_name
 from ...latent_shape import CHANNELS
+from ..files import check_finite, check_regular, opening, read_json
 from .rope import ScaledRope
 
 SUPPORTED = (
@@ -24,6 +26,9 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 """Prefixes of the key names in ComfyUI's files."""
 UNQUANTISED = "the fp16, bf16 or fp32 file of the same model"
 ONLY_TEXT_TO_VIDEO = "image-to-video, control and Wan 2.2 5B models cannot be trained yet"
+TRANSFORMER = "a Wan transformer"
+MOST = {"num_layers": 1000, "num_attention_heads": 1024, "attention_head_dim": 1024, "ffn_dim": 2**20, "text_dim": 2**16}
+"""Largest sizes in a configuration; more than any network has, and few enough to be constructed."""
 HEAD_DIM = 128
 """Width of an attention head, the same in all Wan models; a single file does not tell it."""
 
@@ -69,13 +74,85 @@ def open_transformer(path: str | Path) -> WanTransformer3DModel:
     path = Path(path)
     if (folder := _diffusers_folder(path)) is not None:
         _check_text_to_video(_config(folder)["in_channels"], path)
-        return WanTransformer3DModel.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
-    with safe_open(_single_file(path), framework="pt") as file:
-        names = _wan_names(file, path)
-        network = WanTransformer3DModel(**_dimensions_of_file(file, names, path))
-        weights = {diffusers_name(wan): file.get_tensor(name).float() for wan, name in names.items()}
-    network.load_state_dict(weights, assign=True)
+        with opening(folder, TRANSFORMER):
+            network, info = WanTransformer3DModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+                folder, torch_dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
+        check_complete(info, folder)
+    else:
+        network = _open_single_file(_single_file(path))
+    check_finite(dict(network.named_parameters()), path)
     return network
+
+
+def _open_single_file(path: Path) -> WanTransformer3DModel:
+    with opened_safetensors(path, TRANSFORMER) as file:
+        names = _wan_names(file, path)
+        dimensions = _dimensions_of_file(file, names, path)
+        with torch.device("meta"):
+            expected = {name: tuple(value.shape) for name, value in WanTransformer3DModel(**dimensions).state_dict().items()}
+        shapes = {diffusers_name(wan): tuple(file.get_slice(name).get_shape()) for wan, name in names.items()}
+        if different := [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]:
+            name = different[0]
+            raise ValueError(
+                f"{path} is not {TRANSFORMER}: '{name}' is {_shape(shapes.get(name))}, expected {_shape(expected.get(name))}"
+            )
+        network = WanTransformer3DModel(**dimensions)
+        with opening(path, TRANSFORMER):
+            network.load_state_dict(
+                {diffusers_name(wan): file.get_tensor(name).float() for wan, name in names.items()}, assign=True
+            )
+    return network
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else "x".join(map(str, shape)) or "a number"
+
+
+@contextmanager
+def opened_safetensors(path: Path, kind: str) -> Iterator[safe_open]:
+    """Open a safetensors file in a ``with`` block.
+
+    Raises:
+        ValueError: It is damaged, or is not such a file.
+    """
+    with opening(path, kind):
+        check_regular(path)
+        file = safe_open(path, framework="pt")
+    with file:
+        yield file
+
+
+def check_complete(info: dict, folder: Path) -> None:
+    """Check what diffusers or transformers tell about the weights that they loaded, which they otherwise make up.
+
+    Args:
+        info: The loading info.
+        folder: The network's folder.
+
+    Raises:
+        ValueError: Weights are missing, or have other shapes.
+    """
+    for kind in ("missing_keys", "mismatched_keys"):
+        if wrong := sorted(map(str, info.get(kind, ()))):
+            text = "lacks weights" if kind == "missing_keys" else "holds weights of other shapes than its config.json says"
+            raise ValueError(f"{folder} {text}: {wrong[0]} and {len(wrong) - 1} more; use an undamaged copy of this model")
+
+
+def transformer_files(path: str | Path) -> list[Path]:
+    """Return the files that determine a transformer, in a fixed order.
+
+    Raises:
+        ValueError: The path has none of the layouts in ``SUPPORTED``.
+    """
+    folder = _diffusers_folder(Path(path))
+    return [_single_file(Path(path))] if folder is None else network_files(folder)
+
+
+def network_files(folder: Path) -> list[Path]:
+    """Return the configuration and the weights in the folder of a network, or the files of a tokenizer, in a fixed order."""
+    suffixes = (".json", ".safetensors", ".bin", ".model", ".txt")
+    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in suffixes)
 
 
 def transformer_dimensions(path: str | Path, *, text: int = 512) -> WanDimensions:
@@ -92,7 +169,7 @@ def transformer_dimensions(path: str | Path, *, text: int = 512) -> WanDimension
     if (folder := _diffusers_folder(path)) is not None:
         config = _config(folder)
     else:
-        with safe_open(_single_file(path), framework="pt") as file:
+        with opened_safetensors(_single_file(path), TRANSFORMER) as file:
             config = _dimensions_of_file(file, _wan_names(file, path), path)
     return WanDimensions(
         dim=config["num_attention_heads"] * config["attention_head_dim"],
@@ -113,7 +190,18 @@ def _diffusers_folder(path: Path) -> Path | None:
 
 
 def _config(folder: Path) -> dict:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    """Return the configuration in a diffusers folder.
+
+    Raises:
+        ValueError: It cannot be read, or a size of a Wan transformer is missing or impossible.
+    """
+    path = folder / "config.json"
+    config = read_json(path, "the configuration of a network")
+    if config.get("_class_name") == "WanTransformer3DModel":
+        for name, most in {**MOST, "in_channels": 2**10, "out_channels": 2**10}.items():
+            if not isinstance(config.get(name), int) or not 1 <= config[name] <= most:
+                raise ValueError(f"{path}: {name} is {config.get(name)!r}; expected a whole number from 1 to {most}")
+    return config
 
 
 def _single_file(path: Path) -> Path:
@@ -152,23 +240,29 @@ def _dimensions_of_file(file: safe_open, names: dict[str, str], path: Path) -> d
         ValueError: The transformer is not an unquantised text-to-video one.
     """
 
-    def shape(name: str) -> tuple[int, ...]:
-        return tuple(file.get_slice(names[name]).get_shape())
+    def shape(name: str, axes: int = 2) -> tuple[int, ...]:
+        if name not in names:
+            raise ValueError(f"{path} is not {TRANSFORMER}: '{name}' is missing")
+        sides = tuple(file.get_slice(names[name]).get_shape())
+        if len(sides) != axes or 0 in sides:
+            raise ValueError(f"{path} is not {TRANSFORMER}: '{name}' is {_shape(sides)}, expected {axes} axes")
+        return sides
 
-    dim, in_channels, *patch = shape("patch_embedding.weight")
+    dim, in_channels, *patch = shape("patch_embedding.weight", axes=5)
     _check_text_to_video(in_channels, path)
+    shape("blocks.0.self_attn.q.weight")
     if file.get_slice(names["blocks.0.self_attn.q.weight"]).get_dtype() not in ("F32", "F16", "BF16"):
         raise ValueError(f"{path} is quantised and cannot be trained; use {UNQUANTISED}")
     return {
         "patch_size": tuple(patch),
-        "num_attention_heads": dim // HEAD_DIM,
+        "num_attention_heads": max(1, dim // HEAD_DIM),
         "attention_head_dim": HEAD_DIM,
         "in_channels": in_channels,
         "out_channels": shape("head.head.weight")[0] // (patch[0] * patch[1] * patch[2]),
         "text_dim": shape("text_embedding.0.weight")[1],
         "freq_dim": shape("time_embedding.0.weight")[1],
         "ffn_dim": shape("blocks.0.ffn.0.weight")[0],
-        "num_layers": 1 + max(int(name.split(".")[1]) for name in names if name.startswith("blocks.")),
+        "num_layers": len({name.split(".")[1] for name in names if name.startswith("blocks.")}),
     }
 
 

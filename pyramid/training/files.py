@@ -1,0 +1,162 @@
+"""Read files that others wrote: what can be wrong with one is said in a sentence."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .engine.atomic import atomic_file
+
+LARGEST_TEXT = 2**26
+"""Bytes of the largest JSON or TOML file that is read; a larger one is not what its name says."""
+MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be"),
+         (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))  # fmt: skip
+"""Byte order marks, and the encodings that they announce; longer ones first."""
+
+DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, EOFError,
+          MemoryError, ArithmeticError, ImportError, pickle.UnpicklingError)  # fmt: skip
+"""What the readers of other packages raise when a file is damaged or is something else."""
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path is a file: pipes and devices have no end.
+
+    Raises:
+        OSError: It does not exist, or is something else.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError("is a folder" if stat.S_ISDIR(mode) else "is not a file but a pipe, socket or device")
+
+
+def read_limited(path: Path, limit: int = LARGEST_TEXT) -> bytes:
+    """Return the contents of a small file.
+
+    Raises:
+        OSError: It cannot be read, or is not a file.
+        ValueError: It is larger than ``limit`` bytes.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        contents = file.read(limit + 1)
+    if len(contents) > limit:
+        raise ValueError(f"is larger than {limit} bytes")
+    return contents
+
+
+def encoding_of(start: bytes) -> tuple[str, int]:
+    """Return the encoding of a text from its first bytes, and the length of its byte order mark."""
+    return next(((name, len(mark)) for mark, name in MARKS if start.startswith(mark)), ("utf-8", 0))
+
+
+def decode(contents: bytes) -> str:
+    """Decode a text in UTF-8, or in the UTF encoding that its byte order mark announces; the mark is removed.
+
+    Raises:
+        ValueError: It is in another encoding, or holds NUL.
+    """
+    encoding, skipped = encoding_of(contents[:4])
+    try:
+        text = contents[skipped:].decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"is not text in {encoding.upper()}: byte {error.start + skipped} cannot be decoded; save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise ValueError("holds NUL characters; save it as UTF-8 text")
+    return text
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON from outside.
+
+    Raises:
+        ValueError: It is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not valid JSON ({error})") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def read_json(path: Path, kind: str) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Args:
+        path: The file.
+        kind: What it is, for the message: "the configuration of a transformer".
+
+    Raises:
+        ValueError: The file cannot be read, or holds something else.
+    """
+    with opening(path, kind):
+        values = parse_json(decode(read_limited(path)))
+        if not isinstance(values, dict):
+            raise ValueError(f"holds a {type(values).__name__} instead of an object")
+        return values
+
+
+@contextmanager
+def opening(path: Path, kind: str) -> Iterator[None]:
+    """Turn every error that a damaged or wrong file causes inside the ``with`` block into a sentence.
+
+    Args:
+        path: The file or folder.
+        kind: What it should be: "a Wan 2.1 VAE".
+
+    Raises:
+        ValueError: The block raised; the message names the path and the reason.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} cannot be read as {kind}: {error.filename or path} is missing") from None
+    except DAMAGE as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise ValueError(f"{path} cannot be read as {kind}: {reason}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Check weights for NaN and infinity.
+
+    Raises:
+        ValueError: A weight is not finite.
+    """
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise ValueError(f"{path} holds NaN or infinity in '{name}'; use an undamaged file of this model")
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with atomic_file(path) as partial:
+        try:
+            save_file(tensors, partial, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {first_line(error)}") from None
+
+
+def printable(text: str) -> str:
+    """Return a name or message with escapes in place of line breaks, control characters and undecodable bytes."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
