@@ -51,6 +51,31 @@ def use_comfyui(*, cpu: bool = True, pack: bool = True) -> None:
         _import_pack()
 
 
+def stream_weights() -> bool:
+    """Let ComfyUI stream weights (dynamic VRAM) as its main program does on NVIDIA cards; return whether it can.
+
+    Call it after `use_comfyui` and before any model is loaded.
+    """
+    import comfy.memory_management
+    import comfy.model_management
+    import comfy.model_patcher
+
+    dynamic = getattr(comfy.model_patcher, "ModelPatcherDynamic", None)
+    if dynamic is None or not comfy.model_management.is_nvidia():
+        return False
+    control = importlib.import_module("comfy_aimdo.control")
+    control.init()
+    devices = comfy.model_management.get_all_torch_devices()
+    try:
+        started = control.init_devices((device.index, 0) for device in devices)
+    except TypeError:  # older ones take the device alone
+        started = control.init_devices(device.index for device in devices)
+    if started:
+        setattr(comfy.model_patcher, "CoreModelPatcher", dynamic)  # noqa: B010  (declared as the other class)
+        setattr(comfy.memory_management, "aimdo_enabled", True)  # noqa: B010
+    return bool(started)
+
+
 def pack_module(name: str) -> Any:
     """Return a module of the pack as ComfyUI imports it, for example ``nodes.sampler``, after `use_comfyui`.
 

@@ -9,46 +9,18 @@ Used by the demo and by the tests that go through HTTP; `make serve` takes its c
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import sys
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
+from .client import ComfyUIClient, Graph, GraphError, Progress, ServerError
 from .workspace import Workspace
-
-Graph = dict[str, dict[str, Any]]
-"""Node id to ``{"class_type": ..., "inputs": {...}}``: ComfyUI's API format."""
 
 LOG_LINES = 25
 STOP_SECONDS = 10
-
-
-class ServerError(RuntimeError):
-    """ComfyUI did not start, or died."""
-
-
-class GraphError(RuntimeError):
-    """ComfyUI rejected a graph, or one of its nodes failed."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a running graph.
-
-    Attributes:
-        node: Id of the node that runs.
-        step: Steps of that node that are done; 0 until it reports them.
-        steps: Steps of that node in all; 0 until it reports them.
-    """
-
-    node: str
-    step: int = 0
-    steps: int = 0
 
 
 def command(workspace: Workspace, *, port: int, database: str, arguments: tuple[str, ...] = ()) -> list[str]:
@@ -71,7 +43,7 @@ class ComfyUIServer:
         self.log = workspace.base / "comfyui.log"
         self._arguments = ("--cpu", *arguments)
         self._start_timeout = start_timeout
-        self._client = uuid.uuid4().hex
+        self.client = ComfyUIClient(self.url)
 
     async def __aenter__(self) -> ComfyUIServer:
         line = command(self.workspace, port=self.port, database="sqlite:///:memory:", arguments=self._arguments)
@@ -79,7 +51,7 @@ class ComfyUIServer:
             self.process = await asyncio.create_subprocess_exec(
                 *line, cwd=self.workspace.comfyui, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self._http = aiohttp.ClientSession(self.url)
+        await self.client.__aenter__()
         try:
             await asyncio.wait_for(self._wait_until_up(), self._start_timeout)
         except BaseException as error:
@@ -95,29 +67,22 @@ class ComfyUIServer:
     async def run(
         self, graph: Graph, on_progress: Callable[[Progress], None] = lambda progress: None, *, timeout: float = 600
     ) -> dict[str, dict]:
-        """Queue a graph, wait until it is done, and return the outputs of its output nodes by node id.
-
-        Args:
-            graph: The graph in API format; widgets that it leaves out take their defaults, as they do in the front end.
-            on_progress: Called for every node that starts and every step that it reports.
-            timeout: Seconds.
+        """Queue a graph, wait until it is done, and return its outputs; see ``ComfyUIClient.run``.
 
         Raises:
             GraphError: ComfyUI rejected the graph, a node failed, or the time ran out.
             ServerError: ComfyUI died.
         """
         try:
-            return await asyncio.wait_for(self._run(graph, on_progress), timeout)
-        except asyncio.TimeoutError:
-            raise GraphError(f"the graph was not done within {timeout:.0f} s; the log is {self.log}") from None
-        except aiohttp.ClientError:
-            raise self._failure("closed the connection") from None
+            return await self.client.run(graph, on_progress, timeout=timeout)
+        except GraphError as error:
+            raise GraphError(f"{error}; the log is {self.log}") from None
+        except ServerError as error:
+            raise self._failure(str(error)) from None
 
     async def get(self, path: str) -> Any:
         """Return the JSON with which a route answers."""
-        async with self._http.get(path) as response:
-            response.raise_for_status()
-            return await response.json()
+        return await self.client.get(path)
 
     async def _wait_until_up(self) -> None:
         while True:
@@ -129,43 +94,8 @@ class ComfyUIServer:
             except aiohttp.ClientError:
                 await asyncio.sleep(0.2)
 
-    async def _run(self, graph: Graph, on_progress: Callable[[Progress], None]) -> dict[str, dict]:
-        async with self._http.ws_connect("/ws", params={"clientId": self._client}, max_msg_size=0) as events:
-            prompt = await self._queue(await self._with_defaults(graph))
-            async for message in events:
-                if message.type is not aiohttp.WSMsgType.TEXT:
-                    continue  # a preview image
-                event = json.loads(message.data)
-                kind, data = event["type"], event["data"]
-                if data.get("prompt_id") != prompt:
-                    continue
-                if kind == "execution_error":
-                    raise GraphError(f"{data['node_type']} failed: {data['exception_message'].strip()}")
-                if kind == "executing" and data["node"] is None:
-                    return (await self.get(f"/history/{prompt}"))[prompt]["outputs"]
-                if kind == "executing":
-                    on_progress(Progress(data["node"]))
-                if kind == "progress":
-                    on_progress(Progress(data["node"], data["value"], data["max"]))
-        raise self._failure("closed the connection")
-
-    async def _with_defaults(self, graph: Graph) -> Graph:
-        filled = {}
-        for name, node in graph.items():
-            known = await self.get(f"/object_info/{node['class_type']}")
-            inputs = known.get(node["class_type"], {}).get("input", {}).get("required", {})
-            filled[name] = {**node, "inputs": {**_defaults(inputs), **node["inputs"]}}
-        return filled
-
-    async def _queue(self, graph: Graph) -> str:
-        async with self._http.post("/prompt", json={"prompt": graph, "client_id": self._client}) as response:
-            answer = await response.json()
-        if "prompt_id" not in answer or answer.get("node_errors"):
-            raise GraphError(f"ComfyUI rejected the graph: {_reasons(answer)}; the log is {self.log}")
-        return answer["prompt_id"]
-
     async def _stop(self) -> None:
-        await self._http.close()
+        await self.client.__aexit__()
         if self.process.returncode is None:
             self.process.terminate()
         try:
@@ -177,20 +107,6 @@ class ComfyUIServer:
     def _failure(self, what: str) -> ServerError:
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
         return ServerError("\n".join([f"ComfyUI {what}. The end of {self.log}:", *(f"  {line}" for line in lines)]))
-
-
-def _defaults(inputs: dict[str, list]) -> dict[str, Any]:
-    """Return the defaults of those inputs that are widgets and have one."""
-    options = {name: spec[1] for name, spec in inputs.items() if len(spec) > 1}
-    return {name: widget["default"] for name, widget in options.items() if "default" in widget}
-
-
-def _reasons(answer: dict) -> str:
-    errors = [answer["error"]] if answer.get("error") else []
-    reasons = [f"{error['message']} {error['details']}".strip() for error in errors]
-    for node in answer.get("node_errors", {}).values():
-        reasons += [f"{node['class_type']}: {error['message']}: {error['details']}" for error in node["errors"]]
-    return "; ".join(reasons)
 
 
 def _free_port() -> int:

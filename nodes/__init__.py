@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .analysis import PyramidalWanCalibrate, PyramidalWanCost
+from .compile import PyramidalWanCompile
 from .conditioning import PyramidalWanLoadConditioning, PyramidalWanSaveConditioning
 from .drafts import PyramidalWanLoadDraft, PyramidalWanSaveDraft
 from .files import PyramidalWanFromFile, PyramidalWanStageLoRA
@@ -35,6 +36,7 @@ NODES: list[type[io.ComfyNode]] = [
     PyramidalWanSchedule,
     PyramidalWanFewStepSampler,
     PyramidalWanStageLoRA,
+    PyramidalWanCompile,
     PyramidalWanStageStart,
     PyramidalWanStageModel,
     PyramidalWanStageSigmas,

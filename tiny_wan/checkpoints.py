@@ -36,7 +36,7 @@ VAE_WIDTHS = (1, 2, 4, 4)
 
 def t2v_state_dict(*, seed: int = 0, dim: int = 128, ffn_dim: int = 256, layers: int = 2) -> StateDict:
     """Return a random text-to-video transformer; ``dim`` is a multiple of 128."""
-    return random_state_dict(_transformer(dim, ffn_dim, layers, in_channels=CHANNELS, image=False), seed)
+    return random_state_dict(transformer_shapes(dim=dim, ffn_dim=ffn_dim, layers=layers), seed)
 
 
 def i2v_state_dict(*, seed: int = 0, dim: int = 128, ffn_dim: int = 256, layers: int = 2) -> StateDict:
@@ -46,7 +46,17 @@ def i2v_state_dict(*, seed: int = 0, dim: int = 128, ffn_dim: int = 256, layers:
 
 def vae_state_dict(*, seed: int = 0, dim: int = 16) -> StateDict:
     """Return a random Wan2.1 VAE, encoder and decoder; ``dim`` is the width at full resolution (96 in the released one)."""
-    return random_state_dict(_vae(dim), seed)
+    return random_state_dict(vae_shapes(dim), seed)
+
+
+def transformer_shapes(*, dim: int, ffn_dim: int, layers: int) -> Shapes:
+    """Yield names and shapes of a text-to-video transformer's weights."""
+    return _transformer(dim, ffn_dim, layers, in_channels=CHANNELS, image=False)
+
+
+def vae_shapes(dim: int) -> Shapes:
+    """Yield names and shapes of the weights of a VAE of width ``dim``."""
+    return _vae(dim)
 
 
 def random_state_dict(shapes: Shapes, seed: int) -> StateDict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from comfy.patcher_extension import PatcherInjection
@@ -16,48 +16,102 @@ from .lora_match import find_layer
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-Addition = Callable[[nn.Module, Tensor], Tensor]
-"""From a layer and its input to what is added to its output."""
+
+class Addition(Protocol):
+    """What is added to the output of a layer."""
+
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Return the addition for a layer and its input."""
+        ...
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Keep copies for inputs on a device in a dtype."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The addition ``scale * up (down x)`` for linear and convolution layers.
+
+    Attributes:
+        up: From the rank to the outputs, flattened.
+        down: From the inputs to the rank, flattened.
+        scale: Its factor.
+    """
+
+    up: _OnDevice
+    down: _OnDevice
+    scale: float
+
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Return the addition for a layer and its input."""
+        up, down = self.up(x), self.down(x)
+        if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            return nn.functional.linear(nn.functional.linear(x, down), up) * self.scale
+        convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[len(layer.kernel_size) - 1]
+        first = down.reshape(-1, layer.in_channels // layer.groups, *layer.kernel_size)
+        inner = convolve(x, first, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+        return convolve(inner, up.reshape(*up.shape, *[1] * len(layer.kernel_size))) * self.scale
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Keep copies for inputs on a device in a dtype."""
+        self.up.place(device, dtype)
+        self.down.place(device, dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Bias:
+    """The addition of a scaled difference of the bias.
+
+    Attributes:
+        difference: The difference.
+        scale: Its factor.
+    """
+
+    difference: _OnDevice
+    scale: float
+
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Return the addition for a layer and its input."""
+        return (self.difference(x) * self.scale).reshape(-1, *[1] * len(getattr(layer, "kernel_size", ())))
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Keep copies for inputs on a device in a dtype."""
+        self.difference.place(device, dtype)
 
 
 def low_rank(up: Tensor, down: Tensor, scale: float) -> Addition:
     """Return the addition ``scale * up (down x)`` for linear and convolution layers."""
-    up_on, down_on = _OnDevice(up.flatten(1)), _OnDevice(down.flatten(1))
-
-    def add(layer: nn.Module, x: Tensor) -> Tensor:
-        up, down = up_on(x), down_on(x)
-        if not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            return nn.functional.linear(nn.functional.linear(x, down), up) * scale
-        convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[len(layer.kernel_size) - 1]
-        first = down.reshape(-1, layer.in_channels // layer.groups, *layer.kernel_size)
-        inner = convolve(x, first, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-        return convolve(inner, up.reshape(*up.shape, *[1] * len(layer.kernel_size))) * scale
-
-    return add
+    return LowRank(_OnDevice(up.flatten(1)), _OnDevice(down.flatten(1)), scale)
 
 
 def bias(difference: Tensor, scale: float) -> Addition:
     """Return the addition of a scaled difference of the bias."""
-    difference_on = _OnDevice(difference)
-
-    def add(layer: nn.Module, x: Tensor) -> Tensor:
-        return (difference_on(x) * scale).reshape(-1, *[1] * len(getattr(layer, "kernel_size", ())))
-
-    return add
+    return Bias(_OnDevice(difference), scale)
 
 
 class _OnDevice:
-    """A small tensor with a copy for every device and dtype that asks for one: several devices may run at once."""
+    """A small tensor with a copy for every device and dtype that asks for one: several devices may run at once.
+
+    A compiled layer makes no copies: what it depends on must be the same at every call.
+    """
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self.copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def __call__(self, like: Tensor) -> Tensor:
-        key = (like.device, like.dtype)
-        if key not in self.copies:
-            self.copies[key] = self.tensor.to(device=like.device, dtype=like.dtype)
-        return self.copies[key]
+        kept = self.copies.get((like.device, like.dtype))
+        if kept is not None:
+            return kept
+        if torch.compiler.is_compiling():
+            return self.tensor.to(device=like.device, dtype=like.dtype)
+        self.place(like.device, like.dtype)
+        return self.copies[like.device, like.dtype]
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Keep a copy on a device in a dtype."""
+        self.copies[device, dtype] = self.tensor.to(device=device, dtype=dtype)
 
 
 def set_additions(model: ModelPatcher, key: str, additions: Mapping[str, Sequence[Addition]]) -> None:
@@ -74,6 +128,10 @@ def set_additions(model: ModelPatcher, key: str, additions: Mapping[str, Sequenc
 
     def inject(patcher: ModelPatcher) -> None:
         eject(patcher)
+        dtype = patcher.model.manual_cast_dtype or patcher.model.get_dtype()
+        for added in additions.values():
+            for addition in added:
+                addition.place(patcher.load_device, dtype)
         layers = {name: find_layer(patcher, name) for name in additions}
         injected[patcher.model] = [
             _Beside.put_in(layer, additions[name]) for name, layer in layers.items() if isinstance(layer, nn.Module)
@@ -98,14 +156,22 @@ class _Beside:
     @classmethod
     def put_in(cls, layer: nn.Module, additions: Sequence[Addition]) -> _Beside:
         """Replace the ``forward`` of a layer."""
-        if isinstance(below := vars(layer).get("forward"), cls):
+        if (below := cls.outermost(layer)) is not None:
             below.remove_if_idle()
         beside = cls(layer, list(additions), vars(layer).get("forward"), layer.forward)
-        layer.forward = beside
+        layer.forward = beside.forward
         return beside
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self.remove_if_idle()
+    @classmethod
+    def outermost(cls, layer: nn.Module) -> _Beside | None:
+        """Return the object whose method replaces the ``forward`` of a layer; None if no wrapper of this class is outermost."""
+        owner = getattr(vars(layer).get("forward"), "__self__", None)
+        return owner if isinstance(owner, cls) else None
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the output of the layer with the additions."""
+        if not torch.compiler.is_compiling():  # a compiled layer would be compiled again for each new object of this class
+            self.remove_if_idle()
         output = self.inner(x, *args, **kwargs)
         for add in self.additions:
             output = output + add(self.layer, x)
@@ -118,7 +184,7 @@ class _Beside:
 
     def remove_if_idle(self) -> None:
         """Restore the layer's ``forward`` if there is nothing to add and no other wrapper sits on top."""
-        if self.additions or vars(self.layer).get("forward") is not self:
+        if self.additions or self.outermost(self.layer) is not self:
             return
         if self.previous is None:
             del self.layer.forward

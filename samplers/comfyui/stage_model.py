@@ -25,6 +25,8 @@ from ...pyramid.latent_shape import LatentShape
 from ...pyramid.paths import clean_prediction
 from ...pyramid.stages import Stage
 from ...pyramid.transition import renoise
+from ..run_report import dimensions_of
+from .stage_compile import apply_stage_compiler
 from .stage_lora import apply_stage_loras, check_stage_loras
 from .stage_wrappers import MODEL_KEY, add_stage_wrappers
 
@@ -79,6 +81,7 @@ def bind_stage(
         clean = None if is_clean else functools.partial(comfyui_clean_prediction, stage=stage)
         add_stage_wrappers(bound, stage, sampling, curve, clean)
     apply_stage_loras(bound, stage, number_of_stages)
+    apply_stage_compiler(bound, stage, number_of_stages, dimensions_of(bound))
     return bound
 
 

@@ -110,7 +110,8 @@ def everything_else(graph, model, positive, negative, latent, spec, one, vae):
     noise = graph.add("RandomNoise", noise_seed=6)
     again = graph.add("PyramidalWanRenoise", latent=out(one, 1), noise=noise, pyramid=spec, stage="high", level=0.4)
     graph.save(again, "renoised")
-    cost = graph.add("PyramidalWanCost", latent=latent, steps="20-20-10", cfg="5", pyramid=spec, model=model)
+    compiled = graph.add("PyramidalWanCompile", model=model)  # not sampled: C++ would compile for minutes
+    cost = graph.add("PyramidalWanCost", latent=latent, steps="20-20-10", cfg="5", pyramid=spec, model=compiled)
     graph.add("SaveImage", images=out(cost, 1), filename_prefix="cost")
     two = graph.add("PyramidalWanCustom")  # the defaults: those of training-free
     calibrated = graph.add("PyramidalWanCalibrate", latent=one, threshold=0.1, pyramid=two)
