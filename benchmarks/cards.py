@@ -94,11 +94,13 @@ class Run:
     steps: str
     cfg: bool
     size: VideoSize
+    scale: str = "auto"
 
 
 RUNS = (
     Run("ordinary, 30 steps, cfg 6", None, "30", True, FULL),
     Run("`training-free` 20-10, cfg 6", "training-free", "20-10", True, FULL),
+    Run("`training-free` with scale `half`, 20-10, cfg 6", "training-free", "20-10", True, FULL, "half"),
     Run("`training-free` 2-2, cfg 1, four-step LoRA", "training-free", "2-2", False, FULL),
     Run("`pyramidal-wan` 20-20-10, cfg 5 *", "pyramidal-wan", "20-20-10", True, FULL_THREE),
     Run("`pyramidal-wan` 2-2-1, cfg 1 *", "pyramidal-wan", "2-2-1", False, FULL_THREE),
@@ -111,6 +113,8 @@ WEIGHTS = (("1.3B", "fp16", 2.8), ("14B", "fp8", 14.3), ("14B", "fp16", 28.6))
 def run_tflops(run: Run, model: str) -> float:
     """Return the TFLOPs of all steps of a run."""
     spec = PRESETS[run.preset or "plain"]
+    if spec.field == "natural":
+        spec = spec.scaled(run.scale).at_size(run.size.latent)
     counts = parse_steps(run.steps, spec.number_of_stages)
     return total_tflops(schedule_cost(spec, run.size.latent, counts, WAN_DIMENSIONS[model], cfg=run.cfg))
 

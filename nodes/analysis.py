@@ -7,9 +7,10 @@ from comfy_api.latest import io
 from ..plots.bands import band_chart, band_text
 from ..plots.cost import cost_chart, cost_text
 from ..plots.drawing import draw
-from ..pyramid.stages import PRESETS
+from ..pyramid.stages import PRESETS, STOCK
 from ..samplers.analysis import as_image, calibrate, cost_of
 from ..samplers.comfyui.flow_shift import flow_shift
+from ..samplers.comfyui.latents import full_size, spec_at
 from ..samplers.schedule import levels_for, steps_problem
 from .sampler import CFG_TOOLTIP
 from .schedule import STEPS_TOOLTIP, grid_widgets
@@ -59,9 +60,9 @@ class PyramidalWanCost(io.ComfyNode):
     @classmethod
     def execute(cls, latent, steps, cfg, grid, shift, pyramid=None, model=None) -> io.NodeOutput:
         """Return the counts as text and as a chart."""
-        spec = pyramid or PRESETS["training-free"]
+        spec = spec_at(pyramid or STOCK, latent)
         costs, plain = cost_of(latent, spec, steps, cfg, model)
-        _, levels = levels_for(spec, steps, grid, flow_shift(shift, model))
+        _, levels = levels_for(spec, steps, grid, flow_shift(shift, model), full_size(latent)[0])
         text = cost_text(costs, plain)
         tell(cls, text)
         return io.NodeOutput(text, as_image(draw(cost_chart(costs, levels, plain))))

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..pyramid.sizes import SNAPS, VideoSize, describe_stages
 from ..pyramid.sizes import snap as snap_size
-from ..pyramid.stages import PRESETS
+from ..pyramid.stages import STOCK
 from ..samplers.comfyui.latents import empty_latent
 from .schema import Pyramid, schema, tell
 
@@ -20,8 +20,8 @@ class PyramidalWanEmptyLatent(io.ComfyNode):
         return schema(
             node_id="PyramidalWanEmptyLatent",
             display_name="Pyramidal Empty Latent",
-            description="Creates an empty Wan video of a size that the pyramid can halve down to its lowest stage. Other sizes "
-            "change to the nearest that fits: with three stages, 832x480 becomes 832x448.",
+            description="Creates an empty Wan video of a size that the pyramid can shrink down to its lowest stage. Other "
+            "sizes change to the nearest that fits: with three stages, 832x480 becomes 832x448.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["empty latent video", "wan size", "resolution", "pyramid size"],
             inputs=[
@@ -58,9 +58,8 @@ class PyramidalWanEmptyLatent(io.ComfyNode):
     @classmethod
     def execute(cls, width, height, frames, batch_size, snap, pyramid=None) -> io.NodeOutput:
         """Return the empty latent and the sizes of its stages."""
-        spec = pyramid or PRESETS["training-free"]
-        requested = VideoSize(width, height, frames)
-        size = snap_size(requested, spec, snap)
-        text = describe_stages(requested, size, spec)
+        spec, requested = pyramid or STOCK, VideoSize(width, height, frames)
+        size = snap_size(requested, spec.at_size(requested.latent), snap)
+        text = describe_stages(requested, size, spec.at_size(size.latent))
         tell(cls, text)
         return io.NodeOutput(empty_latent(size.latent, batch_size), text)

@@ -39,8 +39,8 @@ class PyramidalWanLift(io.ComfyNode):
                 Pyramid.Input(
                     "pyramid",
                     optional=True,
-                    tooltip="Optional: the pyramid whose transitions the lift serves; otherwise training-free, which halves "
-                    "width and height.",
+                    tooltip="Optional: the pyramid whose transitions the lift serves; otherwise training-free with every "
+                    "scale, for which the fit takes three times as long.",
                 ),
             ],
             outputs=[

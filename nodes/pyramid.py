@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..pyramid.axes import AUTO_SCALE, SCALES
 from ..pyramid.resize import RESIZES
 from ..pyramid.stages import FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
 from .schema import Pyramid, schema, tell
@@ -32,21 +33,36 @@ class PyramidalWanPreset(io.ComfyNode):
                     "preset",
                     options=CHOICES,
                     default=DEFAULT,
-                    tooltip="training-free: stock weights, 2 stages, halves width and height. wan2.2-t2v, wan2.2-i2v: "
+                    tooltip="training-free: stock weights, 2 stages in width and height. wan2.2-t2v, wan2.2-i2v: "
                     "the same for its two experts, changing size with the expert. pyramidal-wan: finetuned weights, 3 stages, "
                     "halves time, width and height. pyramidal-flow: 3 stages, width and height. tpdiff: 3 stages, frame "
                     "rate. plain: 1 stage, ordinary sampling.",
+                ),
+                io.Combo.Input(
+                    "scale",
+                    options=[AUTO_SCALE, *SCALES],
+                    default=AUTO_SCALE,
+                    optional=True,
+                    tooltip="Width and height of the low stage, for stock weights. auto: the smallest that keeps 480 pixels, "
+                    "which Wan was trained at: two thirds for 720p, three quarters for 480p. half: fastest, for larger "
+                    "videos. Finetuned pyramids keep the scales they were trained with.",
                 ),
             ],
             outputs=[Pyramid.Output("pyramid", display_name="pyramid", tooltip=FOR_NODES)],
         )
 
     @classmethod
-    def execute(cls, preset: str) -> io.NodeOutput:
+    def execute(cls, preset: str, scale: str = AUTO_SCALE) -> io.NodeOutput:
         """Return the preset and show its values on the node."""
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; expected {', '.join(CHOICES)}")
+        if scale not in (AUTO_SCALE, *SCALES):
+            raise ValueError(f"unknown scale {scale!r}; expected {', '.join((AUTO_SCALE, *SCALES))}")
         spec = PRESETS[preset]
+        if spec.field == "natural":
+            spec = spec.scaled(scale)
+        elif scale != AUTO_SCALE:
+            raise ValueError(f"the weights of '{preset}' were finetuned for its scales; set scale to auto, got '{scale}'")
         tell(cls, describe(spec))
         return io.NodeOutput(spec)
 
@@ -90,14 +106,14 @@ def _transition_widgets() -> list[io.Input]:
             "downsample_axes",
             default=", ".join(default.downsample_axes),
             tooltip="What each transition halves, from low to high resolution: THW (time, height, width), HW or T. As many "
-            "as boundaries.",
+            "as boundaries. HW 2/3 shrinks to two thirds instead, HW auto as far as stock Wan can stand.",
         ),
         io.Combo.Input(
             "resize",
             options=list(RESIZES),
             default=default.resize,
             tooltip="How latents are halved and doubled in width and height. haar: averages of 2x2. dct: lower half of the "
-            "spectrum. The others are wavelets and need PyWavelets.",
+            "spectrum. The others are wavelets and need PyWavelets. Scales such as 2/3 always use the spectrum.",
         ),
     ]
 
@@ -147,8 +163,8 @@ def parse_boundaries(text: str) -> tuple[float, ...]:
 
 
 def parse_axes(text: str) -> tuple[str, ...]:
-    """Return the entries of a list such as ``THW, hw`` in capitals."""
-    return tuple(part.strip().upper() for part in text.split(",") if part.strip())
+    """Return the entries of a list such as ``THW, HW 2/3``."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def describe(spec: PyramidSpec) -> str:

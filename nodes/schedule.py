@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.comfyui.flow_shift import flow_shift
-from ..samplers.schedule import GRID_CHOICES, levels_for, steps_problem, to_sigmas
+from ..samplers.schedule import GRID_CHOICES, schedule_for, steps_problem, to_sigmas
 from .schema import Pyramid, advanced, schema
 
 STEPS_TOOLTIP = (
@@ -59,6 +59,11 @@ class PyramidalWanSchedule(io.ComfyNode):
                 io.String.Input("steps", default="20-10", tooltip=STEPS_TOOLTIP),
                 *grid_widgets(),
                 io.Model.Input("model", optional=True, tooltip="Optional: the model whose flow shift is used if shift is 0."),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="Only for the grid distilled and a pyramid whose scale is not half: the run's full-size latent.",
+                ),
             ],
             outputs=[
                 io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="Natural noise levels, falling from 1 to 0."),
@@ -77,7 +82,7 @@ class PyramidalWanSchedule(io.ComfyNode):
         return (None if steps is None else steps_problem(steps)) or True
 
     @classmethod
-    def execute(cls, pyramid, steps, grid, shift, model=None) -> io.NodeOutput:
+    def execute(cls, pyramid, steps, grid, shift, model=None, latent=None) -> io.NodeOutput:
         """Return the SIGMAS and the pyramid they are for."""
-        spec, levels = levels_for(pyramid, steps, grid, flow_shift(shift, model))
+        spec, levels = schedule_for(pyramid, steps, grid, flow_shift(shift, model), latent)
         return io.NodeOutput(to_sigmas(levels), spec)

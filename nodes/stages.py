@@ -21,6 +21,15 @@ def _stage_widget(what: str, default: str = "low") -> io.Input:
     )
 
 
+def _size_socket() -> io.Input:
+    return io.Latent.Input(
+        "latent",
+        optional=True,
+        tooltip="The run's full-size latent, or that of its draft: gives the sizes of the stages. Not required by pyramids "
+        "that only halve.",
+    )
+
+
 class PyramidalWanFewStepSampler(io.ComfyNode):
     """The sampler for distilled pyramidal models, as SAMPLER."""
 
@@ -96,14 +105,15 @@ class PyramidalWanStageModel(io.ComfyNode):
                     tooltip="Optional: the lift of the run, which also makes image conditioning smaller. Connect the same to "
                     "every 'Pyramidal Stage Transition'.",
                 ),
+                _size_socket(),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="For this stage's guider.")],
         )
 
     @classmethod
-    def execute(cls, model, pyramid, stage, lift=None) -> io.NodeOutput:
+    def execute(cls, model, pyramid, stage, lift=None, latent=None) -> io.NodeOutput:
         """Return the model bound to the stage."""
-        return io.NodeOutput(stage_model(model, pyramid, stage, lift=lift))
+        return io.NodeOutput(stage_model(model, pyramid, stage, lift=lift, latent=latent))
 
 
 class PyramidalWanStageSigmas(io.ComfyNode):
@@ -123,14 +133,15 @@ class PyramidalWanStageSigmas(io.ComfyNode):
                 io.Sigmas.Input("sigmas", tooltip="Natural noise levels of the whole run, from 'Pyramidal Schedule'."),
                 Pyramid.Input("pyramid", tooltip="The pyramid."),
                 _stage_widget("The stage to cut out"),
+                _size_socket(),
             ],
             outputs=[io.Sigmas.Output("sigmas_out", display_name="sigmas", tooltip="For this stage's sampler.")],
         )
 
     @classmethod
-    def execute(cls, sigmas, pyramid, stage) -> io.NodeOutput:
+    def execute(cls, sigmas, pyramid, stage, latent=None) -> io.NodeOutput:
         """Return the sigmas of the stage."""
-        return io.NodeOutput(stage_sigmas(sigmas, pyramid, stage))
+        return io.NodeOutput(stage_sigmas(sigmas, pyramid, stage, latent))
 
 
 class PyramidalWanStageTransition(io.ComfyNode):
@@ -143,7 +154,7 @@ class PyramidalWanStageTransition(io.ComfyNode):
             node_id="PyramidalWanStageTransition",
             display_name="Pyramidal Stage Transition",
             category=BY_HAND,
-            description="Connects two stages: doubles the latent and prepares the noise that the smaller one could not "
+            description="Connects two stages: enlarges the latent and prepares the noise that the smaller one could not "
             "hold. Connect the sampler's 'output', not 'denoised_output'.",
             search_aliases=[*SEARCH, "upscale latent", "renoise"],
             inputs=[

@@ -95,8 +95,9 @@ class LinearMap:
     """An affine map of each output position's neighbourhood; fitted by ``fit_lift`` or ``fit_drop``.
 
     Each phase has weights of its own: a doubled axis has two phases, a halved one has one, and one that grows by 3 / 2 has
-    three. (At 3 / 2, on pairs of the tiny VAE, the mean square error is 0.074 of a variance of 0.92; a DCT resampling followed
-    by one 3x3 convolution leaves 0.337.)
+    three. (On dead leaves encoded by the tiny VAE, 32 clips to fit and 8 held out, they leave 0.20 of the variance of frame 0
+    at 3 / 2 and at 4 / 3; a DCT resampling followed by one 3x3 or 5x5 convolution leaves 0.51. Downwards it is 0.02 and 0.05
+    against 0.46.)
 
     Attributes:
         ratios: Output size over input size on the time, height and width axes; time counts the frames other than 0.

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from .latent_shape import LatentShape
 from .noise_levels import shift_sigma
 from .stages import PyramidSpec, Stage
 
@@ -59,7 +60,12 @@ def without_skipped(spec: PyramidSpec, steps: Sequence[int]) -> tuple[PyramidSpe
 
 
 def stage_levels(
-    spec: PyramidSpec, steps: Sequence[int], *, grid: str = "uniform", shift: float = 1.0
+    spec: PyramidSpec,
+    steps: Sequence[int],
+    *,
+    grid: str = "uniform",
+    shift: float = 1.0,
+    full: LatentShape | None = None,
 ) -> list[tuple[float, ...]]:
     """Return the natural levels of each stage, ``steps[i] + 1`` of them, including both ends.
 
@@ -69,17 +75,20 @@ def stage_levels(
         grid: "uniform" spaces levels evenly in the stage's sigma, and so in rho. "shift" spaces them evenly in ``u``, where
             the natural level is ``shift_sigma(u, shift)``; it reproduces Wan's schedule if boundaries lie on its levels.
         shift: Flow shift of the grid "shift".
+        full: Size at full resolution, on which the sigmas of a pyramid with scales depend; None for their nominal sigmas.
 
     Raises:
         ValueError: The grid is unknown.
     """
     if grid not in GRIDS:
         raise ValueError(f"unknown grid {grid!r}; expected {', '.join(GRIDS)}")
-    stages = spec.stages(spec.smallest_shape())
+    stages = spec.nominal_stages() if full is None else spec.stages(full)
     return [_levels(stage, count, grid, shift) for stage, count in zip(stages, steps, strict=True)]
 
 
-def distilled_levels(spec: PyramidSpec, steps: Sequence[int], shift: float) -> tuple[PyramidSpec, list[tuple[float, ...]]]:
+def distilled_levels(
+    spec: PyramidSpec, steps: Sequence[int], shift: float, full: LatentShape | None = None
+) -> tuple[PyramidSpec, list[tuple[float, ...]]]:
     """Return the pyramid and the levels that give a step-distilled model for plain Wan the timesteps it was trained on.
 
     Step k of K = ``sum(steps)`` is conditioned on ``shift_sigma(1 - k / K, shift)``: 1000, 937.5, 833.3 and 625 for four steps
@@ -89,6 +98,7 @@ def distilled_levels(spec: PyramidSpec, steps: Sequence[int], shift: float) -> t
         spec: A pyramid of field "natural".
         steps: Steps of each stage in running order.
         shift: Flow shift that the model was distilled with.
+        full: As for ``stage_levels``.
 
     Raises:
         ValueError: The field is pyramidal; such weights have fixed boundaries.
@@ -100,7 +110,8 @@ def distilled_levels(spec: PyramidSpec, steps: Sequence[int], shift: float) -> t
         )
     total, done = sum(steps), 0
     visited: list[list[float]] = []
-    for stage, count in zip(spec.stages(spec.smallest_shape()), steps, strict=True):
+    stages = spec.nominal_stages() if full is None else spec.stages(full)
+    for stage, count in zip(stages, steps, strict=True):
         conditioning = [shift_sigma(1 - step / total, shift) for step in range(done, done + count)]
         visited.append([stage.natural_level(level) if spec.timestep_source == "sigma" else level for level in conditioning])
         done += count

@@ -1,4 +1,4 @@
-"""Video sizes that a pyramid can halve down to its lowest stage, for Wan's VAE and patches.
+"""Video sizes that a pyramid can shrink down to its lowest stage, for Wan's VAE and patches.
 
 Wan's VAE encodes 8x8 pixels of 4 frames into one latent, and the first frame alone: ``1 + 4k`` frames become ``1 + k`` latent
 frames. Its transformer takes 2x2 latents as one token, so the sides of every stage should be even.
@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .axes import has_scale
 from .latent_shape import PATCH, VAE_SPACE, VAE_TIME, LatentShape
-from .stages import PyramidSpec
+from .stage_names import stage_name
+from .stages import LEAST_SIDE, TRAINED_SIDE, PyramidSpec
 
 SNAPS = ("nearest", "smaller", "larger")
 """Rules for the choice of a size that fits."""
+
+SEARCHED = 32
+"""Multiples in each direction among which a side is looked for that halvings below a scale can take."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,16 @@ def video_size(shape: LatentShape) -> VideoSize:
 
 
 def side_multiple(spec: PyramidSpec) -> int:
-    """Return the pixels that width and height must be multiples of: 64 for three stages in space."""
-    return VAE_SPACE * PATCH * 2 ** sum("HW" in axes for axes in spec.downsample_axes)
+    """Return the pixels that width and height must be multiples of: 64 for three stages in space, 16 above a scale.
+
+    Where coarser stages than that of a scale are halved, sides must also fit those.
+    """
+    multiple = VAE_SPACE * PATCH
+    for axes in reversed(spec.downsample_axes):
+        if has_scale(axes):
+            break
+        multiple *= 2 if "HW" in axes else 1
+    return multiple
 
 
 def frame_multiple(spec: PyramidSpec) -> int:
@@ -45,7 +58,7 @@ def frame_multiple(spec: PyramidSpec) -> int:
 
 
 def snap(size: VideoSize, spec: PyramidSpec, rule: str = "nearest") -> VideoSize:
-    """Return a size close to ``size`` that the pyramid can halve.
+    """Return a size close to ``size`` that the pyramid can shrink.
 
     Args:
         size: The requested size.
@@ -58,16 +71,36 @@ def snap(size: VideoSize, spec: PyramidSpec, rule: str = "nearest") -> VideoSize
     """
     if rule not in SNAPS:
         raise ValueError(f"unknown snap {rule!r}; expected {', '.join(SNAPS)}")
-    side, step = side_multiple(spec), frame_multiple(spec)
+    step = frame_multiple(spec)
     return VideoSize(
-        width=_snap(size.width, side, rule),
-        height=_snap(size.height, side, rule),
+        width=_snap_side(size.width, spec, rule),
+        height=_snap_side(size.height, spec, rule),
         frames=1 + _snap(size.frames - 1, step, rule, least=0),
     )
 
 
+def _snap_side(value: int, spec: PyramidSpec, rule: str) -> int:
+    """Return the nearest side in pixels that is whole patches in every stage; a tie goes to the smaller one."""
+    multiple = side_multiple(spec)
+    below = value // multiple * multiple
+    near = range(max(multiple, below - SEARCHED * multiple), below + SEARCHED * multiple, multiple)
+    fitting = [side for side in near if _fits_side(side, spec)]
+    sides = {"smaller": [side for side in fitting if side <= value], "larger": [side for side in fitting if side >= value]}
+    return min(sides.get(rule) or fitting, key=lambda side: abs(side - value))
+
+
+def _fits_side(side: int, spec: PyramidSpec) -> bool:
+    """Return whether a side in pixels is whole patches in every stage."""
+    latents = side // VAE_SPACE
+    try:
+        shapes = spec.shapes(LatentShape(1 + 2 ** len(spec.downsample_axes), latents, latents))
+    except ValueError:
+        return False
+    return all(shape.height % PATCH == 0 for shape in shapes)
+
+
 def check_shape(shape: LatentShape, spec: PyramidSpec, *, pixels: int = VAE_SPACE) -> None:
-    """Check that the pyramid can halve a latent of this size.
+    """Check that the pyramid can shrink a latent of this size.
 
     Args:
         shape: Size of the full-resolution latent.
@@ -115,4 +148,25 @@ def describe_stages(requested: VideoSize, size: VideoSize, spec: PyramidSpec) ->
     for index, shape in enumerate(spec.shapes(size.latent)):
         stage = video_size(shape)
         lines.append(f"stage {index}: {_text(stage)} (latent {shape.frames}x{shape.height}x{shape.width})")
-    return "\n".join(lines)
+    return "\n".join([*lines, *small_stage_note(spec, size.latent)])
+
+
+def small_stage_note(spec: PyramidSpec, full: LatentShape, *, pixels: int = VAE_SPACE) -> list[str]:
+    """Return a sentence about a stage that is too small for stock Wan, if there is one.
+
+    Args:
+        spec: The pyramid.
+        full: Size of the full-resolution latent.
+        pixels: Pixels per latent on the height and width axes.
+    """
+    if spec.field != "natural" or spec.number_of_stages == 1:
+        return []
+    for index, shape in enumerate(spec.shapes(full)):
+        short = min(shape.height, shape.width) * pixels
+        if short < LEAST_SIDE:
+            name = stage_name(index, spec.number_of_stages)
+            return [
+                f"stage '{name}' has a short side of {short} pixels; stock Wan was trained at {TRAINED_SIDE} and more, and "
+                "gets worse below: use a larger video or scale"
+            ]
+    return []

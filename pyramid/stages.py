@@ -1,6 +1,6 @@
 """The pyramid as data: its stages, their sizes and the noise levels between which each one runs.
 
-Stages are listed in running order, coarse to fine. The level of a stage counts halvings from full resolution, as the
+Stages are listed in running order, coarse to fine. The level of a stage counts transitions from full resolution, as the
 paper's stage index does. The natural noise level falls from 1 to 0 through the whole pyramid without overlap and equals
 sigma at full resolution (PyramidalWan, arXiv 2601.04792, section 3; its closed form is derived from an equal
 signal-to-noise ratio in the low band).
@@ -11,15 +11,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .latent_shape import LatentShape
+from .axes import AUTO_SCALE, SCALES, has_scale, is_auto, parse_axes, space_scale
+from .latent_shape import PATCH, VAE_SPACE, LatentShape
 from .noise_levels import Level, NoiseLevel, shift_sigma
-from .resize import AXES, RESIZES, OrthonormalResize, make_resize, project, volume_ratio
+from .resize import RESIZES, OrthonormalResize, make_resize, project, volume_ratio
 
 FIELDS = ("pyramidal", "natural")
 TIMESTEP_SOURCES = ("natural", "sigma", "pyramid-flow")
@@ -54,7 +55,7 @@ class Stage:
 
     Attributes:
         index: Place in running order.
-        level: Halvings from full resolution.
+        level: Transitions from full resolution.
         shape: Size of the stage's latent.
         field: One of ``FIELDS``.
         timestep_source: One of ``TIMESTEP_SOURCES``.
@@ -72,7 +73,7 @@ class Stage:
     timestep_source: str
     noisy: StageEnd
     clean: StageEnd
-    downsample_factor: int
+    downsample_factor: float
     from_coarser: OrthonormalResize | None
     rope_scale: tuple[float, float, float]
 
@@ -156,8 +157,9 @@ class PyramidSpec:
 
     Attributes:
         boundaries: Natural levels at the transitions in running order, so falling; none is an ordinary run.
-        downsample_axes: Axes that shrink at each transition, in running order; each one of ``AXES``.
-        resize: One of ``RESIZES``.
+        downsample_axes: What shrinks at each transition, in running order: axes that are halved, or "HW" with a scale, see
+            ``pyramid.axes``. The sizes and noise levels of scales depend on the size of the video.
+        resize: How height and width are halved, one of ``RESIZES``; other scales use the DCT.
         field: "pyramidal" for weights finetuned for the pyramidal flow; "natural" for stock weights, which follow the
             ordinary flow at each resolution without a correction of the high band.
         timestep_source: What the network is conditioned on: the natural level, the sigma in the tensor, or Pyramidal
@@ -177,16 +179,20 @@ class PyramidSpec:
     rope: str = "native"
 
     def __post_init__(self) -> None:
-        """Convert lists to tuples and check the fields."""
-        for name in ("boundaries", "downsample_axes"):
-            if not isinstance(vars(self)[name], tuple):
-                object.__setattr__(self, name, tuple(vars(self)[name]))
+        """Convert lists to tuples, spell the axes in one way, and check the fields."""
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        object.__setattr__(self, "downsample_axes", tuple(map(parse_axes, self.downsample_axes)))
         _check_choices(self)
         _check_boundaries(self.boundaries, self.downsample_axes)
         if self.field == "natural" and self.first_frame != "shared":
             raise ValueError(
                 "field 'natural' follows the ordinary flow, which has one sigma for all frames: "
                 f"first_frame must be 'shared', got '{self.first_frame}'"
+            )
+        if self.field != "natural" and self.has_auto_scale:
+            raise ValueError(
+                f"the scale 'auto' is for stock weights; weights of field '{self.field}' were finetuned for fixed scales, such "
+                "as HW 2/3"
             )
 
     @property
@@ -198,31 +204,88 @@ class PyramidSpec:
         """Return the pyramid without its first ``index`` stages; the next one then starts from pure noise."""
         return dataclasses.replace(self, boundaries=self.boundaries[index:], downsample_axes=self.downsample_axes[index:])
 
+    @property
+    def depends_on_size(self) -> bool:
+        """Return whether the noise levels of the stages depend on the size of the video."""
+        return any(map(has_scale, self.downsample_axes))
+
+    @property
+    def has_auto_scale(self) -> bool:
+        """Return whether a scale is chosen by the size of the video."""
+        return any(map(is_auto, self.downsample_axes))
+
+    def scaled(self, scale: str) -> PyramidSpec:
+        """Return the pyramid with another scale at every transition of height and width.
+
+        Args:
+            scale: "auto", or one of ``SCALES``.
+        """
+        axes = SCALES.get(scale, f"HW {scale}")
+        return dataclasses.replace(
+            self,
+            downsample_axes=tuple(("T" if "T" in old else "") + axes if "HW" in old else old for old in self.downsample_axes),
+        )
+
+    def at_size(self, full: LatentShape, *, pixels: int = VAE_SPACE) -> PyramidSpec:
+        """Return the pyramid with the scales that "auto" chooses for a video.
+
+        Args:
+            full: Size of the full-resolution latent.
+            pixels: Pixels per latent on the height and width axes.
+        """
+        if not self.has_auto_scale:
+            return self
+        known: list[str] = []
+        for axes in reversed(self.downsample_axes):
+            known.append(axes.replace(f"HW {AUTO_SCALE}", auto_scale(full, pixels=pixels)))
+            full = full.coarser(known[-1])
+        return dataclasses.replace(self, downsample_axes=tuple(reversed(known)))
+
     def shapes(self, full: LatentShape) -> tuple[LatentShape, ...]:
         """Return the size of every stage in running order.
 
         Raises:
-            ValueError: ``full`` cannot be halved that often.
+            ValueError: ``full`` cannot shrink that often.
         """
         shapes = [full]
         for axes in reversed(self.downsample_axes):
-            shapes.append(shapes[-1].halved(axes))
+            shapes.append(shapes[-1].coarser(axes))
         return tuple(reversed(shapes))
 
     def full_shape(self, shape: LatentShape, index: int) -> LatentShape:
-        """Return the full-resolution size of a pyramid whose stage ``index`` has this size; the inverse of ``shapes``."""
+        """Return the full-resolution size of a pyramid whose stage ``index`` has this size; the inverse of ``shapes``.
+
+        Raises:
+            ValueError: Several sizes have such a stage, because a transition rounds.
+        """
         for axes in self.downsample_axes[index:]:
+            if has_scale(axes):
+                raise ValueError(
+                    f"the full size does not follow from a stage of {shape.height}x{shape.width} latents, because the "
+                    f"transition '{axes}' rounds; connect the full-size latent, or the output of a sampler of the run"
+                )
             shape = shape.doubled(axes)
         return shape
 
     def smallest_shape(self) -> LatentShape:
-        """Return a full-resolution size that halves as often as needed, for properties that do not depend on the size."""
-        return self.full_shape(LatentShape(2, 2, 2), 0)
+        """Return the smallest full-resolution size at which no transition rounds."""
+        side, frames = PATCH, 2
+        for axes in self.downsample_axes:
+            scale = space_scale(axes)
+            side *= (2 if scale is None else scale.denominator) if "HW" in axes else 1
+            frames = 2 * frames - 1 if "T" in axes else frames
+        return LatentShape(frames, side, side)
+
+    def nominal_stages(self) -> tuple[Stage, ...]:
+        """Return the stages for what may not depend on the size of the video: no scale rounds, and "auto" counts as half."""
+        axes = tuple(axes.replace(f" {AUTO_SCALE}", "") for axes in self.downsample_axes)
+        spec = dataclasses.replace(self, downsample_axes=axes)
+        return spec.stages(spec.smallest_shape())
 
     def stages(self, full: LatentShape) -> tuple[Stage, ...]:
         """Return the stages of a full-resolution latent of this size, in running order."""
         shapes = self.shapes(full)
-        ends = self._ends()
+        ends = self._ends(shapes)
         return tuple(
             Stage(
                 index=index,
@@ -232,39 +295,40 @@ class PyramidSpec:
                 timestep_source=self.timestep_source,
                 noisy=noisy,
                 clean=clean,
-                downsample_factor=self._downsample_factors(index)[1],
-                from_coarser=make_resize(self.resize, self.downsample_axes[index - 1]) if index else None,
-                rope_scale=self._rope_scale(index),
+                downsample_factor=self._downsample_factors(index, shapes)[1],
+                from_coarser=make_resize(self.resize, self.downsample_axes[index - 1], shapes[index][1:]) if index else None,
+                rope_scale=self._rope_scale(index, shapes),
             )
             for index, (noisy, clean) in enumerate(ends)
         )
 
-    def _ends(self) -> list[tuple[StageEnd, StageEnd]]:
+    def _ends(self, shapes: Sequence[LatentShape]) -> list[tuple[StageEnd, StageEnd]]:
         """Return the noisy and the clean end of every stage."""
         naturals = (1.0, *self.boundaries, 0.0)
         pairs = [(naturals[index], naturals[index + 1]) for index in range(self.number_of_stages)]
-        sigmas = [tuple(self._sigmas(index, natural) for natural in pair) for index, pair in enumerate(pairs)]
+        sigmas = [tuple(self._sigmas(index, natural, shapes) for natural in pair) for index, pair in enumerate(pairs)]
         conditioning = _conditioning_ends(self.timestep_source, pairs, sigmas)
         return [
             (StageEnd(pair[0], sigma[0], at[0]), StageEnd(pair[1], sigma[1], at[1]))
             for pair, sigma, at in zip(pairs, sigmas, conditioning, strict=True)
         ]
 
-    def _downsample_factors(self, index: int) -> tuple[int, int]:
+    def _downsample_factors(self, index: int, shapes: Sequence[LatentShape]) -> PerFrame:
         """Return full-resolution latents per latent of a stage, for frame 0 and for the other frames."""
-        per_transition = [volume_ratio(axes) for axes in self.downsample_axes[index:]]
+        transitions = zip(self.downsample_axes[index:], shapes[index + 1 :], strict=True)
+        per_transition = [volume_ratio(axes, fine[1:]) for axes, fine in transitions]
         return math.prod(first for first, _ in per_transition), math.prod(rest for _, rest in per_transition)
 
-    def _sigmas(self, index: int, natural: float) -> PerFrame:
-        first, rest = (shift_sigma(natural, 1 / math.sqrt(n)) for n in self._downsample_factors(index))
+    def _sigmas(self, index: int, natural: float, shapes: Sequence[LatentShape]) -> PerFrame:
+        first, rest = (shift_sigma(natural, 1 / math.sqrt(n)) for n in self._downsample_factors(index, shapes))
         return (rest if self.first_frame == "shared" else first), rest
 
-    def _rope_scale(self, index: int) -> tuple[float, float, float]:
+    def _rope_scale(self, index: int, shapes: Sequence[LatentShape]) -> tuple[float, float, float]:
         if self.rope == "native":
             return 1.0, 1.0, 1.0
+        full, stage = shapes[-1], shapes[index]
         time = 2.0 ** sum("T" in axes for axes in self.downsample_axes[index:])
-        space = 2.0 ** sum("HW" in axes for axes in self.downsample_axes[index:])
-        return time, space, space
+        return time, full.height / stage.height, full.width / stage.width
 
     def to_json(self) -> str:
         """Return the spec as a JSON object with its format number."""
@@ -309,6 +373,31 @@ class PyramidSpec:
         return cls.from_json(metadata[METADATA_KEY])
 
 
+TRAINED_SIDE = 480
+"""Short side in pixels of the smallest videos that stock Wan was trained on; it breaks down at smaller ones."""
+
+LEAST_SIDE = TRAINED_SIDE - 2 * VAE_SPACE
+"""Short side that counts as trained: 704 pixels at 2/3 are 464 in whole patches."""
+
+
+def auto_scale(full: LatentShape, *, pixels: int = VAE_SPACE) -> str:
+    """Return the transition of height and width that "auto" chooses: the cheapest whose stage is a size that stock Wan knows.
+
+    If none is, it is the largest; for videos that are small for stock Wan in any case, the cheapest.
+
+    Args:
+        full: Size of the larger stage.
+        pixels: Pixels per latent on the height and width axes.
+    """
+    halving, *others = SCALES.values()
+    short = min(full.height, full.width) * pixels
+    if short < TRAINED_SIDE * 3 // 4:
+        return halving
+    halves = full.height % (2 * PATCH) == full.width % (2 * PATCH) == 0
+    scales = [halving, *others] if halves else others
+    return next((axes for axes in scales if min(full.coarser(axes)[1:]) * pixels >= LEAST_SIDE), scales[-1])
+
+
 def _check_choices(spec: PyramidSpec) -> None:
     choices = {
         "resize": RESIZES,
@@ -322,9 +411,6 @@ def _check_choices(spec: PyramidSpec) -> None:
         if value not in allowed:
             shown = ", ".join(allowed if len(allowed) < 9 else [*allowed[:4], "...", allowed[-1]])
             raise ValueError(f"unknown {name} {value!r}; expected {shown}")
-    for axes in spec.downsample_axes:
-        if axes not in AXES:
-            raise ValueError(f"unknown downsample_axes {axes!r}; expected {', '.join(AXES)} for each transition")
 
 
 def _check_boundaries(boundaries: tuple[float, ...], downsample_axes: tuple[str, ...]) -> None:
@@ -364,9 +450,14 @@ PRESETS: dict[str, PyramidSpec] = {
     "plain": PyramidSpec((), (), field="natural", timestep_source="sigma", first_frame="shared"),
     # Stock weights. Time is not halved: a stock model would make 41 frames that are then played as 81, in slow motion. The
     # boundary is earlier than SwD's trained stages (0.602), because detail that half size cannot hold must still be noise
-    # by then (docs/benchmarks.md; Jenga, arXiv 2505.16864, at 25 of 50 steps with shift 8: about 0.89).
+    # by then (docs/benchmarks.md; Jenga, arXiv 2505.16864, at 25 of 50 steps with shift 8: about 0.89). It serves the scales,
+    # too: the rule of SPEED (arXiv 2605.18736, d = 0.01 to 0.02) gives 0.79 to 0.72 for 720p from 2/3 and 0.83 to 0.77 for 480p
+    # from 3/4, and what a fitted lift leaves on the tiny VAE gives 0.81 and 0.80.
     "training-free": PyramidSpec((0.8,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared"),
     # Two experts of Wan 2.2 A14B: the resolution changes with the expert, at the levels in Wan's own configurations.
     "wan2.2-t2v": PyramidSpec((0.875,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared"),
     "wan2.2-i2v": PyramidSpec((0.9,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared"),
 }
+
+STOCK = PRESETS["training-free"].scaled(AUTO_SCALE)
+"""The pyramid of stock weights where none is given."""

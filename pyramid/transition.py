@@ -70,7 +70,7 @@ def top_up_share(coarse: NoiseLevel, fine: NoiseLevel, resize: OrthonormalResize
 
 def _spread_frames(per_frame: Tensor, resize: OrthonormalResize) -> Tensor:
     """Return a per-frame value ``(T, 1, 1)`` for the fine frames that each coarse frame becomes."""
-    return resize.up(per_frame[None, None].expand(-1, -1, -1, 2, 2))[0, 0, :, :1, :1]
+    return resize.up_frames(per_frame[None, None])[0, 0]
 
 
 def renoise(clean: Tensor, stage: Stage, natural: float | Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

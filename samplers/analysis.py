@@ -16,7 +16,7 @@ from ..pyramid.schedules import parse_steps
 from ..pyramid.sizes import check_shape
 from ..pyramid.spectrum import BandEnergy, band_energies, propose_boundaries
 from ..pyramid.stages import PyramidSpec
-from .comfyui.latents import check_latent
+from .comfyui.latents import check_latent, spec_at
 from .options import parse_cfg
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def calibrate(latent: dict, spec: PyramidSpec, threshold: float) -> tuple[Pyrami
     Raises:
         ValueError: The LATENT is empty or does not fit, or the measured boundaries do not fall.
     """
-    samples = latent["samples"].float()
+    samples, spec = latent["samples"].float(), spec_at(spec, latent)
     check_latent(samples, spec, channels=CHANNELS)
     if torch.count_nonzero(samples) == 0:
         raise ValueError("the LATENT is empty; calibration needs encoded clips ('VAE Encode')")

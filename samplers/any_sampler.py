@@ -18,16 +18,16 @@ from torch import Tensor
 from ..pyramid.latent_shape import LatentShape
 from ..pyramid.schedules import TOLERANCE
 from ..pyramid.segments import NEARLY_NOISE
-from ..pyramid.stages import PRESETS, PyramidSpec
+from ..pyramid.stages import STOCK, PyramidSpec
 from .comfyui.checkpoint_metadata import check_spec, distilled_for, spec_trained_for
-from .comfyui.latents import check_latent, pixels_per_latent
+from .comfyui.latents import check_latent, pixels_per_latent, spec_at
 from .comfyui.stage_lora import stage_loras
 from .comfyui.stage_model import check_model
 from .comfyui.stage_wrappers import MODEL_KEY, add_outermost_wrapper
 from .lifts import choose_lift
 from .noise import batch_index_of
 from .run import PyramidRun
-from .run_report import describe_run, dimensions_of
+from .run_report import describe_run, dimensions_of, note_on_sizes
 from .schedule import Levels, follow_sigmas
 from .video_lift import VideoLift
 
@@ -54,7 +54,7 @@ def pyramidal_model(
 
     Args:
         model: The MODEL, not bound to a stage.
-        spec: The pyramid; None takes the one that the weights or their LoRAs were trained for, else "training-free". One of
+        spec: The pyramid; None takes the one that the weights or their LoRAs were trained for, else ``STOCK``. One of
             a single stage ("plain") leaves the MODEL as it is.
         report: Shows a text about each run before it starts.
         lift: Maps between the latents of the large and the small video; None uses a kept one, see ``choose_lift``.
@@ -91,13 +91,14 @@ def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift:
         **kwargs: Any,
     ) -> Tensor:
         guider = executor.class_obj
-        chosen = spec or spec_trained_for(guider.model_patcher) or PRESETS["training-free"]
+        chosen = spec or spec_trained_for(guider.model_patcher) or STOCK
+        chosen = spec_at(chosen, {"samples": latent_image}, guider.model_patcher)
         if len(sigmas) < 2 or (chosen.number_of_stages == 1 and not stage_loras(guider.model_patcher)):
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
         check_latent(latent_image, chosen, channels=latent_image.shape[1], lenient=True)
         chosen, levels = _levels(guider.model_patcher, chosen, sigmas)
         chosen_lift, note = choose_lift(lift, guider.model_patcher, chosen)
-        report(_describe(guider.model_patcher, chosen, levels, latent_image) + (f"; {note}" if note else ""))
+        report("; ".join([*_describe(guider.model_patcher, chosen, levels, latent_image), *([note] if note else [])]))
         run = PyramidRun(
             _without_pyramid(guider),
             DrawnNoise(noise.cpu(), seed or 0),
@@ -116,10 +117,11 @@ def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift:
     return outer_sample
 
 
-def _describe(model: ModelPatcher, spec: PyramidSpec, levels: Levels, latent: Tensor) -> str:
-    """Return the text about a run of a MODEL on a full-size latent."""
+def _describe(model: ModelPatcher, spec: PyramidSpec, levels: Levels, latent: Tensor) -> list[str]:
+    """Return the texts about a run of a MODEL on a full-size latent."""
     full = LatentShape(*latent.shape[-3:])
-    return describe_run(spec, full, levels, pixels=pixels_per_latent(model), dimensions=dimensions_of(model))
+    text = describe_run(spec, full, levels, pixels=pixels_per_latent(model), dimensions=dimensions_of(model))
+    return [text, *note_on_sizes(spec, {"samples": latent}, model)]
 
 
 def _levels(model: ModelPatcher, spec: PyramidSpec, sigmas: Tensor) -> tuple[PyramidSpec, Levels]:

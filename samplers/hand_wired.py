@@ -22,7 +22,7 @@ from ..pyramid.transition import renoise
 from .comfyui.checkpoint_metadata import check_spec
 from .comfyui.conditioning import LatentDown, check_conds, stage_conds
 from .comfyui.latent_tag import CLEAN, START, StageTag, check_same_pyramid, tag_of, tagged
-from .comfyui.latents import check_latent
+from .comfyui.latents import check_latent, full_size, spec_at
 from .comfyui.model_objects import check_objects, stage_objects
 from .comfyui.stage_lora import check_lora_stages
 from .comfyui.stage_model import bind_stage, check_model, check_no_context_windows, sized
@@ -55,6 +55,7 @@ def stage_start(noise: Noise, latent: dict, spec: PyramidSpec) -> tuple[dict, De
         raise ValueError("this LATENT is already a stage output; a run starts from a full-resolution LATENT")
     if latent.get("noise_mask") is not None:
         raise ValueError("the LATENT has a noise mask, which stages wired by hand do not follow; use 'Pyramidal Sampler'")
+    spec = spec_at(spec, latent)
     check_latent(samples, spec)
     full = LatentShape(*samples.shape[2:])
     stages = spec.stages(full)
@@ -98,7 +99,7 @@ def stage_transition(
     Raises:
         ValueError: The LATENT is not the output of this stage, the stage is the last one, or the lift lacks its input.
     """
-    index = stage_index(stage, spec.number_of_stages)
+    index, spec = stage_index(stage, spec.number_of_stages), spec_at(spec, latent)
     tag = _checked_tag(latent, spec, index, "Pyramidal Stage Transition")
     if index + 1 == spec.number_of_stages:
         raise ValueError(f"stage '{stage}' is the last one and has no transition; decode its output")
@@ -136,8 +137,9 @@ def stage_renoise(latent: dict, noise: Noise, spec: PyramidSpec, stage: str, lev
     Raises:
         ValueError: The LATENT is not of this stage, or the level lies outside it.
     """
-    index = stage_index(stage, spec.number_of_stages)
-    tag = tag_of(latent)
+    index, tag = stage_index(stage, spec.number_of_stages), tag_of(latent)
+    if tag is not None or index + 1 == spec.number_of_stages:
+        spec = spec_at(spec, latent)
     if tag is not None:
         check_same_pyramid(tag, spec)
         _check_stage(tag, index, spec)
@@ -159,26 +161,30 @@ def stage_renoise(latent: dict, noise: Noise, spec: PyramidSpec, stage: str, lev
     return tagged({**latent, "samples": signal}, StageTag(spec, index, size, START)), DerivedNoise(seed, draw)
 
 
-def stage_sigmas(sigmas: Tensor, spec: PyramidSpec, stage: str) -> Tensor:
+def stage_sigmas(sigmas: Tensor, spec: PyramidSpec, stage: str, latent: dict | None = None) -> Tensor:
     """Return one stage's SIGMAS for ComfyUI's samplers.
 
     Args:
         sigmas: Natural levels of the whole run.
         spec: The pyramid.
         stage: Name of the stage.
+        latent: LATENT of the run; only a pyramid whose noise levels depend on the size requires it.
 
     Raises:
-        ValueError: The schedule does not fit the pyramid, or has no step in this stage.
+        ValueError: The schedule does not fit the pyramid, has no step in this stage, or the size is not known.
     """
+    stages, _ = _stages_for(spec, latent)
     index = stage_index(stage, spec.number_of_stages)
     levels = from_sigmas(sigmas, spec)[index]
     if not levels:
         raise ValueError(f"the schedule starts below stage '{stage}' and has no step in it")
-    running = spec.stages(spec.smallest_shape())[index]
+    running = stages[index]
     return torch.tensor([running.reference_sigma(level) for level in levels])
 
 
-def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str, *, lift: VideoLift | None = None) -> ModelPatcher:
+def stage_model(
+    model: ModelPatcher, spec: PyramidSpec, stage: str, *, lift: VideoLift | None = None, latent: dict | None = None
+) -> ModelPatcher:
     """Return a MODEL that samples one stage in ComfyUI's own sampler nodes and resizes its conditioning.
 
     Args:
@@ -186,38 +192,73 @@ def stage_model(model: ModelPatcher, spec: PyramidSpec, stage: str, *, lift: Vid
         spec: The pyramid.
         stage: Name of the stage.
         lift: Maps between the latents of the large and the small video; None averages conditioning.
+        latent: LATENT of the run; only a pyramid whose sizes are rounded requires it.
 
     Raises:
-        ValueError: The model cannot be sampled with this pyramid.
+        ValueError: The model cannot be sampled with this pyramid, or the size is not known.
     """
+    stages, full = _stages_for(spec, latent)
     index = stage_index(stage, spec.number_of_stages)
+    spec = spec if latent is None else spec_at(spec, latent)
     check_model(model)
     check_spec(model, spec)
     check_lora_stages(model, spec.number_of_stages)
     if lift is not None:
         latent_format: Any = model.get_model_object("latent_format")
         lift.check(spec, latent_format.latent_channels)
-    stages = spec.stages(spec.smallest_shape())
     bound = bind_stage(model, stages[index], spec.number_of_stages)
     check_no_context_windows(bound.model_options, stages)
 
     def outer_sample(
         executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
-        running = sized(stages[index], noise)
+        running = _sized_stage(stages[index], noise, full)
         check_sampler(sampler, spec, [len(sigmas) - 1])
         _check_stage_sigmas(sigmas, running, stage)
-        fitted = _fit_run(executor, spec, running, None if lift is None else lift.down)
+        size = full or spec.full_shape(running.shape, index)
+        fitted = _fit_run(executor, spec, size, running, None if lift is None else lift.down)
         return fitted(noise, latent, sampler, sigmas, *args, **kwargs)
 
     add_outermost_wrapper(bound, WrappersMP.OUTER_SAMPLE, outer_sample)
     return bound
 
 
-def _fit_run(executor: Any, spec: PyramidSpec, stage: Stage, down: LatentDown | None) -> Any:
+def _stages_for(spec: PyramidSpec, latent: dict | None) -> tuple[tuple[Stage, ...], LatentShape | None]:
+    """Return the stages, and the full size of the run if the pyramid depends on it.
+
+    Raises:
+        ValueError: It does, and there is no LATENT.
+    """
+    if not spec.depends_on_size:
+        return spec.nominal_stages(), None
+    if latent is None:
+        raise ValueError(
+            "the sizes of this pyramid depend on the video; connect the run's latent to this node, or set the pyramid's scale "
+            "to half"
+        )
+    spec, (full, _) = spec_at(spec, latent), full_size(latent)
+    return spec.stages(full), full
+
+
+def _sized_stage(stage: Stage, x: Tensor, full: LatentShape | None) -> Stage:
+    """Return the stage at the size of ``x``.
+
+    Raises:
+        ValueError: The stage was bound for another size.
+    """
+    shape = LatentShape(*x.shape[-3:])
+    if full is not None and shape != stage.shape:
+        got, expected = ("x".join(map(str, sides)) for sides in (shape, stage.shape))
+        raise ValueError(
+            f"the sampler got {got} latents, but 'Pyramidal Stage Model' was made for {expected}; connect the run's latent "
+            "to it"
+        )
+    return sized(stage, x)
+
+
+def _fit_run(executor: Any, spec: PyramidSpec, full: LatentShape, stage: Stage, down: LatentDown | None) -> Any:
     """Return the rest of a sampling run, with conds and the objects of other nodes at the size of a stage."""
     guider, axes = executor.class_obj, spec.downsample_axes[stage.index :]
-    full = spec.full_shape(stage.shape, stage.index)
     check_conds(guider.conds, full, spec.stages(full))
     guider.conds = stage_conds(guider.conds, full, stage, axes, down)
     attached = {"options": guider.model_options, "wrappers": executor.wrappers}

@@ -11,8 +11,9 @@ import comfy.utils
 import numpy as np
 from torch import Tensor
 
+from ..pyramid.axes import space_scale
 from ..pyramid.dead_leaves import area_resize, dead_leaves
-from ..pyramid.latent_shape import VAE_TIME
+from ..pyramid.latent_shape import PATCH, VAE_TIME, LatentShape
 from ..pyramid.lift import Lift, LinearMap, ResizeDrop, ResizeLift
 from ..pyramid.lift_fit import FitReport, FrameFit, fit_drop, fit_lift
 from ..pyramid.neighbourhoods import size_of
@@ -24,7 +25,7 @@ LENGTH = 17
 """Video frames of a clip: five latent frames, or three at half the frame rate."""
 
 SIDE = 16
-"""Height and width of a clip in latents."""
+"""Height and width of a clip in latents, at least; clips for a scale have the next size that it does not round."""
 
 CLIPS, STILLS = 24, 50
 """Clips and single frames of a fit; stills serve latent frame 0, of which a clip has only one."""
@@ -50,15 +51,28 @@ def fit_axes(vae: Any, axes: Sequence[str], video: Tensor | None) -> dict[str, F
     Raises:
         ValueError: The VAE is not that of a Wan model, or the video is too small.
     """
-    clips, fitted_on = _clips(SIDE * vae.spacial_compression_encode(), video)
-    pairs: dict[str, list[Pair]] = {name: [] for name in axes}
-    bar = comfy.utils.ProgressBar(len(clips))
-    for clip in clips:
-        for name, pair in _encoded(vae, clip(), axes).items():
-            pairs[name].append(pair)
-        bar.update(1)
-    source = RENDERED if video is None else source_of(video)
-    return {name: _fitted(vae, name, pairs[name], source, fitted_on) for name in axes}
+    by_side: dict[int, list[str]] = {}
+    for name in axes:
+        by_side.setdefault(_side(name), []).append(name)
+    pixels = vae.spacial_compression_encode()
+    groups = [(*_clips(side * pixels, video), names) for side, names in by_side.items()]
+    bar = comfy.utils.ProgressBar(sum(len(clips) for clips, *_ in groups))
+    source, fitted = RENDERED if video is None else source_of(video), {}
+    for clips, fitted_on, names in groups:
+        pairs: dict[str, list[Pair]] = {name: [] for name in names}
+        for clip in clips:
+            for name, pair in _encoded(vae, clip(), names).items():
+                pairs[name].append(pair)
+            bar.update(1)
+        fitted |= {name: _fitted(vae, name, pairs[name], source, fitted_on) for name in names}
+    return fitted
+
+
+def _side(axes: str) -> int:
+    """Return the sides of clips in latents, such that those of the small video are whole patches."""
+    scale = space_scale(axes)
+    step = 1 if scale is None else PATCH * scale.denominator
+    return -(-SIDE // step) * step
 
 
 def source_of(video: Tensor) -> str:
@@ -115,18 +129,19 @@ def crops(video: Tensor, frames: int, side: int, most: int) -> list[Tensor]:
 
 
 def _encoded(vae: Any, clip: Tensor, axes: Iterable[str]) -> dict[str, Pair]:
-    large = encode(vae, clip)
+    large, pixels = encode(vae, clip), vae.spacial_compression_encode()
     pairs = {}
     for name in axes:
         small = clip[::2] if "T" in name else clip
         if "HW" in name:
-            small = area_resize(small, height=clip.shape[1] // 2, width=clip.shape[2] // 2)
+            _, height, width = LatentShape(1, *large.shape[-2:]).coarser(name.replace("T", ""))
+            small = area_resize(small, height=height * pixels, width=width * pixels)
         pairs[name] = encode(vae, small).float().cpu(), large.float().cpu()
     return pairs
 
 
 def _fitted(vae: Any, axes: str, pairs: Sequence[Pair], source: str, fitted_on: str) -> FittedAxes:
-    resize, pixels = make_resize("haar", axes), pixel_lift(vae)
+    resize, pixels = make_resize("haar", axes, size_of(pairs[0][1])[1:]), pixel_lift(vae)
     upwards = pairs[HOLD_OUT - 1 :: HOLD_OUT]
     downwards = [(large, small) for small, large in upwards]
     lift = _with_references(fit_lift(pairs, hold_out=HOLD_OUT), upwards, ResizeLift(resize), pixels)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..pyramid.resize import AXES
-from ..pyramid.stages import PRESETS, PyramidSpec
+from ..pyramid.axes import AUTO_SCALE, SCALES, is_auto
+from ..pyramid.stages import STOCK, PyramidSpec
 from .lift_files import FOLDER, Errors, FittedAxes, LiftFile, digest_of, kept_files, path_for, read_lift, write_lift
 from .lift_fitting import check_vae, fit_axes, source_of
 from .pixel_lift import pixel_lift
@@ -29,7 +29,8 @@ def make_lift(vae: Any, method: str, clips: Tensor | None, spec: PyramidSpec | N
             it. "linear" does the same with ``clips``. "pixels" decodes and encodes at every transition. "none" resizes
             latents, also where a lift is kept.
         clips: Frames ``(N, H, W, 3)`` in 0..1, for "linear".
-        spec: Pyramid whose transitions the lift serves; None for "training-free".
+        spec: Pyramid whose transitions the lift serves; None for that of stock weights. For the scale "auto" there is a map
+            for every scale that it chooses from.
 
     Raises:
         ValueError: The inputs do not fit together, or a kept file is damaged.
@@ -43,9 +44,9 @@ def make_lift(vae: Any, method: str, clips: Tensor | None, spec: PyramidSpec | N
         return VideoLift("none", vae.latent_channels), "no lift: latents are resized, even where a lift is kept"
     if method == PIXELS:
         lift = pixel_lift(vae)
-        through = VideoLift(PIXELS, vae.latent_channels, dict.fromkeys(AXES, lift), dict.fromkeys(AXES, lift))
+        through = VideoLift(PIXELS, vae.latent_channels, everywhere=lift)
         return through, "pixels: every change of size decodes, resizes and encodes the video; nothing is fitted"
-    file, fitted = _kept_or_fitted(vae, clips if method == LINEAR else None, _axes(spec or PRESETS["training-free"]))
+    file, fitted = _kept_or_fitted(vae, clips if method == LINEAR else None, _axes(spec or STOCK))
     return file.as_lift(), describe(file, fitted)
 
 
@@ -112,10 +113,12 @@ def _serves(kept: FittedAxes, clips: Tensor | None) -> bool:
 
 
 def _axes(spec: PyramidSpec) -> list[str]:
-    """Return the sets of axes that a pyramid requires; conditioning without a time axis only shrinks in space."""
-    axes = dict.fromkeys(spec.downsample_axes)
-    if "THW" in axes:
-        axes["HW"] = None
+    """Return the transitions that a pyramid requires; conditioning without a time axis only shrinks in space."""
+    axes: dict[str, None] = {}
+    for name in spec.downsample_axes:
+        known = [name.replace(f"HW {AUTO_SCALE}", scale) for scale in SCALES.values()] if is_auto(name) else [name]
+        axes |= dict.fromkeys(known)
+    axes |= dict.fromkeys(name[1:] for name in list(axes) if name.startswith("THW"))
     if not axes:
         raise ValueError("a pyramid of 1 stage has no transition and needs no lift; connect another pyramid, or none")
     return list(axes)

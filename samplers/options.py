@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 import comfy.samplers
 from torch import Tensor
 
+from ..pyramid.axes import AUTO_SCALE
 from ..pyramid.schedules import keep_last
 from ..pyramid.stage_names import AUTO, stage_index
-from ..pyramid.stages import PRESETS, PyramidSpec
+from ..pyramid.stages import PRESETS, STOCK, PyramidSpec
 from .comfyui.checkpoint_metadata import distilled_for, spec_trained_for
 from .comfyui.flow_shift import flow_shift, with_flow_shift
+from .comfyui.latents import full_size, spec_at
 from .comfyui.stage_model import check_model
 from .execution import Result
 from .lifts import choose_lift
 from .noise import Noise, SeedNoise
 from .run import PyramidRun
+from .run_report import note_on_sizes
 from .schedule import Levels, follow_sigmas, levels_for, levels_of_student
 from .supported_samplers import check_sampler, check_sampler_name, make_sampler
 from .video_lift import VideoLift
@@ -78,9 +81,10 @@ def sample_with_conds(
     """
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise is {denoise:g}; expected more than 0 and at most 1")
-    whole = find_spec(pyramid, model, options)
+    whole = spec_at(find_spec(pyramid, model, options), latent, model)
     model, options, shift = _with_shift(model, options, shift)
-    spec, levels = levels_for(whole, steps, grid, shift)
+    full = full_size(latent)[0] if whole.depends_on_size else None
+    spec, levels = levels_for(whole, steps, grid, shift, full)
     if grid == AUTO and (student := distilled_for(model)) is not None:
         levels = levels_of_student(*student, levels)
     if denoise < 1:
@@ -116,7 +120,7 @@ def sample_with_guider(
     Raises:
         ValueError: The inputs do not fit together.
     """
-    spec = find_spec(pyramid, guider.model_patcher, options)
+    spec = spec_at(find_spec(pyramid, guider.model_patcher, options), latent, guider.model_patcher)
     cfgs = parse_cfg(options.cfg, spec.number_of_stages) if options.cfg.strip() else []
     followed, levels = follow_sigmas(sigmas, spec)
     return _run(guider, noise, sampler, levels, followed, latent, cfgs, options, report)
@@ -132,7 +136,7 @@ def check_widgets(
     Raises:
         ValueError: A widget has a wrong value.
     """
-    check_sampler_name(sampler_name, spec or PRESETS["training-free"])
+    check_sampler_name(sampler_name, spec or STOCK)
     shift = flow_shift(shift)
     if spec is None:
         parse_cfg(options.cfg, len(options.cfg.split("-")))
@@ -172,9 +176,9 @@ def find_spec(pyramid: PyramidSpec | None, model: ModelPatcher, options: StageOp
 def _stock_spec(model: ModelPatcher, options: StageOptions) -> PyramidSpec:
     """Return the pyramid for stock weights; with two experts the resolution changes where Wan 2.2 changes the expert."""
     if options.first_stage_model is None or options.middle_stage_model is not None:
-        return PRESETS["training-free"]
+        return STOCK
     takes_image = getattr(model.model, "image_to_video", False)
-    return PRESETS["wan2.2-i2v" if takes_image else "wan2.2-t2v"]
+    return PRESETS["wan2.2-i2v" if takes_image else "wan2.2-t2v"].scaled(AUTO_SCALE)
 
 
 def _with_shift(model: ModelPatcher, options: StageOptions, shift: float) -> tuple[ModelPatcher, StageOptions, float]:
@@ -193,8 +197,9 @@ def _run(
     options: StageOptions, report: Callable[[str], None] | None,
 ) -> Result:  # fmt: skip
     lift, note = choose_lift(options.lift, guider.model_patcher, spec)
-    if report is not None and note:
-        report(note)
+    notes = [*([note] if note else []), *note_on_sizes(spec, latent, guider.model_patcher)]
+    if report is not None and notes:
+        report("\n".join(notes))
     run = PyramidRun(
         guider,
         noise,

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..pyramid.flops import WAN_DIMENSIONS, WanDimensions, forward_tflops, tokens
 from ..pyramid.latent_shape import LatentShape
+from ..pyramid.sizes import small_stage_note
 from ..pyramid.stage_names import stage_name
 from ..pyramid.stages import PyramidSpec
+from .comfyui.checkpoint_metadata import spec_trained_for
+from .comfyui.latents import full_size, pixels_per_latent
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -37,6 +40,26 @@ def describe_run(
         cost += steps * forward_tflops(tokens(shape), dimensions)
         plain += steps * each
     return f"{'; '.join(parts)}; {100 * cost / plain:.0f} % of the operations of the plain run"
+
+
+WAN_WIDTHS = {1536, 3072, 5120}
+"""Widths of the transformers of Wan 1.3B, 5B and 14B."""
+
+
+def note_on_sizes(spec: PyramidSpec, latent: dict, model: ModelPatcher) -> list[str]:
+    """Return a sentence about a stage that is too small for stock Wan, if the MODEL is one of Wan's and there is such a stage.
+
+    Args:
+        spec: The pyramid.
+        latent: LATENT of the run.
+        model: MODEL of the run.
+    """
+    if dimensions_of(model).dim not in WAN_WIDTHS or spec_trained_for(model) is not None:
+        return []
+    try:
+        return small_stage_note(spec, full_size(latent)[0], pixels=pixels_per_latent(model))
+    except ValueError:  # a size that does not fit, which the run reports
+        return []
 
 
 def dimensions_of(model: ModelPatcher) -> WanDimensions:

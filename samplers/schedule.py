@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..pyramid.latent_shape import LatentShape
 from ..pyramid.schedules import (
     GRIDS,
     TOLERANCE,
@@ -20,6 +21,7 @@ from ..pyramid.schedules import (
 )
 from ..pyramid.segments import follow_curve, plain_levels
 from ..pyramid.stages import PyramidSpec
+from .comfyui.latents import full_size, spec_at
 
 DISTILLED = "distilled"
 GRID_CHOICES = ("auto", *GRIDS, DISTILLED)
@@ -28,7 +30,9 @@ Levels = list[tuple[float, ...]]
 """Natural levels of each stage in running order."""
 
 
-def levels_for(spec: PyramidSpec, steps: str, grid: str, shift: float) -> tuple[PyramidSpec, Levels]:
+def levels_for(
+    spec: PyramidSpec, steps: str, grid: str, shift: float, full: LatentShape | None = None
+) -> tuple[PyramidSpec, Levels]:
     """Return the pyramid of the stages that run and their levels.
 
     Args:
@@ -37,18 +41,37 @@ def levels_for(spec: PyramidSpec, steps: str, grid: str, shift: float) -> tuple[
         grid: One of ``GRID_CHOICES``. For stock weights "auto" takes the levels of an ordinary run of as many steps and
             moves the boundaries to them; "distilled" also conditions the low stages on exactly these levels.
         shift: Flow shift of all grids but "uniform".
+        full: Size at full resolution, on which the noise levels of a pyramid with scales depend; None where it is not known.
 
     Raises:
         ValueError: The steps or the grid do not fit the pyramid.
     """
     spec, counts = without_skipped(spec, parse_steps(steps, spec.number_of_stages))
     if grid == DISTILLED:
-        return distilled_levels(spec, counts, shift)
+        return distilled_levels(spec, counts, shift, full)
     if grid == "auto" and spec.field == "natural":
         return plain_levels(spec, counts, shift)
     if grid == "auto":
         grid = "uniform"
-    return spec, stage_levels(spec, counts, grid=grid, shift=shift)
+    return spec, stage_levels(spec, counts, grid=grid, shift=shift, full=full)
+
+
+def schedule_for(
+    spec: PyramidSpec, steps: str, grid: str, shift: float, latent: dict | None = None
+) -> tuple[PyramidSpec, Levels]:
+    """Return what ``levels_for`` returns for the size of a LATENT.
+
+    Raises:
+        ValueError: The timesteps of a distilled model depend on the size, and there is no LATENT.
+    """
+    if latent is not None:
+        return levels_for(spec_at(spec, latent), steps, grid, shift, full_size(latent)[0])
+    if grid == DISTILLED and spec.depends_on_size:
+        raise ValueError(
+            "the timesteps of the grid 'distilled' depend on the sizes of this pyramid's stages; connect the run's latent to "
+            "this node, or set the pyramid's scale to half"
+        )
+    return levels_for(spec, steps, grid, shift)
 
 
 def levels_of_student(name: str, trained: Levels, requested: Levels) -> Levels:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..pyramid.axes import is_auto
 from ..pyramid.latent_shape import LatentShape
 from ..pyramid.lift import Lift, lift_correction
 from ..pyramid.stages import PyramidSpec, Stage
@@ -23,12 +24,14 @@ class VideoLift:
         channels: Latent channels of the VAE.
         lifts: From the small to the large video, by the axes of a transition.
         drops: From the large to the small video, by the axes of a transition; averages where there is none.
+        everywhere: Serves the axes without a lift and a drop of their own; None where there is no such map.
     """
 
     name: str
     channels: int
     lifts: Mapping[str, Lift] = field(default_factory=dict)
     drops: Mapping[str, Lift] = field(default_factory=dict)
+    everywhere: Lift | None = None
 
     def check(self, spec: PyramidSpec, channels: int) -> None:
         """Check that the lift serves a pyramid and a model.
@@ -49,8 +52,8 @@ class VideoLift:
         Raises:
             ValueError: A transition has no lift.
         """
-        missing = sorted(set(spec.downsample_axes) - self.lifts.keys())
-        if self.lifts and missing:
+        missing = sorted({axes for axes in spec.downsample_axes if not is_auto(axes)} - self.lifts.keys())
+        if self.lifts and not self.everywhere and missing:
             raise ValueError(
                 f"the lift '{self.name}' has no map for {', '.join(missing)}, which this pyramid downsamples; it has "
                 f"{', '.join(sorted(self.lifts))}: connect the pyramid to 'Pyramidal Lift'"
@@ -65,14 +68,15 @@ class VideoLift:
             axes: Axes of the transition.
         """
         assert fine.from_coarser is not None  # only the first stage of a pyramid has none
-        if not self.lifts:
+        lift = self.lifts.get(axes, self.everywhere)
+        if lift is None:
             return clean.new_zeros(*clean.shape[:2], *fine.shape)
-        return lift_correction(clean, fine.from_coarser, self.lifts[axes])
+        return lift_correction(clean, fine.from_coarser, lift)
 
     def down(self, latent: Tensor, axes: str) -> Tensor:
         """Return a latent, or several side by side in the channels, at the next coarser size."""
-        drop = self.drops.get(axes)
+        drop = self.drops.get(axes, self.everywhere)
         if drop is None or latent.shape[1] % self.channels:
             return halve_latent(latent, axes)
-        size = LatentShape(*latent.shape[2:]).halved(axes)
+        size = LatentShape(*latent.shape[2:]).coarser(axes)
         return torch.cat([drop(part, size) for part in latent.split(self.channels, dim=1)], dim=1)

@@ -14,8 +14,9 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
+from ...pyramid.axes import space_scale
 from ...pyramid.latent_shape import VAE_SPACE, LatentShape
-from ...pyramid.resize import make_resize
+from ...pyramid.resize import make_resize, scaled_sides
 from ...pyramid.stages import Stage
 
 UNSUPPORTED = {
@@ -158,7 +159,7 @@ def coarser_entry(
     """
     size = full
     for axes in reversed(downsample_axes):
-        coarser = size.halved(axes)
+        coarser = size.coarser(axes)
         value = _coarser(key, value, size, coarser, axes, down or halve_latent)
         size = coarser
     return value
@@ -203,14 +204,16 @@ def _area(value: Tensor, height: int, width: int) -> Tensor:
 
 
 def halve_latent(latent: Tensor, axes: str) -> Tensor:
-    """Return image conditioning ``(B, C, T, H, W)`` halved over ``axes``.
+    """Return image conditioning ``(B, C, T, H, W)`` smaller over ``axes``.
 
     In time, the first frame and the later one of each following pair are kept. A coarse latent frame covers the video frames
     of its pair at half the rate and ends with the last of them; a still image is unchanged. In space, blocks of 2x2 are
-    averaged; odd sides are left to ComfyUI.
+    averaged, and a scale keeps the lowest DCT coefficients; odd sides that are halved are left to ComfyUI.
     """
     if "T" in axes:
         latent = torch.cat([latent[:, :, :1], latent[:, :, 2::2]], dim=2)
+    if space_scale(axes) is not None:
+        return make_resize("dct", axes.replace("T", "")).down(latent)
     if "HW" in axes and latent.shape[-2] % 2 == 0 and latent.shape[-1] % 2 == 0:
         latent = make_resize("haar", "HW").down(latent)
     return latent
@@ -233,13 +236,14 @@ def halve_mask(mask: Tensor, axes: str) -> Tensor:
 
 
 def halve_block_mask(mask: Tensor, axes: str) -> Tensor:
-    """Return a VACE mask ``(B, 64, T, H, W)``, whose channels are the 8x8 pixels of a latent, halved over ``axes``."""
+    """Return a VACE mask ``(B, 64, T, H, W)``, whose channels are the 8x8 pixels of a latent, smaller over ``axes``."""
     if "T" in axes:
         mask = halve_latent(mask, "T")
     if "HW" not in axes:
         return mask
     pixels = rearrange(mask, "b (y x) t h w -> b t (h y) (w x)", y=VAE_SPACE, x=VAE_SPACE)
-    pixels = _area(pixels, pixels.shape[-2] // 2, pixels.shape[-1] // 2)
+    height, width = scaled_sides(mask.shape[-2:], axes)
+    pixels = _area(pixels, height * VAE_SPACE, width * VAE_SPACE)
     return rearrange(pixels, "b t (h y) (w x) -> b (y x) t h w", y=VAE_SPACE, x=VAE_SPACE)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...pyramid.latent_shape import CHANNELS, VAE_SPACE, LatentShape
 from ...pyramid.sizes import check_shape
 from ...pyramid.stages import PyramidSpec
+from .latent_tag import tag_of
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -26,6 +27,41 @@ def empty_latent(shape: LatentShape, batch_size: int) -> dict:
     """Return a LATENT of zeros on ComfyUI's intermediate device."""
     size = (batch_size, CHANNELS, shape.frames, shape.height, shape.width)
     return {"samples": torch.zeros(size, device=comfy.model_management.intermediate_device())}
+
+
+def full_size(latent: dict, samples: Tensor | None = None) -> tuple[LatentShape, int]:
+    """Return the full-resolution size of a LATENT, which may be the output of a stage, and its pixels per latent.
+
+    Args:
+        latent: The LATENT.
+        samples: Its tensor with the channels of the model; None takes those that it has.
+
+    Raises:
+        ValueError: It is no video latent.
+    """
+    samples = latent["samples"] if samples is None else samples
+    if samples.ndim != 5:
+        check_layout(samples, CHANNELS)
+    pixels = VAE_SPACE if samples.shape[1] == CHANNELS else 2 * VAE_SPACE
+    tag = tag_of(latent)
+    return LatentShape(*samples.shape[2:]) if tag is None else tag.size, pixels
+
+
+def spec_at(spec: PyramidSpec, latent: dict, model: ModelPatcher | None = None) -> PyramidSpec:
+    """Return the pyramid with the scales that "auto" chooses for a LATENT.
+
+    Args:
+        spec: The pyramid.
+        latent: LATENT at full resolution, or the output of an earlier run.
+        model: Model of the run, which gives an empty LATENT its channels.
+
+    Raises:
+        ValueError: It is no video latent.
+    """
+    if not spec.has_auto_scale:
+        return spec
+    full, pixels = full_size(latent, None if model is None else fit_channels(model, latent))
+    return spec.at_size(full, pixels=pixels)
 
 
 def fit_channels(model: ModelPatcher, latent: dict) -> Tensor:
@@ -65,14 +101,14 @@ def check_latent(samples: Tensor, spec: PyramidSpec, *, channels: int = CHANNELS
         samples: The LATENT's tensor, with its channels fitted to the model.
         spec: The pyramid.
         channels: Latent channels of the model.
-        lenient: Take every size that halves, even where ComfyUI pads the patches of a low stage.
+        lenient: Take every size that shrinks, even where ComfyUI pads the patches of a low stage.
 
     Raises:
         ValueError: It has the wrong number of dimensions, channels, frames or pixels.
     """
     check_layout(samples, channels)
     shape = LatentShape(*samples.shape[2:])
-    if not (lenient and _halves(shape, spec)):
+    if not (lenient and _shrinks(shape, spec)):
         check_shape(shape, spec, pixels=VAE_SPACE if channels == CHANNELS else 2 * VAE_SPACE)
 
 
@@ -99,8 +135,8 @@ def check_holds_no_noise(model: ModelPatcher, samples: Tensor) -> None:
         )
 
 
-def _halves(shape: LatentShape, spec: PyramidSpec) -> bool:
-    """Return whether the latent can be halved at every transition."""
+def _shrinks(shape: LatentShape, spec: PyramidSpec) -> bool:
+    """Return whether the latent can shrink at every transition."""
     try:
         spec.shapes(shape)
     except ValueError:

@@ -46,7 +46,7 @@ def stage_objects(
     """
     size = full
     for axes in reversed(downsample_axes):
-        size = size.halved(axes)
+        size = size.coarser(axes)
 
     def coarser(key: str, value: Tensor) -> Tensor:
         if _is_token_mask(value, full):

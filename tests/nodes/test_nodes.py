@@ -17,7 +17,7 @@ from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
 from pyramidalwan.nodes.pyramid import PyramidalWanCustom, PyramidalWanPreset
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
-from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
+from pyramidalwan.pyramid.stages import PRESETS, STOCK, PyramidSpec
 from pyramidalwan.samplers.comfyui import prompt_files as conditioning_file
 from pyramidalwan.samplers.comfyui import safetensors_file
 
@@ -31,25 +31,28 @@ def values(output):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_the_one_of_that_name(name):
-    assert values(PyramidalWanPreset.execute(name)) == (PRESETS[name],)
+    spec = PRESETS[name].scaled("auto") if PRESETS[name].field == "natural" else PRESETS[name]
+    assert values(PyramidalWanPreset.execute(name)) == (spec,)
+    if spec != PRESETS[name]:
+        assert values(PyramidalWanPreset.execute(name, "half")) == (PRESETS[name],)
 
 
 def test_every_preset_can_be_chosen():
-    (preset,) = PyramidalWanPreset.define_schema().inputs
-    assert set(preset.options) == set(PRESETS) and preset.default == "training-free"
+    preset, scale = PyramidalWanPreset.define_schema().inputs
+    assert set(preset.options) == set(PRESETS) and preset.default == "training-free" and scale.default == "auto"
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "plain"])
 def test_the_values_shown_on_a_preset_make_the_same_custom_pyramid(name, monkeypatch):
     shown = []
     monkeypatch.setattr(pyramid_nodes, "tell", lambda node, text: shown.append((node, text)))
-    PyramidalWanPreset.execute(name)
+    (preset,) = values(PyramidalWanPreset.execute(name))
     ((node, text),) = shown
     first, *lines = text.splitlines()
     (spec,) = values(PyramidalWanCustom.execute(**dict(line.split(": ") for line in lines)))
     assert node is PyramidalWanPreset and first == f"{len(spec.boundaries) + 1} stages"
-    assert spec.boundaries == pytest.approx(PRESETS[name].boundaries, rel=1e-5)
-    assert dataclasses.replace(spec, boundaries=PRESETS[name].boundaries) == PRESETS[name]
+    assert spec.boundaries == pytest.approx(preset.boundaries, rel=1e-5)
+    assert dataclasses.replace(spec, boundaries=preset.boundaries) == preset
 
 
 def test_a_custom_pyramid_starts_with_the_values_of_training_free():
@@ -98,7 +101,7 @@ def test_empty_latent_fits_what_the_samplers_run_by_default(size):
     latent, text = values(PyramidalWanEmptyLatent.execute(*size, 1, "nearest"))
     width, height, frames = size
     assert latent["samples"].shape == (1, 16, (frames - 1) // 4 + 1, height // 8, width // 8)
-    assert text == values(PyramidalWanEmptyLatent.execute(*size, 1, "nearest", PRESETS["training-free"]))[1]
+    assert text == values(PyramidalWanEmptyLatent.execute(*size, 1, "nearest", STOCK))[1]
     assert text.splitlines()[0] == f"{width}x{height} with {frames} frames"
 
 

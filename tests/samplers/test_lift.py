@@ -10,15 +10,14 @@ import comfy.utils
 import folder_paths
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
+from comfy_extras.nodes_custom_sampler import CFGGuider, RandomNoise, SamplerCustomAdvanced
 from comfyui_graph import empty, prompt
 from comfyui_images import image_prompt
+from run_forms import FORMS, NODE, call, euler, one_node, random_lift, schedule
 from safetensors.torch import save_file
 
 import nodes
-from pyramidalwan.nodes import NODES
 from pyramidalwan.pyramid.lift import LinearMap, ResizeDrop, ResizeLift
-from pyramidalwan.pyramid.lift_fit import PairSums
 from pyramidalwan.pyramid.neighbourhoods import size_of
 from pyramidalwan.pyramid.resize import make_resize
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
@@ -29,35 +28,8 @@ from pyramidalwan.samplers.video_lift import VideoLift
 from tiny_wan.checkpoints import vae_state_dict
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NODE = {node.__name__.removeprefix("PyramidalWan"): node for node in NODES}
 FREE = PRESETS["training-free"]
 IN_TIME = PyramidSpec((0.9, 0.7), ("THW", "HW"), field="natural", timestep_source="sigma", first_frame="shared")
-STAGES = {1: ("high",), 2: ("low", "high"), 3: ("low", "mid", "high")}
-SIZES = {"HW": ((3, 4, 4), (3, 8, 8)), "THW": ((3, 4, 4), (5, 8, 8)), "T": ((3, 4, 4), (5, 4, 4))}
-
-
-def call(node, *args, **kwargs):
-    return node.execute(*args, **kwargs).args
-
-
-def random_map(source, target, seed, channels=16):
-    """Return a map of the form that a fit has, with random weights that keep the size of latents."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape):
-        return torch.randn(shape, generator=generator)
-
-    sums = PairSums(source=source, target=target, channels=channels)
-    sums.add(draw(4, channels, *source), draw(4, channels, *target))
-    fitted = sums.solve(ridge=1.0)
-    first, rest = (draw(*weights.shape) / weights.shape[-1] ** 0.5 for weights in (fitted.first, fitted.rest))
-    return dataclasses.replace(fitted, first=first, rest=rest)
-
-
-def random_lift(*axes, channels=16):
-    lifts_by_axes = {name: random_map(*SIZES[name], seed, channels) for seed, name in enumerate(axes)}
-    drops = {name: random_map(*SIZES[name][::-1], seed + 10, channels) for seed, name in enumerate(axes)}
-    return VideoLift("random", channels, lifts_by_axes, drops)
 
 
 def resize_lift(*axes):
@@ -65,52 +37,6 @@ def resize_lift(*axes):
     return VideoLift(
         "haar", 16, {name: ResizeLift(r) for name, r in resizes.items()}, {name: ResizeDrop(r) for name, r in resizes.items()}
     )
-
-
-def schedule(spec, steps):
-    return call(NODE["Schedule"], spec, steps, "auto", 5.0)
-
-
-def one_node(model, positive, negative, spec, steps, lift, latent, end="auto", denoise=1.0):
-    return call(
-        NODE["Sampler"], model, positive, negative, latent, 5, steps, "3", "euler", denoise, "auto", 5.0, "auto", end, spec,
-        lift=lift,
-    )  # fmt: skip
-
-
-def advanced_node(model, positive, negative, spec, steps, lift, latent):
-    sigmas, moved = schedule(spec, steps)
-    guider, noise, sampler = call(CFGGuider, model, positive, negative, 3.0)[0], call(RandomNoise, 5)[0], euler()
-    return call(NODE["SamplerAdvanced"], noise, guider, sampler, sigmas, latent, "", "auto", "auto", moved, lift=lift)
-
-
-def any_sampler(model, positive, negative, spec, steps, lift, latent):
-    sigmas, moved = schedule(spec, steps)
-    pyramidal = call(NODE["Model"], model, moved, lift)[0]
-    guider, noise = call(CFGGuider, pyramidal, positive, negative, 3.0)[0], call(RandomNoise, 5)[0]
-    return call(SamplerCustomAdvanced, noise, guider, euler(), sigmas, latent)
-
-
-def stock_graph(model, positive, negative, spec, steps, lift, latent):
-    """Wire a run by hand, with the lift at every stage and transition."""
-    (sigmas, moved), noise = schedule(spec, steps), call(RandomNoise, 5)[0]
-    stage_latent, stage_noise = call(NODE["StageStart"], noise, latent, moved)
-    names = STAGES[spec.number_of_stages]
-    for stage in names:
-        bound = call(NODE["StageModel"], model, moved, stage, lift)[0]
-        guider = call(CFGGuider, bound, positive, negative, 3.0)[0]
-        stage_sigmas = call(NODE["StageSigmas"], sigmas, moved, stage)[0]
-        output, denoised = call(SamplerCustomAdvanced, stage_noise, guider, euler(), stage_sigmas, stage_latent)
-        if stage != names[-1]:
-            stage_latent, stage_noise = call(NODE["StageTransition"], output, noise, moved, stage, denoised, lift)
-    return output, denoised
-
-
-def euler():
-    return call(KSamplerSelect, "euler")[0]
-
-
-FORMS = (one_node, advanced_node, any_sampler, stock_graph)
 
 
 @pytest.mark.parametrize(("spec", "steps"), [(FREE, "3-2"), (IN_TIME, "2-2-2")], ids=["HW", "THW-HW"])
@@ -284,19 +210,32 @@ def test_a_file_round_trips(fitted, folder):
 def test_the_node_fits_once_and_keeps_the_lift(vae, folder, monkeypatch):
     for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 8}.items():
         monkeypatch.setattr(lift_fitting, name, value)
-    first, text = call(NODE["Lift"], vae, "auto")
+    first, text = call(NODE["Lift"], vae, "auto", None, FREE)
     assert text.startswith("fitted, and kept as models/pyramidal_lifts/") and "5 rendered clips, 5 rendered frames" in text
     assert "frame 0" in text and "other frames" in text and set(first.lifts) == {"HW"}
-    again, text = call(NODE["Lift"], vae, "auto")
+    again, text = call(NODE["Lift"], vae, "auto", None, FREE)
     assert text.startswith("loaded from models/pyramidal_lifts/")
     assert torch.equal(again.lifts["HW"].rest, first.lifts["HW"].rest)
     wider, _ = call(NODE["Lift"], vae, "auto", None, IN_TIME)
     assert set(wider.lifts) == {"HW", "THW"} and torch.equal(wider.lifts["HW"].rest, first.lifts["HW"].rest)
     video = torch.rand(34, 64, 128, 3, generator=torch.Generator().manual_seed(0))
-    given, text = call(NODE["Lift"], vae, "linear", video)
+    given, text = call(NODE["Lift"], vae, "linear", video, FREE)
     assert "4 given clips, 1 rendered clips" in text and not torch.equal(given.lifts["HW"].rest, first.lifts["HW"].rest)
-    assert call(NODE["Lift"], vae, "linear", video)[1].startswith("loaded from")
+    assert call(NODE["Lift"], vae, "linear", video, FREE)[1].startswith("loaded from")
     assert len(list(folder.iterdir())) == 1
+
+
+def test_auto_fits_a_map_for_every_scale_that_it_chooses_from(vae, folder, monkeypatch):
+    for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 8}.items():
+        monkeypatch.setattr(lift_fitting, name, value)
+    lift, text = call(NODE["Lift"], vae, "auto")
+    assert set(lift.lifts) == set(lift.drops) == {"HW", "HW 2/3", "HW 3/4"} and "HW 2/3, fitted on 5 rendered clips" in text
+    clean = encode(vae, lift_fitting.dead_leaves(seed=3, frames=5, height=96, width=96))
+    for axes, side in (("HW", 6), ("HW 2/3", 8), ("HW 3/4", 10)):  # nine at three quarters, in whole patches
+        assert lift.down(clean, axes).shape == (1, 16, 2, side, side)
+    assert lift.lifts["HW 2/3"](lift.down(clean, "HW 2/3"), (2, 12, 12)).shape == clean.shape
+    kept = read_lift(next(folder.iterdir())).as_lift()
+    assert torch.equal(kept.lifts["HW 3/4"].rest, lift.lifts["HW 3/4"].rest)
 
 
 def test_the_pixel_lift_decodes_resizes_and_encodes(vae):
@@ -304,10 +243,11 @@ def test_the_pixel_lift_decodes_resizes_and_encodes(vae):
     clean = encode(vae, lift_fitting.dead_leaves(seed=3, frames=9, height=64, width=64))
     video = vae.decode(clean)[0]
     video = torch.nn.functional.interpolate(video.movedim(-1, 1), (128, 128), mode="bicubic").clamp(0, 1).movedim(1, -1)
-    torch.testing.assert_close(lift.lifts["HW"](clean, (3, 16, 16)), vae.encode(video), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(lift.everywhere(clean, (3, 16, 16)), vae.encode(video), atol=1e-4, rtol=1e-4)
     both = torch.cat([clean, clean.flip(-1)])
-    torch.testing.assert_close(lift.lifts["THW"](both, (5, 16, 16))[:1], lift.lifts["THW"](clean, (5, 16, 16)))
+    torch.testing.assert_close(lift.everywhere(both, (5, 16, 16))[:1], lift.everywhere(clean, (5, 16, 16)))
     assert lift.down(both, "THW").shape == (2, 16, 2, 4, 4) and "nothing is fitted" in text
+    assert lift.down(both, "HW 3/4").shape == (2, 16, 3, 6, 6)
 
 
 def test_a_video_larger_than_the_memory_is_tiled(vae, monkeypatch):
@@ -333,7 +273,7 @@ def test_a_vae_of_16_pixels_and_48_channels_gets_larger_clips(folder, monkeypatc
         vae = comfy.sd.VAE(sd=vae22_state_dict())
     for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 4}.items():
         monkeypatch.setattr(lift_fitting, name, value)
-    lift, _ = call(NODE["Lift"], vae, "auto")
+    lift, _ = call(NODE["Lift"], vae, "auto", None, FREE)
     assert lift.channels == 48 and lift.lifts["HW"](torch.randn(1, 48, 3, 4, 4), (3, 8, 8)).shape == (1, 48, 3, 8, 8)
     assert [path.stem for path in kept_files(48, {"HW"})] == [digest_of(vae)] and not kept_files(16, {"HW"})
     with pytest.raises(ValueError, match="clips of 48x48 pixels are too small to fit a lift on; use 64x64 or more"):

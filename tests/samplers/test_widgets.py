@@ -11,7 +11,7 @@ from comfyui_graph import empty, progress, prompt
 from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.pyramid.latent_shape import LatentShape
-from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
+from pyramidalwan.pyramid.stages import PRESETS, STOCK, PyramidSpec
 from pyramidalwan.samplers.options import StageOptions, find_spec
 from tiny_wan.checkpoints import t2v_state_dict
 
@@ -250,4 +250,5 @@ def test_two_experts_change_the_size_where_wan_changes_the_expert(t2v_model, i2v
     for model, boundary in ((t2v_model, 0.875), (i2v_model, 0.9)):
         spec = find_spec(None, model, StageOptions(first_stage_model=model.clone()))
         assert spec.boundaries == (boundary,) and spec.field == "natural"
-    assert find_spec(None, t2v_model, StageOptions()) == PRESETS["training-free"]
+        assert spec.at_size(LatentShape(21, 90, 160)).downsample_axes == ("HW 2/3",)
+    assert find_spec(None, t2v_model, StageOptions()) == STOCK

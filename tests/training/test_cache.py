@@ -11,7 +11,7 @@ from processes import TIMEOUT, run, start
 from safetensors.torch import load_file
 
 from pyramid.latent_shape import LatentShape
-from pyramid.stages import PRESETS
+from pyramid.stages import PRESETS, PyramidSpec
 from pyramid.training.config.toml_config import check_config
 from pyramid.training.data import cache
 from pyramid.training.data.cache import CacheConfig, encode_stages
@@ -92,6 +92,16 @@ def test_stage_videos_drop_frames_and_average_pixels():
     assert torch.allclose(mid[:, 3], torch.nn.functional.avg_pool2d(video[:, 6], 2))
     assert torch.allclose(low[:, 4], torch.nn.functional.avg_pool2d(video[:, 16], 4), atol=1e-6)
     assert low.shape == (3, 5, 16, 16)
+
+
+def test_stage_videos_of_a_scale_have_the_size_of_their_latents():
+    spec = PyramidSpec((0.9, 0.6), ("THW 3/4", "HW 2/3"))
+    rows = torch.linspace(-0.9, 0.9, 144)[:, None].expand(144, 96)
+    low, mid, high = stage_videos(rows.expand(3, 9, 144, 96), spec)
+    assert high.shape[1:] == (9, 144, 96) and mid.shape[1:] == (9, 96, 64) and low.shape[1:] == (5, 80, 48)
+    for video in (low, mid):
+        ramp = torch.linspace(-0.9, 0.9, video.shape[2])
+        torch.testing.assert_close(video[0, 0, 8:-8, 0], ramp[8:-8], atol=0.01, rtol=0)
 
 
 def test_a_saved_video_reads_back(tmp_path):

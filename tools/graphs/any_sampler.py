@@ -46,7 +46,7 @@ DIMENSIONS_5B = WanDimensions(dim=3072, ffn_dim=14336, layers=30, in_channels=48
 
 PLAIN_GRAPH = """## Steps are those of the sampler
 
-Every step keeps its noise level; the first ones run at half the width and height. The node shows the sizes, the steps and the
+Every step keeps its noise level; the first ones run at a smaller width and height. The node shows the sizes, the steps and the
 share of the operations when it runs. Bypass it (Ctrl+B) to compare with ordinary sampling."""
 
 
@@ -70,16 +70,18 @@ class Video:
 
     def cost_sentence(self, steps: int, shift: float) -> str:
         """Return the steps of both sizes and their share of the operations of an ordinary run of as many steps."""
-        spec = PRESETS["training-free"]
-        _, levels = follow_curve(spec, [shift_sigma(1 - step / steps, shift) for step in range(steps + 1)])
         full = LatentShape((self.frames - 1) // VAE_TIME + 1, self.height // self.pixels, self.width // self.pixels)
+        spec = PRESETS["training-free"].scaled("auto").at_size(full, pixels=self.pixels)
+        _, levels = follow_curve(spec, [shift_sigma(1 - step / steps, shift) for step in range(steps + 1)])
+        low = spec.shapes(full)[0]
         counts = [len(stage) - 1 for stage in levels]
         forwards = [forward_tflops(tokens(shape), self.network) for shape in spec.shapes(full)]
         share = sum(count * forward for count, forward in zip(counts, forwards, strict=True)) / (steps * forwards[-1])
+        small, plain = (f"{width * self.pixels}x{height * self.pixels}" for _, height, width in (low, full))
         return (
-            f"Of {steps} steps with shift {shift:g}, {counts[0]} run at half size and {counts[1]} at full size: "
-            f"{100 * share:.0f} % of the operations of {steps} ordinary steps at {self.width}x{self.height} with {self.frames} "
-            "frames (counted without text encoder and VAE; times depend on the card)."
+            f"Of {steps} steps with shift {shift:g}, {counts[0]} run at {small} and {counts[1]} at full size: "
+            f"{100 * share:.0f} % of the operations of {steps} ordinary steps at {plain} with {self.frames} frames (counted "
+            "without text encoder and VAE; times depend on the card)."
         )
 
 
@@ -110,8 +112,8 @@ def t2v_two_experts(graph: Graph) -> None:
     """Add text to video with the two Wan 2.2 14B models in four steps."""
     about = f"""# Wan 2.2 14B: two experts, four steps
 
-ComfyUI's own wiring with the four-step LoRAs; 'Pyramidal Model' is on the **high-noise expert only**. Its two steps run at half
-size, and the sample is carried to full size where they end. The low-noise expert then takes its two steps as usual.
+ComfyUI's own wiring with the four-step LoRAs; 'Pyramidal Model' is on the **high-noise expert only**. Its two steps run at a
+smaller size, and the sample is carried to full size where they end. The low-noise expert then takes its two steps as usual.
 
 {Video(network=WAN_DIMENSIONS["14B"]).cost_sentence(4, 5.0)}
 
@@ -268,7 +270,7 @@ def two_samplers(graph: Graph, high: Node, parts: Parts, latent: Value) -> Node:
     }  # fmt: skip
     graph.group("6 · Sample", new_column=True)
     begun = graph.add(
-        "KSamplerAdvanced", title="High noise: half size", model=high, add_noise="enable", noise_seed=0, latent_image=latent,
+        "KSamplerAdvanced", title="High noise: smaller size", model=high, add_noise="enable", noise_seed=0, latent_image=latent,
         start_at_step=0, end_at_step=2, return_with_leftover_noise="enable", **same,
     )  # fmt: skip
     return graph.add(

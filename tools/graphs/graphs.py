@@ -47,7 +47,7 @@ def sample(graph: Graph, parts: Parts, latent: Value, **widgets: object) -> Node
 def t2v_training_free(graph: Graph) -> None:
     about = f"""# Text to video with stock Wan 2.1
 
-Early steps run at half the width and height, the last ones at full size. Only Wan's own files are needed.
+Early steps run at a smaller width and height, the last ones at full size. Only Wan's own files are needed.
 
 {cost_sentence("training-free", "20-10")}
 
@@ -154,10 +154,10 @@ cfg or sampler.
         "sigmas": schedule,
         "noise": graph.add("RandomNoise", noise_seed=0),
         "sampler": graph.add("KSamplerSelect", sampler_name="euler"),
+        "latent": size(graph, spec),
     }
-    latent = size(graph, spec)
     graph.group("4 · Stage low", new_column=True)
-    start = graph.add("PyramidalWanStageStart", noise=shared["noise"], latent=latent, pyramid=scheduled)
+    start = graph.add("PyramidalWanStageStart", noise=shared["noise"], latent=shared["latent"], pyramid=scheduled)
     low = one_stage(graph, parts, shared, start, "low")
     graph.group("5 · Transition, stage high", new_column=True)
     between = graph.add("PyramidalWanStageTransition", latent=low, noise=shared["noise"], pyramid=scheduled, stage="low")
@@ -167,9 +167,10 @@ cfg or sampler.
 
 def one_stage(graph: Graph, parts: Parts, shared: dict[str, Value], start: Node, stage: str) -> Node:
     """Add one stage of the hand-wired run; ``start`` gives its latent and noise."""
-    model = graph.add("PyramidalWanStageModel", model=parts.model, pyramid=shared["spec"], stage=stage)
+    of_stage = {"pyramid": shared["spec"], "stage": stage, "latent": shared["latent"]}
+    model = graph.add("PyramidalWanStageModel", model=parts.model, **of_stage)
     guider = graph.add("CFGGuider", model=model, positive=parts.positive, negative=parts.negative, cfg=6.0)
-    sigmas = graph.add("PyramidalWanStageSigmas", sigmas=shared["sigmas"], pyramid=shared["spec"], stage=stage)
+    sigmas = graph.add("PyramidalWanStageSigmas", sigmas=shared["sigmas"], **of_stage)
     return graph.add(
         "SamplerCustomAdvanced", noise=start["noise"], guider=guider, sampler=shared["sampler"], sigmas=sigmas,
         latent_image=start["latent"],
@@ -185,7 +186,7 @@ Connect the first image as usual; the sampler resizes it for every stage. **Choo
 
 {STEPS_TWO}
 
-Width and height must be multiples of 32. The sampler's `shift` is 3 for this 480p model; use 5 for the 720p one.
+Width and height must be multiples of 16. The sampler's `shift` is 3 for this 480p model; use 5 for the 720p one.
 
 {STOCK}"""
     add_notes(graph, about, (I2V, TEXT_ENCODER, VAE, CLIP_VISION))
@@ -215,7 +216,7 @@ def v2v(graph: Graph) -> None:
 
 `denoise` sets how much changes: only that share of the steps, the last ones, runs. With `20-10` a denoise of 0.3 starts at
 noise level {start_level("20-10", 0.3):.2f}, 0.5 at {start_level("20-10", 0.5):.2f} and 0.7 at {start_level("20-10", 0.7):.2f};
-1 keeps nothing of the video. Up to 0.33 all steps run at full size, above it the first ones run at half size.
+1 keeps nothing of the video. Up to 0.33 all steps run at full size, above it the first ones run at the smaller size.
 
 {STEPS_TWO}
 

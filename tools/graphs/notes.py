@@ -28,8 +28,9 @@ SHIFT = 8.0
 
 STEPS_TWO = """## Steps are written low-high
 
-`20-10` is 20 steps at half the width and height, then 10 at full size. More low steps improve composition and motion and
-cost little; more high steps improve detail and cost most. A leading 0, as in `0-30`, skips the low stage."""
+`20-10` is 20 steps at a smaller size, then 10 at full size. The smaller one is as near to 480 pixels as possible, which Wan was
+trained at; 'Pyramid' can set it to half. More low steps improve composition and motion and cost less; more high steps improve
+detail and cost most. A leading 0, as in `0-30`, skips the low stage."""
 
 STEPS_THREE = """## Steps are written low-mid-high
 
@@ -51,7 +52,10 @@ particular cards."""
 
 def cost_sentence(preset: str, steps: str, *, cfg: bool = True, height: int = HEIGHT, size: str = "1.3B") -> str:
     """Return the share of the operations of an ordinary run: counted, not measured."""
-    spec, video = PRESETS[preset], VideoSize(WIDTH, height, FRAMES)
+    video = VideoSize(WIDTH, height, FRAMES)
+    spec = PRESETS[preset]
+    if spec.field == "natural":
+        spec = spec.scaled("auto").at_size(video.latent)
     dimensions = WAN_DIMENSIONS[size]
     counts = parse_steps(steps, spec.number_of_stages)
     ours = total_tflops(schedule_cost(spec, video.latent, counts, dimensions, cfg=cfg))

@@ -40,7 +40,7 @@ class Pyramid(Section):
         default=None, description="natural noise levels at the transitions, descending"
     )
     downsample_axes: tuple[str, ...] | None = Field(
-        default=None, description='axes that are halved at each transition: "THW", "HW" or "T"'
+        default=None, description='axes that are halved at each transition: "THW", "HW" or "T"; or "HW 2/3"'
     )
     resize: str | None = Field(default=None, description="haar, dct, or an orthogonal wavelet of PyWavelets")
     field: str | None = Field(default=None, description="pyramidal, or natural: the ordinary flow at every stage's size")

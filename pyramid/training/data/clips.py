@@ -14,6 +14,9 @@ import torch.nn.functional as functional
 from av.error import FFmpegError
 from torch import Tensor
 
+from ...axes import space_scale
+from ...latent_shape import VAE_SPACE
+from ...resize import scaled_sides
 from ...stages import PyramidSpec
 from ..engine.atomic import atomic_file
 from ..files import first_line
@@ -207,19 +210,28 @@ def fit(picture: Tensor, *, width: int, height: int) -> Tensor:
 def stage_videos(video: Tensor, spec: PyramidSpec) -> list[Tensor]:
     """Return a clip ``(3, F, H, W)`` at the size of every stage, in running order.
 
-    Each coarser stage has every second frame and the means of 2x2 pixels. Dropping frames, unlike averaging them, keeps
-    moving objects sharp. Frame 2k of a stage is frame k of the next coarser one, so ``1 + 4k`` frames become ``1 + 2k`` and
-    latent frames stay aligned.
+    Each coarser stage has every second frame, and the means of 2x2 pixels or a bicubic resize to its scale. Dropping frames,
+    unlike averaging them, keeps moving objects sharp. Frame 2k of a stage is frame k of the next coarser one, so ``1 + 4k``
+    frames become ``1 + 2k`` and latent frames stay aligned.
     """
     videos = [video]
     for axes in reversed(spec.downsample_axes):
         finer = videos[-1]
         if "T" in axes:
             finer = finer[:, ::2]
-        if "HW" in axes:
+        if space_scale(axes) is not None:
+            finer = _resized(finer, scaled_sides((finer.shape[2] // VAE_SPACE, finer.shape[3] // VAE_SPACE), axes))
+        elif "HW" in axes:
             finer = functional.avg_pool2d(finer.transpose(0, 1), 2).transpose(0, 1)
         videos.append(finer)
     return videos[::-1]
+
+
+def _resized(video: Tensor, latents: tuple[int, int]) -> Tensor:
+    """Return ``(3, F, H, W)`` in -1..1 at a size in latents."""
+    size = (latents[0] * VAE_SPACE, latents[1] * VAE_SPACE)
+    frames = functional.interpolate(video.transpose(0, 1), size=size, mode="bicubic", antialias=True)
+    return frames.clamp(-1, 1).transpose(0, 1)
 
 
 def save_video(path: Path, video: Tensor, *, fps: int = 16) -> None:
