@@ -24,7 +24,7 @@ def check_as_saved(front_end, flow):
     for saved in flow["nodes"]:
         node = nodes[saved["id"]]
         dotted, values = zip(*node["widgets"], strict=True) if node["widgets"] else ((), ())
-        names = [name.rpartition(".")[2] for name in dotted]  # newer versions of ComfyUI name a widget of an option 'format.codec'
+        names = [name.rpartition(".")[2] for name in dotted]  # 'format.codec' in newer versions of ComfyUI
         count = len(saved["widgets_values"])
         assert list(values[:count]) == saved["widgets_values"], saved["type"]
         named = [given["name"] for given in saved["inputs"] if "widget" in given]
