@@ -1,7 +1,7 @@
 """PyramidalWan for ComfyUI: Wan video models sampled through a pyramid of resolutions and frame rates."""
 
 WEB_DIRECTORY = "./web"
-"""Help pages; there is no JavaScript in it."""
+"""Help pages, and a script for texts and widgets of the nodes in the front end."""
 
 if __package__:  # imported by ComfyUI as a package; test runners import this file by its path
 

@@ -103,7 +103,8 @@ def sampling_graph(sampling: Sampling, prompt: str, size: VideoSize = SIZE, *, s
     """Build a text-to-video graph with several seeds in one batch; prompts are files, so no text encoder is loaded."""
     sides = {"width": size.width, "height": size.height, "frames": size.frames, "batch_size": seeds}
     wires = {name: [name, 0] for name in ("model", "positive", "negative", "latent", "pyramid")}
-    settings = {"seed": SEED, "steps": sampling.steps, "cfg": f"{sampling.cfg:g}", "sampler_name": sampling.sampler}
+    settings = {"seed": SEED, "quality": "custom", "steps": sampling.steps, "cfg": f"{sampling.cfg:g}"}
+    settings["sampler_name"] = sampling.sampler
     mp4 = {"format": "mp4", "codec": "h264"}
     nodes = {
         "model": ("UNETLoader", {"unet_name": sampling.model, "weight_dtype": "default"}),

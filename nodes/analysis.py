@@ -8,9 +8,10 @@ from ..plots.bands import band_chart, band_text
 from ..plots.cost import cost_chart, cost_text
 from ..plots.drawing import draw
 from ..pyramid.stages import PRESETS, STOCK
-from ..samplers.analysis import as_image, calibrate, cost_of
+from ..samplers.analysis import as_image, calibrate, cost_of, labels_of, times_of
 from ..samplers.comfyui.flow_shift import flow_shift
 from ..samplers.comfyui.latents import full_size, spec_at
+from ..samplers.comfyui.timings import timings_age
 from ..samplers.schedule import levels_for, steps_problem
 from .sampler import CFG_TOOLTIP
 from .schedule import STEPS_TOOLTIP, grid_widgets
@@ -27,8 +28,8 @@ class PyramidalWanCost(io.ComfyNode):
             node_id="PyramidalWanCost",
             display_name="Pyramidal Cost",
             category=ANALYSIS,
-            description="Counts the operations of a run before it starts: tokens and TFLOPs per stage, compared with 50 "
-            "steps at full size. Nothing is sampled.",
+            description="Counts the operations of a run before it starts, compared with 50 steps at full size, and the share "
+            "of each stage; with times once a run of such a model has been timed on this machine. Nothing is sampled.",
             hidden=[io.Hidden.unique_id],
             search_aliases=["flops", "speed", "estimate", "pyramid"],
             inputs=[
@@ -60,12 +61,18 @@ class PyramidalWanCost(io.ComfyNode):
     @classmethod
     def execute(cls, latent, steps, cfg, grid, shift, pyramid=None, model=None) -> io.NodeOutput:
         """Return the counts as text and as a chart."""
-        spec = spec_at(pyramid or STOCK, latent)
-        costs, plain = cost_of(latent, spec, steps, cfg, model)
-        _, levels = levels_for(spec, steps, grid, flow_shift(shift, model), full_size(latent)[0])
-        text = cost_text(costs, plain)
+        spec, shift = spec_at(pyramid or STOCK, latent), flow_shift(shift, model)
+        costs, plain = cost_of(latent, spec, steps, cfg, model, shift=shift)
+        _, levels = levels_for(spec, steps, grid, shift, full_size(latent)[0])
+        labels = labels_of(latent, spec, model)
+        text = cost_text(costs, plain, labels, times_of(costs, model))
         tell(cls, text)
-        return io.NodeOutput(text, as_image(draw(cost_chart(costs, levels, plain))))
+        return io.NodeOutput(text, as_image(draw(cost_chart(costs, levels, plain, labels))))
+
+    @classmethod
+    def fingerprint_inputs(cls, **_):
+        """Return a value that changes when runs have been timed."""
+        return timings_age()
 
 
 class PyramidalWanCalibrate(io.ComfyNode):

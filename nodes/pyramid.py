@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..pyramid.axes import AUTO_SCALE, SCALES
 from ..pyramid.resize import RESIZES
 from ..pyramid.stages import FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
-from .schema import Pyramid, schema, tell
+from .schema import Pyramid, explaining, schema, tell
 
 DEFAULT = "training-free"
 CHOICES = [DEFAULT, "wan2.2-t2v", "wan2.2-i2v", "pyramidal-wan", "pyramidal-flow", "tpdiff", "plain"]
@@ -29,14 +29,18 @@ class PyramidalWanPreset(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             search_aliases=[*SEARCH, "wan fast", "preset"],
             inputs=[
-                io.Combo.Input(
-                    "preset",
-                    options=CHOICES,
-                    default=DEFAULT,
-                    tooltip="training-free: stock weights, 2 stages in width and height. wan2.2-t2v, wan2.2-i2v: "
-                    "the same for its two experts, changing size with the expert. pyramidal-wan: finetuned weights, 3 stages, "
-                    "halves time, width and height. pyramidal-flow: 3 stages, width and height. tpdiff: 3 stages, frame "
-                    "rate. plain: 1 stage, ordinary sampling.",
+                explaining(
+                    io.Combo.Input(
+                        "preset",
+                        options=CHOICES,
+                        default=DEFAULT,
+                        tooltip="training-free: stock weights, 2 stages in width and height. wan2.2-t2v, wan2.2-i2v: "
+                        "the same for its two experts, changing size with the expert. pyramidal-wan: finetuned weights, "
+                        "3 stages, halves time, width and height. pyramidal-flow: 3 stages, width and height. tpdiff: "
+                        "3 stages, frame rate. plain: 1 stage, ordinary sampling.",
+                    ),
+                    {(name, scale): preset_text(name, scale) for name in CHOICES for scale in (AUTO_SCALE, *SCALES)},
+                    also="scale",
                 ),
                 io.Combo.Input(
                     "scale",
@@ -54,15 +58,7 @@ class PyramidalWanPreset(io.ComfyNode):
     @classmethod
     def execute(cls, preset: str, scale: str = AUTO_SCALE) -> io.NodeOutput:
         """Return the preset and show its values on the node."""
-        if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}; expected {', '.join(CHOICES)}")
-        if scale not in (AUTO_SCALE, *SCALES):
-            raise ValueError(f"unknown scale {scale!r}; expected {', '.join((AUTO_SCALE, *SCALES))}")
-        spec = PRESETS[preset]
-        if spec.field == "natural":
-            spec = spec.scaled(scale)
-        elif scale != AUTO_SCALE:
-            raise ValueError(f"the weights of '{preset}' were finetuned for its scales; set scale to auto, got '{scale}'")
+        spec = preset_spec(preset, scale)
         tell(cls, describe(spec))
         return io.NodeOutput(spec)
 
@@ -167,12 +163,45 @@ def parse_axes(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def preset_spec(preset: str, scale: str) -> PyramidSpec:
+    """Return the pyramid of a preset with a scale.
+
+    Raises:
+        ValueError: One of them is unknown, or they do not fit together.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; expected {', '.join(CHOICES)}")
+    if scale not in (AUTO_SCALE, *SCALES):
+        raise ValueError(f"unknown scale {scale!r}; expected {', '.join((AUTO_SCALE, *SCALES))}")
+    spec = PRESETS[preset]
+    if spec.field == "natural":
+        return spec.scaled(scale)
+    if scale != AUTO_SCALE:
+        raise ValueError(f"the weights of '{preset}' were finetuned for its scales; set scale to auto, got '{scale}'")
+    return spec
+
+
+def preset_text(preset: str, scale: str) -> str:
+    """Return the text on the node for a choice of both widgets: the values of the pyramid, or the error."""
+    try:
+        return describe(preset_spec(preset, scale))
+    except ValueError as error:
+        return str(error)
+
+
 def describe(spec: PyramidSpec) -> str:
-    """Return the values of a pyramid, as the widgets of 'Custom Pyramid' take them, one per line."""
-    values = {
-        "boundaries": ", ".join(f"{boundary:.6g}" for boundary in spec.boundaries) or "none",
-        "downsample_axes": ", ".join(spec.downsample_axes) or "none",
-        **{name: vars(spec)[name] for name in ("resize", "field", "timestep_source", "first_frame", "rope")},
-    }
-    stages = f"{spec.number_of_stages} stage" + ("s" if spec.number_of_stages > 1 else "")
-    return "\n".join([stages, *[f"{name}: {value}" for name, value in values.items()]])
+    """Return the values of a pyramid, by the names of the widgets of 'Custom Pyramid'."""
+    count = f"{spec.number_of_stages} stage" + ("s" if spec.number_of_stages > 1 else "")
+    if not spec.boundaries:
+        return f"{count}, ordinary sampling"
+    levels = ", ".join(f"{boundary:.6g}" for boundary in spec.boundaries)
+    moved = " (moved to steps)" if spec.field == "natural" else ""
+    lines = (
+        count,
+        f"boundaries: {levels}{moved}",
+        f"downsample_axes: {', '.join(spec.downsample_axes)}",
+        f"resize: {spec.resize} · field: {spec.field}",
+        f"timestep_source: {spec.timestep_source}",
+        f"first_frame: {spec.first_frame} · rope: {spec.rope}",
+    )
+    return "\n".join(lines)

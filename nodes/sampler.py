@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..pyramid.stage_names import AUTO, STAGE_CHOICES
-from ..samplers.options import StageOptions, cfg_problem, check_parts, check_widgets, sample_with_conds, sample_with_guider
+from ..pyramid.stages import PyramidSpec
+from ..samplers.comfyui.queued_graph import spec_in_graph
+from ..samplers.early_checks import check_inputs, check_parts, check_widgets
+from ..samplers.options import StageOptions, cfg_problem, sample_with_conds, sample_with_guider
+from ..samplers.quality import CUSTOM, DEFAULT, QUALITIES, QUALITY_CHOICES
 from ..samplers.schedule import steps_problem
 from ..samplers.supported_samplers import sampler_names
 from .schedule import STEPS_TOOLTIP, grid_widgets
-from .schema import Lift, Pyramid, advanced, schema, teller
+from .schema import Lift, Pyramid, advanced, schema, setting, teller
+
+PROMPTS = ("positive", "negative")
+MODELS = ("model", "guider", "middle_stage_model", "first_stage_model")
 
 CFG_TOOLTIP = (
     "How closely to follow the prompt: one number, or one per stage from low to high resolution, such as 5-6-4. 1 ignores the "
@@ -30,7 +38,7 @@ class PyramidalWanSampler(io.ComfyNode):
             display_name="Pyramidal Sampler",
             description="Samples a Wan video coarse to fine: early, noisy steps at low resolution, the last steps at full "
             "size. Without a pyramid it uses the one of your LoRAs, otherwise 'training-free'.",
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             search_aliases=["ksampler", "pyramid", "wan fast", "multi-stage", "2-2-1", "20-20-10"],
             inputs=[
                 io.Model.Input(
@@ -54,8 +62,9 @@ class PyramidalWanSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="The same seed draws the same noise on every device.",
                 ),
-                io.String.Input("steps", default="20-10", tooltip=STEPS_TOOLTIP),
-                io.String.Input("cfg", default="6", tooltip=CFG_TOOLTIP),
+                _quality_widget(),
+                io.String.Input("steps", default=QUALITIES[DEFAULT].steps, tooltip=STEPS_TOOLTIP),
+                io.String.Input("cfg", default=QUALITIES[DEFAULT].cfg, tooltip=CFG_TOOLTIP),
                 io.Combo.Input(
                     "sampler_name",
                     options=sampler_names(),
@@ -89,23 +98,29 @@ class PyramidalWanSampler(io.ComfyNode):
 
     @classmethod
     def check_lazy_status(
-        cls, steps, cfg, sampler_name, grid, shift, start_stage, end_stage, pyramid=None, lift=None, **inputs
+        cls, latent, steps, cfg, sampler_name, grid, shift, start_stage, end_stage, quality=CUSTOM, pyramid=None, lift=None,
+        **inputs,
     ):  # fmt: skip
-        """Check the widgets, then name the inputs that are not evaluated yet."""
+        """Check the widgets, the latent and the prompts, then name the inputs to evaluate next; models come last."""
         options = StageOptions(cfg, start_stage=start_stage, end_stage=end_stage, lift=lift)
-        check_widgets(pyramid, options, steps=steps, sampler_name=sampler_name, grid=grid, shift=shift)
-        return _not_evaluated(inputs)
+        spec = pyramid or _spec_in_graph(cls)
+        running = check_widgets(
+            spec, options, steps=steps, sampler_name=sampler_name, grid=grid, shift=shift, quality=quality
+        )  # fmt: skip
+        if running is not None:
+            check_inputs(running, latent, [inputs[name] for name in PROMPTS if inputs.get(name) is not None])
+        return _not_evaluated({name: inputs.get(name) for name in PROMPTS}) or _not_evaluated(inputs)
 
     @classmethod
     def execute(
         cls, model, positive, negative, latent, seed, steps, cfg, sampler_name, denoise, grid, shift, start_stage, end_stage,
-        pyramid=None, middle_stage_model=None, first_stage_model=None, lift=None,
+        pyramid=None, middle_stage_model=None, first_stage_model=None, lift=None, quality=CUSTOM,
     ) -> io.NodeOutput:  # fmt: skip
         """Return the final latent, the last clean prediction and the drafts."""
         options = StageOptions(cfg, middle_stage_model, first_stage_model, start_stage, end_stage, lift)
         result = sample_with_conds(
-            model, positive, negative, latent, pyramid, options,
-            seed=seed, steps=steps, denoise=denoise, sampler_name=sampler_name, grid=grid, shift=shift, report=teller(cls),
+            model, positive, negative, latent, pyramid, options, seed=seed, steps=steps, denoise=denoise,
+            sampler_name=sampler_name, grid=grid, shift=shift, quality=quality, report=teller(cls),
         )  # fmt: skip
         return io.NodeOutput(result.output, result.denoised, result.drafts)
 
@@ -121,7 +136,7 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
             display_name="Pyramidal Sampler (Advanced)",
             description="The pyramidal sampler for ComfyUI's NOISE, GUIDER, SAMPLER and SIGMAS. Use it for guiders, "
             "schedulers or samplers that 'Pyramidal Sampler' does not offer.",
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             search_aliases=["samplercustomadvanced", "custom sampling", "pyramid", "guider"],
             inputs=[
                 io.Noise.Input("noise", tooltip="The run's noise; all further noise is derived from its seed."),
@@ -162,11 +177,13 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         return (cfg_problem(cfg) if cfg and cfg.strip() else None) or True
 
     @classmethod
-    def check_lazy_status(cls, sampler, sigmas, cfg, start_stage, end_stage, pyramid=None, lift=None, **inputs):
-        """Check the widgets, then name the inputs that are not evaluated yet."""
-        if pyramid is not None:
+    def check_lazy_status(cls, latent, sampler, sigmas, cfg, start_stage, end_stage, pyramid=None, lift=None, **inputs):
+        """Check the widgets and the latent, then name the inputs that are not evaluated yet."""
+        spec = pyramid or _spec_in_graph(cls)
+        if spec is not None:
             options = StageOptions(cfg, start_stage=start_stage, end_stage=end_stage, lift=lift)
-            check_parts(pyramid, options, sampler=sampler, sigmas=sigmas)
+            check_parts(spec, options, sampler=sampler, sigmas=sigmas)
+            check_inputs(spec, latent)
         return _not_evaluated(inputs)
 
     @classmethod
@@ -189,6 +206,24 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         options = StageOptions(cfg, middle_stage_model, first_stage_model, start_stage, end_stage, lift)
         result = sample_with_guider(noise, guider, sampler, sigmas, latent, pyramid, options, report=teller(cls))
         return io.NodeOutput(result.output, result.denoised, result.drafts)
+
+
+def _spec_in_graph(node: type[io.ComfyNode]) -> PyramidSpec | None:
+    """Return the pyramid that the files of the queued graph imply for a sampler without one, or None."""
+    dynprompt, node_id = (getattr(node.hidden, "dynprompt", None), getattr(node.hidden, "unique_id", None))
+    return spec_in_graph(dynprompt, node_id, MODELS)
+
+
+def _quality_widget() -> io.Input:
+    widget = io.Combo.Input(
+        "quality",
+        options=QUALITY_CHOICES,
+        default=DEFAULT,
+        tooltip="Sets steps, cfg, grid and shift together. draft: 15 steps. balanced: 30 steps. detail: 50 steps. "
+        "four-step LoRA: 2-2 steps, cfg 1 and shift 5, for step-distilled LoRAs of Wan. custom: the values of the widgets. "
+        "Changing one of them sets quality to custom.",
+    )
+    return setting(widget, {quality: asdict(settings) for quality, settings in QUALITIES.items()}, otherwise=CUSTOM)
 
 
 def _not_evaluated(inputs: dict[str, Any]) -> list[str]:

@@ -10,7 +10,8 @@ from .schema import Pyramid, advanced, schema
 
 STEPS_TOOLTIP = (
     "Steps per stage, from low to high resolution: 20-20-10 is 20 at the lowest, 20 at the middle and 10 at full resolution. "
-    "One number per stage of the pyramid. A leading 0 skips the lowest stage; the next one is then called low."
+    "A single number is for the whole run and is split: with shift 8, 30 is 20-10. A leading 0 skips the lowest stage; the "
+    "next one is then called low."
 )
 
 

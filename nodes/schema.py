@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
@@ -61,6 +62,40 @@ def advanced(widget: Input) -> Input:
     return widget
 
 
+LONGEST_LINE = 40
+"""Characters that fit in one line of a text on the narrowest node."""
+
+FRONT_END = "pyramidalwan"
+"""Option of a widget that web/pyramidalwan.js reads."""
+
+
+def setting(widget: Input, values: Mapping[str, Mapping[str, Any]], *, otherwise: str) -> Input:
+    """Let a choice set other widgets in the front end.
+
+    Args:
+        widget: The combo.
+        values: Values of other widgets by choice.
+        otherwise: Choice that the combo takes when one of these widgets is changed.
+    """
+    return _for_front_end(widget, {"sets": {choice: dict(each) for choice, each in values.items()}, "otherwise": otherwise})
+
+
+def explaining(widget: Input, texts: Mapping[tuple[str, str], str], *, also: str) -> Input:
+    """Show in the front end a text on the node that depends on the choices of two combos.
+
+    Args:
+        widget: The first combo.
+        texts: Texts by the choices of both.
+        also: Name of the second combo.
+    """
+    return _for_front_end(widget, {"texts": {", ".join(both): as_shown(text) for both, text in texts.items()}, "also": also})
+
+
+def _for_front_end(widget: Input, options: dict[str, Any]) -> Input:
+    widget.extra_dict = {**(widget.extra_dict or {}), FRONT_END: options}
+    return widget
+
+
 def tell(node: type[io.ComfyNode], text: str) -> None:
     """Show a text on the node in the front end; do nothing without a server or where ComfyUI cannot show it."""
     teller(node)(text)
@@ -73,6 +108,18 @@ def teller(node: type[io.ComfyNode]) -> Callable[[str], None]:
 
     def show(text: str) -> None:
         if server is not None and node_id is not None and hasattr(server, "send_progress_text"):
-            server.send_progress_text(text, node_id)
+            server.send_progress_text(as_shown(text), node_id)
 
     return show
+
+
+def as_shown(text: str) -> str:
+    """Return a text in short lines that can also be read in one.
+
+    The front end's new node design does not break lines where the text does, and the other one breaks long lines inside words.
+    """
+    *lines, last = text.replace("; ", "\n").splitlines() or [""]
+    closed = [*(line if line.endswith(":") else f"{line};" for line in lines), last]
+    return "\n".join(
+        part for line in closed for part in textwrap.wrap(line, LONGEST_LINE, break_long_words=False, break_on_hyphens=False)
+    )

@@ -1,13 +1,14 @@
 """Schedules: the natural levels that each stage visits.
 
 Steps are written in running order, low to high resolution: "20-20-10" is 20 steps at the lowest, 20 at the middle and 10 at
-full resolution. Levels fall from 1 to 0; neighbouring stages share the level of their boundary.
+full resolution; "50" is split among the stages. Levels fall from 1 to 0; neighbouring stages share the level of their boundary.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -25,18 +26,26 @@ LEVELS_KEY = "pyramid_levels"
 """Metadata key of a distilled model's file: the natural levels of its steps, one list per stage in running order."""
 
 
-def parse_steps(text: str, number_of_stages: int) -> tuple[int, ...]:
-    """Return the steps of each stage in running order: ``(20, 20, 10)`` for "20-20-10".
+def numbers_in(text: str) -> list[str]:
+    """Return the parts of a list such as "20-20-10", "20, 20, 10" or "20 20 10"; wrong separators leave empty parts."""
+    return re.split(r"\s*[-\u2013,;]\s*|\s+", text.strip())
 
-    Leading zeros leave stages out; the first stage with steps then starts from pure noise.
+
+def parse_steps(text: str, number_of_stages: int) -> tuple[int, ...]:
+    """Return the steps of each stage in running order: ``(20, 20, 10)`` for "20-20-10", "20, 20, 10" or "50".
+
+    A single number for several stages is split by ``split_total``. Leading zeros leave stages out; the first stage with steps
+    then starts from pure noise.
 
     Raises:
         ValueError: The text is not one positive number per stage after leading zeros.
     """
-    parts = text.strip().split("-")
-    if not all(part.strip().isdecimal() for part in parts):
+    parts = numbers_in(text)
+    if not all(part.isdecimal() for part in parts):
         raise ValueError(f"steps must be numbers joined by '-', low to high resolution, such as 20-20-10; got {text!r}")
     steps = tuple(int(part) for part in parts)
+    if len(steps) == 1 < number_of_stages:
+        steps = split_total(steps[0], number_of_stages)
     if len(steps) != number_of_stages:
         nearest = "-".join(map(str, _fit(steps, number_of_stages)))
         raise ValueError(
@@ -51,6 +60,23 @@ def parse_steps(text: str, number_of_stages: int) -> tuple[int, ...]:
             f"steps {text!r}: only leading stages can be left out with 0, an inner or the last one needs at least 1"
         )
     return steps
+
+
+def split_total(total: int, number_of_stages: int) -> tuple[int, ...]:
+    """Return the steps of each stage for a number of steps of the whole run, in the proportion of 20-20-10.
+
+    Every stage but the last gets twice as many as the last: 50 is 20-20-10, 30 is 20-10 and 5 is 2-2-1. Where the steps do not
+    suffice for all stages, the lowest ones are left out.
+    """
+    shares = [*[2] * (number_of_stages - 1), 1]
+    exact = [total * share / sum(shares) for share in shares]
+    steps = [max(1, int(part)) for part in exact]
+    while sum(steps) < total:
+        index = max(range(number_of_stages), key=lambda index: exact[index] - steps[index])
+        steps[index] += 1
+    while sum(steps) > total:
+        steps[next(index for index, count in enumerate(steps) if count)] -= 1
+    return tuple(steps)
 
 
 def without_skipped(spec: PyramidSpec, steps: Sequence[int]) -> tuple[PyramidSpec, tuple[int, ...]]:

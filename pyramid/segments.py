@@ -108,6 +108,18 @@ def plain_levels(spec: PyramidSpec, steps: Sequence[int], shift: float) -> tuple
     return dataclasses.replace(spec, boundaries=tuple(curve[end] for end in ends[:-1])), levels
 
 
+def split_at_boundaries(total: int, spec: PyramidSpec, shift: float) -> tuple[int, ...]:
+    """Return the steps of each stage if an ordinary run of ``total`` steps changes stages nearest to the boundaries.
+
+    Args:
+        total: Number of steps.
+        spec: A pyramid of field "natural".
+        shift: Flow shift of the model.
+    """
+    curve = [shift_sigma(1 - step / total, shift) for step in range(total + 1)]
+    return tuple(max(0, len(levels) - 1) for levels in follow_curve(spec, curve)[1])
+
+
 def carry_to_full_size(
     signal: Tensor,
     natural: float,

@@ -142,12 +142,29 @@ def _text(size: VideoSize) -> str:
     return f"{size.width}x{size.height} with {size.frames} frames"
 
 
+def stage_labels(spec: PyramidSpec, full: LatentShape, *, pixels: int = VAE_SPACE) -> list[str]:
+    """Return the name and the size of each stage, such as "low 416x240", with its frames where they change.
+
+    Args:
+        spec: The pyramid.
+        full: Size of the full-resolution latent.
+        pixels: Pixels per latent on the height and width axes.
+    """
+    shapes, count = spec.shapes(full), spec.number_of_stages
+    in_time = any("T" in axes for axes in spec.downsample_axes)
+    return [
+        f"{stage_name(index, count)} {shape.width * pixels}x{shape.height * pixels}"
+        + (f" ({video_size(shape).frames} frames)" if in_time else "")
+        for index, shape in enumerate(shapes)
+    ]
+
+
 def describe_stages(requested: VideoSize, size: VideoSize, spec: PyramidSpec) -> str:
     """Return one line with the chosen size and one for each stage, low to high resolution."""
     lines = [_text(size) if size == requested else f"{_text(size)} instead of {_text(requested)}"]
     for index, shape in enumerate(spec.shapes(size.latent)):
-        stage = video_size(shape)
-        lines.append(f"stage {index}: {_text(stage)} (latent {shape.frames}x{shape.height}x{shape.width})")
+        name = stage_name(index, spec.number_of_stages)
+        lines.append(f"{name}: {_text(video_size(shape))} (latent {shape.frames}x{shape.height}x{shape.width})")
     return "\n".join([*lines, *small_stage_note(spec, size.latent)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import comfy.latent_formats
@@ -11,13 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from ..pyramid.flops import WAN_DIMENSIONS, StageCost, WanDimensions, forward_tflops, schedule_cost, tokens
-from ..pyramid.latent_shape import CHANNELS, LatentShape
-from ..pyramid.schedules import parse_steps
-from ..pyramid.sizes import check_shape
+from ..pyramid.latent_shape import CHANNELS, VAE_SPACE, LatentShape
+from ..pyramid.sizes import check_shape, stage_labels
 from ..pyramid.spectrum import BandEnergy, band_energies, propose_boundaries
 from ..pyramid.stages import PyramidSpec
-from .comfyui.latents import check_latent, spec_at
+from .comfyui.flow_shift import WAN_SHIFT
+from .comfyui.latents import check_latent, pixels_per_latent, spec_at
+from .comfyui.timings import key_of, read_timings, seconds_per_pass
 from .options import parse_cfg
+from .schedule import steps_per_stage
+from .time_left import duration_text
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -27,16 +31,17 @@ PLAIN_STEPS = 50
 
 
 def cost_of(
-    latent: dict, spec: PyramidSpec, steps: str, cfg: str, model: ModelPatcher | None = None
+    latent: dict, spec: PyramidSpec, steps: str, cfg: str, model: ModelPatcher | None = None, *, shift: float = WAN_SHIFT
 ) -> tuple[list[StageCost], float]:
     """Return the cost of each stage, and the TFLOPs of 50 steps at full size.
 
     Args:
         latent: LATENT at full resolution; all videos of the batch count.
         spec: The pyramid.
-        steps: Steps of each stage, such as "20-20-10".
+        steps: Steps of each stage, such as "20-20-10", or of the whole run.
         cfg: cfg of each stage; any value but 1 doubles the cost of a stage, and that of the ordinary run.
         model: Model that gives the sizes of the transformer; None for Wan 1.3B.
+        shift: Flow shift of the run, which splits a number of steps of the whole run.
 
     Raises:
         ValueError: The size, the steps or the cfg do not fit the pyramid.
@@ -44,7 +49,7 @@ def cost_of(
     samples = latent["samples"]
     full = LatentShape(*samples.shape[2:])
     check_shape(full, spec)
-    counts = parse_steps(steps, spec.number_of_stages)
+    counts = steps_per_stage(steps, spec, shift)
     factors = [1 if value == 1 else 2 for value in parse_cfg(cfg, spec.number_of_stages)]
     dimensions = WAN_DIMENSIONS["1.3B"] if model is None else dimensions_of(model)
     batch = samples.shape[0]
@@ -54,6 +59,32 @@ def cost_of(
     ]
     plain = PLAIN_STEPS * forward_tflops(tokens(full), dimensions) * max(factors) * batch
     return costs, plain
+
+
+def labels_of(latent: dict, spec: PyramidSpec, model: ModelPatcher | None = None) -> list[str]:
+    """Return the name and the size of each stage, such as "low 416x240", for a full-size LATENT."""
+    full = LatentShape(*latent["samples"].shape[2:])
+    return stage_labels(spec, full, pixels=VAE_SPACE if model is None else pixels_per_latent(model))
+
+
+def times_of(costs: Sequence[StageCost], model: ModelPatcher | None = None) -> list[str]:
+    """Return how long each stage and the whole run will take, such as "about 31 s".
+
+    Args:
+        costs: Cost of each stage.
+        model: MODEL that the cost is for; None for Wan 1.3B.
+
+    Returns:
+        One text per stage and one for all; none if no run of such a model has been timed on this machine.
+    """
+    dimensions, timings = WAN_DIMENSIONS["1.3B"] if model is None else dimensions_of(model), read_timings()
+    key, seconds = key_of(dimensions, model), []
+    for cost in costs:
+        each = seconds_per_pass(key, cost.tokens, dimensions, timings)
+        if each is None:
+            return []
+        seconds.append(each * cost.tflops / cost.forward_tflops)
+    return [f"about {duration_text(value)}" for value in (*seconds, sum(seconds))]
 
 
 def dimensions_of(model: ModelPatcher) -> WanDimensions:

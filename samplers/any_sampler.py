@@ -15,19 +15,17 @@ import comfy.model_patcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..pyramid.latent_shape import LatentShape
 from ..pyramid.schedules import TOLERANCE
 from ..pyramid.segments import NEARLY_NOISE
 from ..pyramid.stages import STOCK, PyramidSpec
 from .comfyui.checkpoint_metadata import check_spec, distilled_for, spec_trained_for
-from .comfyui.latents import check_latent, pixels_per_latent, spec_at
+from .comfyui.latents import check_latent, spec_at
 from .comfyui.stage_lora import stage_loras
 from .comfyui.stage_model import check_model
 from .comfyui.stage_wrappers import MODEL_KEY, add_outermost_wrapper
 from .lifts import choose_lift
 from .noise import batch_index_of
 from .run import PyramidRun
-from .run_report import describe_run, dimensions_of, note_on_sizes
 from .schedule import Levels, follow_sigmas
 from .video_lift import VideoLift
 
@@ -56,7 +54,7 @@ def pyramidal_model(
         model: The MODEL, not bound to a stage.
         spec: The pyramid; None takes the one that the weights or their LoRAs were trained for, else ``STOCK``. One of
             a single stage ("plain") leaves the MODEL as it is.
-        report: Shows a text about each run before it starts.
+        report: Shows a text about each run, and its progress.
         lift: Maps between the latents of the large and the small video; None uses a kept one, see ``choose_lift``.
 
     Raises:
@@ -98,7 +96,6 @@ def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift:
         check_latent(latent_image, chosen, channels=latent_image.shape[1], lenient=True)
         chosen, levels = _levels(guider.model_patcher, chosen, sigmas)
         chosen_lift, note = choose_lift(lift, guider.model_patcher, chosen)
-        report("; ".join([*_describe(guider.model_patcher, chosen, levels, latent_image), *([note] if note else [])]))
         run = PyramidRun(
             _without_pyramid(guider),
             DrawnNoise(noise.cpu(), seed or 0),
@@ -107,6 +104,8 @@ def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift:
             chosen,
             lift=chosen_lift,
             callback=callback or _no_callback,
+            report=report,
+            notes=[note] if note else [],
             follows_sampler=True,
         )
         latent = {"samples": latent_image.cpu(), "batch_index": batch_index_of(noise.cpu(), seed or 0)}
@@ -115,13 +114,6 @@ def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift:
         return run.sample(latent).output["samples"].to(latent_image.device)
 
     return outer_sample
-
-
-def _describe(model: ModelPatcher, spec: PyramidSpec, levels: Levels, latent: Tensor) -> list[str]:
-    """Return the texts about a run of a MODEL on a full-size latent."""
-    full = LatentShape(*latent.shape[-3:])
-    text = describe_run(spec, full, levels, pixels=pixels_per_latent(model), dimensions=dimensions_of(model))
-    return [text, *note_on_sizes(spec, {"samples": latent}, model)]
 
 
 def _levels(model: ModelPatcher, spec: PyramidSpec, sigmas: Tensor) -> tuple[PyramidSpec, Levels]:

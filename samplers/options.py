@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import comfy.samplers
 from torch import Tensor
 
 from ..pyramid.axes import AUTO_SCALE
-from ..pyramid.schedules import keep_last
+from ..pyramid.latent_shape import LatentShape
+from ..pyramid.schedules import keep_last, numbers_in
 from ..pyramid.stage_names import AUTO, stage_index
 from ..pyramid.stages import PRESETS, STOCK, PyramidSpec
 from .comfyui.checkpoint_metadata import distilled_for, spec_trained_for
@@ -23,10 +24,10 @@ from .comfyui.stage_model import check_model
 from .execution import Result
 from .lifts import choose_lift
 from .noise import Noise, SeedNoise
+from .quality import CUSTOM, Settings, settings_for, settings_text
 from .run import PyramidRun
-from .run_report import note_on_sizes
-from .schedule import Levels, follow_sigmas, levels_for, levels_of_student
-from .supported_samplers import check_sampler, check_sampler_name, make_sampler
+from .schedule import Levels, follow_sigmas, levels_for, levels_of_student, steps_text
+from .supported_samplers import make_sampler
 from .video_lift import VideoLift
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class StageOptions:
 
 def sample_with_conds(
     model: ModelPatcher, positive: Any, negative: Any, latent: dict, pyramid: PyramidSpec | None, options: StageOptions, *,
-    seed: int, steps: str, denoise: float, sampler_name: str, grid: str, shift: float,
+    seed: int, steps: str, denoise: float, sampler_name: str, grid: str, shift: float, quality: str = CUSTOM,
     report: Callable[[str], None] | None = None,
 ) -> Result:  # fmt: skip
     """Sample with a CFG guider.
@@ -69,12 +70,13 @@ def sample_with_conds(
         pyramid: The pyramid; None for the one that the models were trained for.
         options: Options per stage.
         seed: Seed of the noise.
-        steps: Steps of each stage, such as "20-20-10".
+        steps: Steps of each stage, such as "20-20-10", or of the whole run.
         denoise: Share of the steps to run, counted from the end.
         sampler_name: Name of a sampler.
         grid: One of ``GRID_CHOICES``.
         shift: Flow shift of the run; 0 for that of ``model``.
-        report: Shows a text about the run before it starts.
+        quality: One of ``QUALITY_CHOICES``; any but "custom" replaces steps, cfg, grid and shift.
+        report: Shows a text about the run and its progress.
 
     Raises:
         ValueError: The inputs do not fit together.
@@ -82,17 +84,30 @@ def sample_with_conds(
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise is {denoise:g}; expected more than 0 and at most 1")
     whole = spec_at(find_spec(pyramid, model, options), latent, model)
-    model, options, shift = _with_shift(model, options, shift)
-    full = full_size(latent)[0] if whole.depends_on_size else None
-    spec, levels = levels_for(whole, steps, grid, shift, full)
-    if grid == AUTO and (student := distilled_for(model)) is not None:
-        levels = levels_of_student(*student, levels)
+    settings, note = settings_for(quality, Settings(steps, options.cfg, grid, shift), whole.number_of_stages)
+    model, options, shift = _with_shift(model, options, settings.shift)
+    spec, levels = _levels(model, whole, settings, shift, full_size(latent)[0] if whole.depends_on_size else None)
+    effective = settings_text(quality, settings, [len(level) - 1 for level in levels], shift)
     if denoise < 1:
         levels = keep_last(levels, max(1, round(denoise * sum(len(level) - 1 for level in levels))))
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
-    cfgs = parse_cfg(options.cfg, whole.number_of_stages)[-spec.number_of_stages :]
-    return _run(guider, SeedNoise(seed), make_sampler(sampler_name), levels, spec, latent, cfgs, options, report)
+    cfgs = parse_cfg(settings.cfg, whole.number_of_stages)[-spec.number_of_stages :]
+    sampler, notes = make_sampler(sampler_name), [effective, note] if note else [effective]
+    return _run(guider, SeedNoise(seed), sampler, levels, spec, latent, cfgs, options, report, notes)
+
+
+def _levels(
+    model: ModelPatcher, whole: PyramidSpec, settings: Settings, shift: float, full: LatentShape | None
+) -> tuple[PyramidSpec, Levels]:
+    """Return the pyramid of the stages that run and their levels; a distilled model has levels of its own."""
+    student = distilled_for(model) if settings.grid == AUTO else None
+    if student is None:
+        return levels_for(whole, settings.steps, settings.grid, shift, full)
+    counts = [len(level) - 1 for level in student[1]]
+    one_number = len(numbers_in(settings.steps)) == 1 and settings.steps.strip() == str(sum(counts))
+    spec, levels = levels_for(whole, steps_text(counts) if one_number else settings.steps, settings.grid, shift, full)
+    return spec, levels_of_student(*student, levels)
 
 
 def sample_with_guider(
@@ -115,7 +130,7 @@ def sample_with_guider(
         latent: LATENT at full resolution, or the output of an earlier run.
         pyramid: The pyramid; None for the one that the models were trained for.
         options: Options per stage.
-        report: Shows a text about the run before it starts.
+        report: Shows a text about the run and its progress.
 
     Raises:
         ValueError: The inputs do not fit together.
@@ -124,44 +139,6 @@ def sample_with_guider(
     cfgs = parse_cfg(options.cfg, spec.number_of_stages) if options.cfg.strip() else []
     followed, levels = follow_sigmas(sigmas, spec)
     return _run(guider, noise, sampler, levels, followed, latent, cfgs, options, report)
-
-
-def check_widgets(
-    spec: PyramidSpec | None, options: StageOptions, *, steps: str, sampler_name: str, grid: str, shift: float
-) -> None:
-    """Check the widgets of the sampler node before a model is loaded.
-
-    Without a pyramid, the pyramid of a LoRA may apply, so only values that no pyramid accepts are rejected.
-
-    Raises:
-        ValueError: A widget has a wrong value.
-    """
-    check_sampler_name(sampler_name, spec or STOCK)
-    shift = flow_shift(shift)
-    if spec is None:
-        parse_cfg(options.cfg, len(options.cfg.split("-")))
-        return
-    running, _ = levels_for(spec, steps, grid, shift)
-    parse_cfg(options.cfg, spec.number_of_stages)
-    if options.lift is not None:
-        options.lift.check_axes(running)
-    for name in (options.start_stage, options.end_stage):
-        if name != AUTO:
-            stage_index(name, running.number_of_stages)
-
-
-def check_parts(spec: PyramidSpec, options: StageOptions, *, sigmas: Tensor, sampler: Any) -> None:
-    """Check the inputs of the advanced sampler node before a model is loaded.
-
-    Raises:
-        ValueError: The SIGMAS, the SAMPLER or the cfg do not fit the pyramid.
-    """
-    _, levels = follow_sigmas(sigmas, spec)
-    check_sampler(sampler, spec, [len(level) - 1 for level in levels])
-    if options.lift is not None:
-        options.lift.check_axes(spec)
-    if options.cfg.strip():
-        parse_cfg(options.cfg, spec.number_of_stages)
 
 
 def find_spec(pyramid: PyramidSpec | None, model: ModelPatcher, options: StageOptions) -> PyramidSpec:
@@ -194,12 +171,9 @@ def _with_shift(model: ModelPatcher, options: StageOptions, shift: float) -> tup
 
 def _run(
     guider: Any, noise: Noise, sampler: Any, levels: Levels, spec: PyramidSpec, latent: dict, cfgs: list[float],
-    options: StageOptions, report: Callable[[str], None] | None,
+    options: StageOptions, report: Callable[[str], None] | None, notes: Sequence[str] = (),
 ) -> Result:  # fmt: skip
     lift, note = choose_lift(options.lift, guider.model_patcher, spec)
-    notes = [*([note] if note else []), *note_on_sizes(spec, latent, guider.model_patcher)]
-    if report is not None and notes:
-        report("\n".join(notes))
     run = PyramidRun(
         guider,
         noise,
@@ -209,6 +183,8 @@ def _run(
         cfgs=dict(enumerate(cfgs)),
         models=_stage_models(options, spec.number_of_stages),
         lift=lift,
+        report=report,
+        notes=[*notes, *([note] if note else [])],
     )
     first, last = (
         None if name == AUTO else stage_index(name, spec.number_of_stages) for name in (options.start_stage, options.end_stage)
@@ -233,12 +209,12 @@ def _stage_models(options: StageOptions, number_of_stages: int) -> dict[int, Mod
 
 
 def parse_cfg(text: str, number_of_stages: int) -> list[float]:
-    """Return one cfg per stage from a text such as "6" or "5-6-4" (running order).
+    """Return one cfg per stage from a text such as "6", "5-6-4" or "5, 6, 4" (running order).
 
     Raises:
         ValueError: The text is not such a list, or has the wrong number of values.
     """
-    parts = [part.strip() for part in text.split("-")]
+    parts = numbers_in(text)
     if not all(re.fullmatch(r"\d+(\.\d*)?|\.\d+", part) and math.isfinite(float(part)) for part in parts):
         raise ValueError(f"cfg must be one number, or one per stage joined by '-', such as 5-6-4; got '{text}'")
     values = [float(part) for part in parts]
@@ -253,7 +229,7 @@ def parse_cfg(text: str, number_of_stages: int) -> list[float]:
 def cfg_problem(text: str) -> str | None:
     """Return the error in a text of cfg numbers that no pyramid accepts, or None."""
     try:
-        parse_cfg(text, len(text.split("-")))
+        parse_cfg(text, len(numbers_in(text)))
     except ValueError as error:
         return str(error)
     return None

@@ -1,7 +1,12 @@
-"""One progress bar with previews over all stages of a run."""
+"""One progress bar with previews over all stages of a run, and a line about the step and the time left.
+
+The bar counts operations, not steps: a step at low resolution moves it by what that step costs.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +14,8 @@ import latent_preview
 from torch import Tensor
 
 from ..pyramid.stages import Stage
+from .run_report import PlannedStage
+from .time_left import StepClock, duration_text
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -16,6 +23,9 @@ if TYPE_CHECKING:
 
 SamplerCallback = Callable[[int, Tensor, Tensor, int], None]
 """Called after each step with its number, the clean prediction, the sample and the number of all steps."""
+
+BAR = 1000
+"""Length of the bar for a whole run."""
 
 
 class Progress:
@@ -25,42 +35,57 @@ class Progress:
 
     Attributes:
         clean: Last clean prediction by stage index, in the scale of the VAE.
+        clock: Times of the steps.
     """
 
     def __init__(
-        self, model: ModelPatcher, indices: Sequence[int], steps: Sequence[int], callback: SamplerCallback | None = None
+        self,
+        model: ModelPatcher,
+        stages: Sequence[PlannedStage],
+        callback: SamplerCallback | None = None,
+        report: Callable[[str], None] | None = None,
+        known: Callable[[PlannedStage], float | None] | None = None,
     ):
         """Prepare the bar.
 
         Args:
             model: MODEL of the run.
-            indices: Indices of the stages that run.
-            steps: Number of steps of each.
+            stages: The stages that run.
             callback: Callback of the sampler that the run belongs to; None makes ComfyUI's own.
+            report: Shows a line after each step.
+            known: Returns the seconds of a step of a stage if they were measured before.
         """
         self.clean: dict[int, Tensor] = {}
         self._latest: dict[str, Tensor] = {}
-        self._steps = dict(zip(indices, steps, strict=True))
-        self._report = callback or latent_preview.prepare_callback(model, sum(steps), self._latest)
+        self._stages = {stage.index: stage for stage in stages}
+        self._show = report
+        self._weighted = callback is None or _is_comfyuis(callback)
+        self._report = callback or latent_preview.prepare_callback(model, BAR, self._latest)
+        self.clock = StepClock(stages, known)
 
     def ends_in(self, stage: Stage) -> bool:
         """Return whether the stage is the last that runs."""
-        return stage.index == max(self._steps)
+        return stage.index == max(self._stages)
 
     def callback(self, stage: Stage, enlarge: Callable[[Tensor], Tensor] | None = None) -> SamplerCallback:
-        """Return the callback for the sampler of a stage; it counts steps over the whole run.
+        """Return the callback for the sampler of a stage; it counts over the whole run.
 
         Args:
             stage: The stage.
             enlarge: Brings clean predictions to the size that they are shown at; None shows them as they are.
         """
-        offset = sum(count for index, count in self._steps.items() if index < stage.index)
-        stage_steps, total = self._steps[stage.index], sum(self._steps.values())
+        planned = self._stages[stage.index]
+        self.clock.stage_starts(stage.index, time.perf_counter())
+        self._tell(planned, 0)
 
         def step_done(step: int, denoised: Tensor, x: Tensor, _total: int) -> None:
             self._latest["x0"] = denoised
             shown = denoised if enlarge is None else enlarge(denoised)
-            self._report(offset + min(step, stage_steps - 1), shown, x, total)
+            done = min(step + 1, planned.steps)
+            self.clock.step_done(stage.index, done, time.perf_counter())
+            position, total = self._position(planned, done)
+            self._report(position - 1, shown, x, total)
+            self._tell(planned, done)
 
         return step_done
 
@@ -68,3 +93,27 @@ class Progress:
         """Keep the stage's last clean prediction, scaled for the VAE."""
         if "x0" in self._latest:
             self.clean[stage.index] = model.model.process_latent_out(self._latest.pop("x0").cpu())
+
+    def _position(self, stage: PlannedStage, done: int) -> tuple[int, int]:
+        """Return the place and the length of the bar after ``done`` steps of a stage.
+
+        Callbacks of other packs may look the step up in their own lists, so they get steps.
+        """
+        before = [earlier for index, earlier in self._stages.items() if index < stage.index]
+        if not self._weighted:
+            return sum(each.steps for each in before) + done, sum(each.steps for each in self._stages.values())
+        cost = sum(each.cost for each in before) + done * stage.step_cost
+        whole = sum(each.cost for each in self._stages.values())
+        return max(1, math.floor(BAR * cost / whole + 1e-6)), BAR
+
+    def _tell(self, stage: PlannedStage, done: int) -> None:
+        """Show the step of the stage and the time left, such as "high 832x480 · 3/10 · about 55 s left"."""
+        if self._show is None:
+            return
+        left = self.clock.seconds_left(stage.index, done)
+        self._show(f"{stage.label} · {done}/{stage.steps}" + (f" · about {duration_text(left)} left" if left else ""))
+
+
+def _is_comfyuis(callback: SamplerCallback) -> bool:
+    """Return whether a callback is one that ComfyUI's samplers make; it only counts."""
+    return getattr(callback, "__module__", "") == latent_preview.__name__

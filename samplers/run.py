@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from .comfyui.stage_model import check_model, check_no_context_windows
 from .execution import Execution, Result, negative_model
 from .noise import Noise
 from .progress import Progress, SamplerCallback
+from .run_plan import RunPlan
 from .schedule import Levels
 from .start import Start, find_start
 from .supported_samplers import check_sampler
@@ -44,6 +45,8 @@ class PyramidRun:
         models: MODEL by stage index, where it differs from the guider's.
         lift: Maps between the latents of the large and the small video; None upsamples and averages.
         callback: Callback of the sampler that the run belongs to; None shows ComfyUI's progress bar.
+        report: Shows a text about the run: a summary, and above it the step while it runs.
+        notes: Further lines of the summary.
         follows_sampler: Whether the run belongs to a sampler of ComfyUI and takes whatever that takes: every size that
             halves, and empty latents at every level.
     """
@@ -57,6 +60,8 @@ class PyramidRun:
     models: Mapping[int, ModelPatcher] = field(default_factory=dict)
     lift: VideoLift | None = None
     callback: SamplerCallback | None = None
+    report: Callable[[str], None] | None = None
+    notes: Sequence[str] = ()
     follows_sampler: bool = False
 
     @property
@@ -83,13 +88,16 @@ class PyramidRun:
         self._check_conds(start)
         steps = [len(self.levels[stage.index]) - 1 for stage in running]
         check_sampler(self.sampler, self.spec, steps)
-        progress = Progress(model, [stage.index for stage in running], steps, self.callback)
-        execution = Execution(self, start, latent, progress)
-        end, ended = execution.stages(running), running[-1]
-        natural = self.levels[ended.index][-1]
-        if last is None and natural > TOLERANCE and ended.level > 0:
-            end, ended = execution.at_full_size(end, natural, ended), start.stages[-1]
-        return execution.result(end, ended, running)
+        plan = RunPlan.of(self, start, [stage.index for stage in running])
+        with plan.reporting() as report:
+            progress = Progress(model, plan.running, self.callback, report, plan.known_seconds)
+            execution = Execution(self, start, latent, progress)
+            end, ended = execution.stages(running), running[-1]
+            natural = self.levels[ended.index][-1]
+            if last is None and natural > TOLERANCE and ended.level > 0:
+                end, ended = execution.at_full_size(end, natural, ended), start.stages[-1]
+            plan.keep_times(progress.clock.seconds)
+            return execution.result(end, ended, running)
 
     def _running(self, start: Start, last: int | None) -> tuple[Stage, ...]:
         """Return the stages that run: from the start to the one asked for, or to the last that has steps."""

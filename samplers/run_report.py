@@ -1,44 +1,88 @@
-"""One line about a run before it starts: its stages, their sizes and steps, and its cost relative to a plain run."""
+"""What a node tells about a run: its stages with their sizes and steps, its cost, its settings, and doubts about them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..pyramid.flops import WAN_DIMENSIONS, WanDimensions, forward_tflops, tokens
 from ..pyramid.latent_shape import LatentShape
-from ..pyramid.sizes import small_stage_note
-from ..pyramid.stage_names import stage_name
+from ..pyramid.schedules import TOLERANCE, merge_schedule
+from ..pyramid.segments import NEARLY_NOISE
+from ..pyramid.sizes import small_stage_note, stage_labels
 from ..pyramid.stages import PyramidSpec
-from .comfyui.checkpoint_metadata import spec_trained_for
-from .comfyui.latents import full_size, pixels_per_latent
+from .comfyui.checkpoint_metadata import distilled_for, expert_of, spec_trained_for
+from .comfyui.latents import pixels_per_latent
+from .supported_samplers import FEW_STEP
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+MOST_FEW_STEPS = 8
+"""Steps up to which a run is one for step-distilled weights; stock Wan requires about 20 at least."""
 
-def describe_run(
-    spec: PyramidSpec, full: LatentShape, levels: Sequence[Sequence[float]], *, pixels: int, dimensions: WanDimensions
-) -> str:
-    """Return the stages that run, such as "low 416x240 · 10 steps; high 832x480 · 10 steps; 58 % of the operations".
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of a run.
+
+    Attributes:
+        index: Its index in running order.
+        label: Its name and size, such as "low 416x240".
+        tokens: Tokens of its latent.
+        steps: Number of its steps; 0 for a stage that is left out.
+        tflops: TFLOPs of one forward pass of one video with one prompt.
+        calls: Forward passes per step and video: 2 with classifier-free guidance, otherwise 1.
+    """
+
+    index: int
+    label: str
+    tokens: int
+    steps: int
+    tflops: float
+    calls: int = 1
+
+    @property
+    def step_cost(self) -> float:
+        """TFLOPs of one step of one video."""
+        return self.tflops * self.calls
+
+    @property
+    def cost(self) -> float:
+        """TFLOPs of all steps of one video."""
+        return self.step_cost * self.steps
+
+
+def plan(
+    spec: PyramidSpec, full: LatentShape, steps: Sequence[int], *, pixels: int, dimensions: WanDimensions,
+    cfgs: Mapping[int, float] | None = None,
+) -> list[PlannedStage]:  # fmt: skip
+    """Return all stages of a run in running order.
 
     Args:
         spec: The pyramid.
         full: Size of the full-resolution latent.
-        levels: Natural levels of each stage.
+        steps: Steps of each stage; 0 for those that are left out.
         pixels: Pixels per latent on the height and width axes.
         dimensions: Sizes of the transformer.
+        cfgs: cfg by stage index; 1 halves the cost of a step.
     """
-    parts, cost, plain = [], 0.0, 0.0
-    each = forward_tflops(tokens(full), dimensions)
-    for index, shape in enumerate(spec.shapes(full)):
-        steps = len(levels[index]) - 1
-        if steps < 1:
-            continue
-        name = stage_name(index, spec.number_of_stages)
-        parts.append(f"{name} {shape.width * pixels}x{shape.height * pixels} · {steps} step{'s' * (steps > 1)}")
-        cost += steps * forward_tflops(tokens(shape), dimensions)
-        plain += steps * each
+    stages = []
+    labels = stage_labels(spec, full, pixels=pixels)
+    for index, (shape, count) in enumerate(zip(spec.shapes(full), steps, strict=True)):
+        calls = 1 if cfgs is None or cfgs.get(index, 1.0) == 1 else 2
+        each = forward_tflops(tokens(shape), dimensions)
+        stages.append(PlannedStage(index, labels[index], tokens(shape), count, each, calls))
+    return stages
+
+
+def describe_run(stages: Sequence[PlannedStage]) -> str:
+    """Return the stages that run, such as "low 416x240 · 10 steps; high 832x480 · 10 steps; 58 % of the operations"."""
+    running = [stage for stage in stages if stage.steps]
+    parts = [f"{stage.label} · {stage.steps} step{'s' * (stage.steps > 1)}" for stage in running]
+    cost = sum(stage.steps * stage.tflops for stage in running)
+    plain = sum(stage.steps for stage in running) * stages[-1].tflops
     return f"{'; '.join(parts)}; {100 * cost / plain:.0f} % of the operations of the plain run"
 
 
@@ -46,20 +90,52 @@ WAN_WIDTHS = {1536, 3072, 5120}
 """Widths of the transformers of Wan 1.3B, 5B and 14B."""
 
 
-def note_on_sizes(spec: PyramidSpec, latent: dict, model: ModelPatcher) -> list[str]:
+def note_on_sizes(spec: PyramidSpec, full: LatentShape, model: ModelPatcher) -> list[str]:
     """Return a sentence about a stage that is too small for stock Wan, if the MODEL is one of Wan's and there is such a stage.
 
     Args:
         spec: The pyramid.
-        latent: LATENT of the run.
+        full: Size at full resolution.
         model: MODEL of the run.
     """
     if dimensions_of(model).dim not in WAN_WIDTHS or spec_trained_for(model) is not None:
         return []
-    try:
-        return small_stage_note(spec, full_size(latent)[0], pixels=pixels_per_latent(model))
-    except ValueError:  # a size that does not fit, which the run reports
-        return []
+    return small_stage_note(spec, full, pixels=pixels_per_latent(model))
+
+
+def doubts(
+    model: ModelPatcher, spec: PyramidSpec, levels: Sequence[Sequence[float]], sampler: str | None, cfgs: Sequence[float],
+    first_stage_model: ModelPatcher | None = None,
+) -> list[str]:  # fmt: skip
+    """Return sentences about settings that run but cannot give a good video together.
+
+    Args:
+        model: MODEL of the run.
+        spec: The pyramid.
+        levels: Natural levels of each stage; empty for the stages that are left out.
+        sampler: Name of the sampler; None for one of another pack.
+        cfgs: cfg of each stage; empty where the guider has none.
+        first_stage_model: MODEL of the lowest stage, if it has one of its own.
+    """
+    found, curve = [], merge_schedule(levels)
+    total, whole = len(curve) - 1, curve[0] >= NEARLY_NOISE and curve[-1] <= TOLERANCE
+    guided = next((cfg for cfg in cfgs if cfg != 1), None)
+    student = distilled_for(model)
+    if student is not None:
+        if guided is not None:
+            found.append(f"{student[0]} was distilled to run with cfg 1, got {guided:g}")
+        if spec.field == "pyramidal" and sampler not in (FEW_STEP, None):
+            found.append(f"{student[0]} was distilled for the sampler '{FEW_STEP}', got '{sampler}'")
+    elif sampler == FEW_STEP and (guided is not None or total > MOST_FEW_STEPS):
+        got = f"cfg {guided:g}" if guided is not None else f"{total} steps"
+        found.append(f"'{FEW_STEP}' is for distilled models, few steps and cfg 1, got {got}; use euler for other models")
+    elif guided is not None and whole and total <= MOST_FEW_STEPS:
+        found.append(
+            f"{total} steps with cfg {guided:g}: a step-distilled LoRA requires cfg 1, a model without one about 30 steps"
+        )
+    if first_stage_model is not None and (expert_of(model), expert_of(first_stage_model)) == ("high", "low"):
+        found.append("the two experts look swapped: the high-noise model belongs into first_stage_model")
+    return found
 
 
 def dimensions_of(model: ModelPatcher) -> WanDimensions:

@@ -14,12 +14,13 @@ from ..pyramid.schedules import (
     TOLERANCE,
     distilled_levels,
     merge_schedule,
+    numbers_in,
     parse_steps,
     split_schedule,
     stage_levels,
     without_skipped,
 )
-from ..pyramid.segments import follow_curve, plain_levels
+from ..pyramid.segments import follow_curve, plain_levels, split_at_boundaries
 from ..pyramid.stages import PyramidSpec
 from .comfyui.latents import full_size, spec_at
 
@@ -37,7 +38,7 @@ def levels_for(
 
     Args:
         spec: The whole pyramid.
-        steps: Steps of each stage in running order, such as "20-20-10"; leading zeros leave stages out.
+        steps: Steps of each stage in running order, such as "20-20-10", or of the whole run; see ``steps_per_stage``.
         grid: One of ``GRID_CHOICES``. For stock weights "auto" takes the levels of an ordinary run of as many steps and
             moves the boundaries to them; "distilled" also conditions the low stages on exactly these levels.
         shift: Flow shift of all grids but "uniform".
@@ -46,7 +47,7 @@ def levels_for(
     Raises:
         ValueError: The steps or the grid do not fit the pyramid.
     """
-    spec, counts = without_skipped(spec, parse_steps(steps, spec.number_of_stages))
+    spec, counts = without_skipped(spec, steps_per_stage(steps, spec, shift))
     if grid == DISTILLED:
         return distilled_levels(spec, counts, shift, full)
     if grid == "auto" and spec.field == "natural":
@@ -74,6 +75,30 @@ def schedule_for(
     return levels_for(spec, steps, grid, shift)
 
 
+def steps_per_stage(steps: str, spec: PyramidSpec, shift: float) -> tuple[int, ...]:
+    """Return the steps of each stage; leading zeros leave stages out.
+
+    Args:
+        steps: One number per stage, such as "20-20-10", or one for the whole run. With stock weights the steps of such a run
+            change stages nearest to the pyramid's boundaries, as with 'Pyramidal Model'; with finetuned weights they are split
+            in proportion.
+        spec: The whole pyramid.
+        shift: Flow shift of the run.
+
+    Raises:
+        ValueError: The steps do not fit the pyramid.
+    """
+    counts = parse_steps(steps, spec.number_of_stages)
+    if len(numbers_in(steps)) == 1 < spec.number_of_stages and spec.field == "natural":
+        return split_at_boundaries(sum(counts), spec, shift)
+    return counts
+
+
+def steps_text(counts: Sequence[int]) -> str:
+    """Return the steps of each stage as the widgets take them, such as "20-20-10"."""
+    return "-".join(map(str, counts))
+
+
 def levels_of_student(name: str, trained: Levels, requested: Levels) -> Levels:
     """Return the levels that a distilled model was trained on, if the requested ones have as many steps.
 
@@ -81,7 +106,7 @@ def levels_of_student(name: str, trained: Levels, requested: Levels) -> Levels:
         ValueError: The numbers of steps differ; ``name`` names the model in the message.
     """
     if [len(stage) for stage in trained] != [len(stage) for stage in requested]:
-        steps, got = ("-".join(str(len(stage) - 1) for stage in levels) for levels in (trained, requested))
+        steps, got = (steps_text([len(stage) - 1 for stage in levels]) for levels in (trained, requested))
         raise ValueError(
             f"{name} was distilled for steps {steps}, got {got}; set steps to {steps}, or grid to 'uniform' to use other steps "
             "anyway"
@@ -127,7 +152,7 @@ def follow_sigmas(sigmas: Tensor, spec: PyramidSpec) -> tuple[PyramidSpec, Level
 def steps_problem(steps: str) -> str | None:
     """Return the error in a text of steps that no pyramid accepts, or None."""
     try:
-        parse_steps(steps, len(steps.split("-")))
+        parse_steps(steps, len(numbers_in(steps)))
     except ValueError as error:
         return str(error)
     return None

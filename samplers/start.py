@@ -116,6 +116,26 @@ def _check_noise(model: ModelPatcher, latent: dict, samples: Tensor, draw: Tenso
         check_holds_no_noise(model, samples)
 
 
+def check_can_resume(tag: StageTag, latent: dict, count: int) -> None:
+    """Raise ValueError for a tagged LATENT after which no run of any schedule can resume.
+
+    Args:
+        tag: Its tag.
+        latent: The LATENT.
+        count: Number of stages of the pyramid.
+    """
+    if tag.state == CLEAN:
+        raise ValueError(
+            f"this LATENT is the clean prediction of stage '{stage_name(tag.stage, count)}'; to resume the run, use the "
+            "'latent' output of that run instead of 'denoised'"
+        )
+    if latent.get("noise_mask") is not None and tag.given is None:
+        raise ValueError(
+            "the noise mask was set on the output of a stage, which does not hold the video that the mask keeps; set the mask "
+            "on the LATENT that the first sampler gets"
+        )
+
+
 def _check_resumes(
     tag: StageTag, latent: dict, spec: PyramidSpec, levels: Sequence[Sequence[float]], first: int | None
 ) -> None:
@@ -127,16 +147,7 @@ def _check_resumes(
         raise ValueError(f"this LATENT is of the last stage, '{name}', after which no run can resume; decode it")
     if not all(levels):
         raise ValueError("a run that resumes after a stage requires the whole schedule; set denoise to 1, or start SIGMAS at 1")
-    if tag.state == CLEAN:
-        raise ValueError(
-            f"this LATENT is the clean prediction of stage '{stage_name(tag.stage, count)}'; to resume the run, use the "
-            "'latent' output of that run instead of 'denoised'"
-        )
-    if latent.get("noise_mask") is not None and tag.given is None:
-        raise ValueError(
-            "the noise mask was set on the output of a stage, which does not hold the video that the mask keeps; set the mask "
-            "on the LATENT that the first sampler gets"
-        )
+    check_can_resume(tag, latent, count)
     if first is not None and first != tag.stage + 1:
         raise ValueError(
             f"this LATENT is the output of stage '{stage_name(tag.stage, count)}', so the run resumes with "

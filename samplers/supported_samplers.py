@@ -45,6 +45,14 @@ STOCHASTIC = (
 )
 """Samplers that add noise at one sigma for all frames to an unblurred signal, which leaves the path of a pyramidal stage."""
 
+ONE_PASS = frozenset(
+    {
+        *("euler", "euler_ancestral", "ddim", "lcm", "lms", "ipndm", "ipndm_v", "deis", "res_multistep"),
+        *("uni_pc", "uni_pc_bh2", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde", FEW_STEP),
+    }
+)
+"""Samplers of one forward pass per step; their steps are timed."""
+
 UPSCALING = {"sample_lcm_upscale": "SamplerLCMUpscale"}
 """Sampler functions of ComfyUI that change the size of the latent, with the nodes that make them."""
 

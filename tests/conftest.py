@@ -58,6 +58,14 @@ def i2v_model():
     return comfy.sd.load_diffusion_model_state_dict(i2v_state_dict())
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_times_of_earlier_runs(tmp_path_factory):
+    """Keep the times of runs, which samplers and 'Pyramidal Cost' show, in a folder of these tests."""
+    import folder_paths
+
+    folder_paths.set_user_directory(str(tmp_path_factory.mktemp("user")))
+
+
 @pytest.fixture(autouse=True)
 def no_kept_lifts(monkeypatch):
     """Hide the lifts in ComfyUI's models folder, which samplers would use."""

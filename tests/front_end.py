@@ -60,7 +60,8 @@ RECORD = """() => {
     entry.colours = new Set(new Uint32Array(paint.getImageData(0, 0, 16, 16).data.buffer)).size
   })
   on('executed', ({node, output}) => note('executed', {node, output}))
-  on('execution_error', ({exception_message: message}) => note('error', {message}))
+  on('progress_text', ({nodeId: node, text}) => note('text', {node, text}))
+  on('execution_error', ({exception_message: message, node_id: node}) => note('error', {message, node}))
   on('execution_interrupted', () => note('interrupted'))
   on('execution_success', () => note('success'))
   document.addEventListener('click', () => note('click'), true)
@@ -99,6 +100,19 @@ FIT = """() => {
   app.canvas.setDirty(true, true)
 }"""
 """Fit the whole graph between the side bar and the buttons."""
+
+TEXT_ON = """id => app.graph.getNodeById(id).widgets?.find(widget => widget.name === '$$node-text-preview')?.value ?? ''"""
+"""The text that is shown on a node."""
+
+WIDGETS_OF = """id => Object.fromEntries(app.graph.getNodeById(id).widgets.map(widget => [widget.name, widget.value]))"""
+
+CHOOSE = """([id, name, value]) => {
+  const node = app.graph.getNodeById(id)
+  const widget = node.widgets.find(widget => widget.name === name)
+  const {canvas} = app
+  widget.setValue ? widget.setValue(value, {e: new MouseEvent('click'), node, canvas}) : widget.callback(widget.value = value)
+}"""
+"""Set a widget as a click on the canvas does."""
 
 SELECT = """kind => {
   const node = app.graph.nodes.find(node => node.type == kind)
@@ -204,6 +218,17 @@ class FrontEnd:
         assert seen[-1]["kind"] == "success", seen[-1]
         self.drawn()
         return seen
+
+    def text_on(self, node: int) -> str:
+        """Return the text that is shown on a node."""
+        return self.page.evaluate(TEXT_ON, node)
+
+    def widgets_of(self, node: int) -> dict:
+        return self.page.evaluate(WIDGETS_OF, node)
+
+    def choose(self, node: int, widget: str, value: object) -> None:
+        self.page.evaluate(CHOOSE, [node, widget, value])
+        self.drawn()
 
     @contextmanager
     def setting(self, name: str, value: object, *, usually: object):

@@ -56,7 +56,7 @@ SHIPPED = ("nodes", "samplers", "plots", "pyramid")
 STANDARD = {*sys.stdlib_module_names, "tomllib", "_typeshed"}  # tomllib since 3.11; _typeshed exists for type checkers only
 CORE_STANDARD = {"__future__", "abc", "collections", "dataclasses", "enum", "functools", "hashlib", "itertools", "json", "math"}
 CORE_STANDARD |= {"fractions", "re", "typing"}
-NODE_STANDARD = {"__future__", "collections", "dataclasses", "sys", "typing"}
+NODE_STANDARD = {"textwrap", "__future__", "collections", "dataclasses", "sys", "typing"}
 
 COMFYUI_INTERNALS = [
     "patch_model(",

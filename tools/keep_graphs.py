@@ -55,8 +55,8 @@ def _samplers(graph: Graph, conds: dict[str, Any], sampling: dict[str, Any], sig
     stages: dict[str, Any] = {"start_stage": "mid", "end_stage": "2"}
     graph.group("Samplers", new_column=True)
     graph.add(
-        "PyramidalWanSampler", **conds, **sampling, **stages, seed=12, steps="4-3-2", cfg="5-4-3", sampler_name="heun",
-        denoise=0.8, grid="distilled", shift=6.0,
+        "PyramidalWanSampler", **conds, **sampling, **stages, seed=12, quality="custom", steps="4-3-2", cfg="5-4-3",
+        sampler_name="heun", denoise=0.8, grid="distilled", shift=6.0,
     )  # fmt: skip
     guider = graph.add("CFGGuider", **conds, cfg=4.0)
     few = graph.add("PyramidalWanFewStepSampler")

@@ -70,10 +70,11 @@ def _checkpoint_headers(model: ModelPatcher) -> list[dict[str, str]]:
 def _files(model: ModelPatcher) -> Iterator[str]:
     """Yield the files that a MODEL was loaded from.
 
-    Newer versions of ComfyUI keep the loading function and its arguments on the model; older ones do not keep the file.
+    Newer versions of ComfyUI keep the loading function and its arguments on the model, for checkpoints also which of its
+    results the MODEL is; older ones do not keep the file.
     """
-    _, arguments = getattr(model, "cached_patcher_init", None) or (None, ())
-    yield from (path for path in arguments if isinstance(path, str))
+    if loaded_by := getattr(model, "cached_patcher_init", None):
+        yield from (path for path in loaded_by[1] if isinstance(path, str))
 
 
 def expert_of(model: ModelPatcher) -> Expert | None:

@@ -54,6 +54,9 @@ TIMED = frozenset(
 )
 """Keys whose frames can be resampled in time."""
 
+LIKE_THE_LATENT = ("concat_latent_image", "concat_mask")
+"""Keys that have as many frames as the latent."""
+
 GRID_RATIOS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Sides of a tensor relative to the latent's that count as covering its grid: latents, pixels, and steps between them."""
 
@@ -107,6 +110,9 @@ def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> N
                 "the conditioning has an area in pixels, which would be misplaced in the smaller stages; "
                 "use 'ConditioningSetAreaPercentageVideo'"
             )
+        for key in LIKE_THE_LATENT:
+            if isinstance(cond.get(key), Tensor):
+                _check_frames(key, cond[key], full.frames)
         if time_changes:
             _check_times(cond, full)
 
@@ -139,7 +145,7 @@ def _stage_cond(cond: dict, full: LatentShape, stage: Stage, downsample_axes: Se
     cond = dict(cond)
     for key in cond.keys() - SIZE_FREE:
         cond[key] = coarser_entry(key, cond[key], full, downsample_axes, down)
-    for key in ("concat_latent_image", "concat_mask"):
+    for key in LIKE_THE_LATENT:
         if isinstance(cond.get(key), Tensor):
             _check_frames(key, cond[key], stage.shape.frames)
     return cond

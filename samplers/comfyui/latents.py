@@ -70,10 +70,19 @@ def fit_channels(model: ModelPatcher, latent: dict) -> Tensor:
     Raises:
         ValueError: The LATENT holds several tensors.
     """
+    return comfy.sample.fix_empty_latent_channels(model, one_tensor(latent)).float()
+
+
+def one_tensor(latent: dict) -> Tensor:
+    """Return the LATENT's tensor.
+
+    Raises:
+        ValueError: It holds several.
+    """
     samples = latent["samples"]
     if getattr(samples, "is_nested", False):
         raise ValueError("the LATENT holds several tensors (sound and video); the pyramid samples one video latent")
-    return comfy.sample.fix_empty_latent_channels(model, samples).float()
+    return samples
 
 
 def check_layout(samples: Tensor, channels: int) -> None:

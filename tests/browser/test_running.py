@@ -41,11 +41,11 @@ def test_progress_previews_and_the_video(front_end):
     seen = front_end.run()
     front_end.check_nothing_asked()
     progress = of(seen, "progress", sampler)
-    assert [entry["value"] for entry in progress] == list(range(1, steps + 1))
-    assert {entry["max"] for entry in progress} == {steps}
+    done = [entry["value"] / entry["max"] for entry in progress]
+    assert done == sorted(done) and len(done) == steps and done[-1] == 1
     shown = [entry["shown"] for entry in progress]  # newer front ends draw it slightly later
-    assert shown == sorted(shown) and shown[-1] > 0.5
-    assert all(share <= step / steps + 1e-6 for step, share in enumerate(shown, start=1))
+    assert shown == sorted(shown) and shown[-1] > 0.3
+    assert all(share <= whole + 1e-6 for share, whole in zip(shown, done, strict=True))
     states = [entry["value"] / entry["max"] for entry in of(seen, "state", sampler)]
     assert states == sorted(states) and states[-1] == 1
     previews = of(seen, "preview", sampler)

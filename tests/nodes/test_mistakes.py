@@ -90,7 +90,7 @@ MISTAKES = {
     "two steps for three stages, sampler": (lambda m: sample(m, WAN, "2-2"), "2 numbers, but the pyramid has 3 stages"),
     "three steps for two stages, sampler": (lambda m: sample(m, FREE, "2-2-1"), "3 numbers, but the pyramid has 2 stages"),
     "three steps without a pyramid": (lambda m: sample(m, None, "20-20-10"), "3 numbers, but the pyramid has 2 stages"),
-    "steps, schedule": (lambda m: PyramidalWanSchedule.execute(WAN, "20", "auto", 5.0), "1 numbers, but the pyramid has 3"),
+    "steps, schedule": (lambda m: PyramidalWanSchedule.execute(WAN, "20-2", "auto", 5.0), "2 numbers, but the pyramid has 3"),
     "steps, cost": (
         lambda m: PyramidalWanCost.execute(empty(), "20-20-10", "6", "auto", 5.0, FREE),
         "3 numbers, but the pyramid has 2 stages",

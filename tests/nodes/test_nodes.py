@@ -17,6 +17,8 @@ from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
 from pyramidalwan.nodes.pyramid import PyramidalWanCustom, PyramidalWanPreset
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
+from pyramidalwan.nodes.schema import LONGEST_LINE, as_shown
+from pyramidalwan.pyramid.axes import AUTO_SCALE
 from pyramidalwan.pyramid.stages import PRESETS, STOCK, PyramidSpec
 from pyramidalwan.samplers.comfyui import prompt_files as conditioning_file
 from pyramidalwan.samplers.comfyui import safetensors_file
@@ -48,11 +50,24 @@ def test_the_values_shown_on_a_preset_make_the_same_custom_pyramid(name, monkeyp
     monkeypatch.setattr(pyramid_nodes, "tell", lambda node, text: shown.append((node, text)))
     (preset,) = values(PyramidalWanPreset.execute(name))
     ((node, text),) = shown
-    first, *lines = text.splitlines()
-    (spec,) = values(PyramidalWanCustom.execute(**dict(line.split(": ") for line in lines)))
+    first, *parts = text.replace(" (moved to steps)", "").replace("\n", " · ").split(" · ")
+    (spec,) = values(PyramidalWanCustom.execute(**dict(part.split(": ") for part in parts)))
     assert node is PyramidalWanPreset and first == f"{len(spec.boundaries) + 1} stages"
     assert spec.boundaries == pytest.approx(preset.boundaries, rel=1e-5)
     assert dataclasses.replace(spec, boundaries=preset.boundaries) == preset
+    assert ("moved to steps" in text) == (preset.field == "natural")
+    widget = PyramidalWanPreset.define_schema().inputs[0]
+    assert widget.extra_dict["pyramidalwan"]["texts"][f"{name}, {AUTO_SCALE}"] == as_shown(text)
+
+
+def test_texts_on_nodes_are_short_lines_that_can_be_read_in_one():
+    text = (
+        "low 416x240 · 20 steps; high 832x480 · 10 steps; 41 % of the operations of a step-distilled run\nerrors:\nnone at all"
+    )
+    shown = as_shown(text)
+    assert shown.replace("\n", " ") == text.replace("\nerrors:\n", "; errors: ")
+    assert all(len(line) <= LONGEST_LINE for line in shown.splitlines()) and "steps;\nhigh" in shown
+    assert as_shown("") == ""
 
 
 def test_a_custom_pyramid_starts_with_the_values_of_training_free():
@@ -92,8 +107,8 @@ def test_empty_latent_snaps_and_lists_the_stages(snap, size):
     assert latent["samples"].shape == (2, 16, 21, size[1] // 8, 104)
     first, *stages = text.splitlines()
     assert first == f"832x{size[1]} with 81 frames instead of 832x480 with 81 frames"
-    assert stages[0] == f"stage 0: 208x{size[1] // 4} with 21 frames (latent 6x{size[1] // 32}x26)"
-    assert len(stages) == 3 and stages[2].startswith(f"stage 2: 832x{size[1]} with 81 frames")
+    assert stages[0] == f"low: 208x{size[1] // 4} with 21 frames (latent 6x{size[1] // 32}x26)"
+    assert len(stages) == 3 and stages[2].startswith(f"high: 832x{size[1]} with 81 frames")
 
 
 @pytest.mark.parametrize("size", [(832, 480, 81), (480, 832, 121), (640, 640, 5)], ids=str)

@@ -54,8 +54,8 @@ def prompts(graph, vae=None, image=False):
 
 def sampler_inputs(model, positive, negative, latent, spec):
     return dict(
-        model=model, positive=positive, negative=negative, latent=latent, pyramid=spec, seed=5, steps="2-2-1", cfg="2",
-        sampler_name="pyramid_few_step",
+        model=model, positive=positive, negative=negative, latent=latent, pyramid=spec, seed=5, quality="custom",
+        steps="2-2-1", cfg="2", sampler_name="pyramid_few_step",
     )  # fmt: skip
 
 
@@ -94,6 +94,7 @@ def everything_else(graph, model, positive, negative, latent, spec, one, vae):
         negative=negative,
         latent=latent,
         pyramid=trained,
+        quality="custom",
         steps="2-2-1",
         cfg="1",
     )
@@ -170,8 +171,9 @@ def small_graph():
     positive, negative, latent = prompts(graph)
     spec = graph.add("PyramidalWanPreset", preset="pyramidal-wan")
     one = graph.add(
-        "PyramidalWanSampler", model=model, positive=positive, negative=negative, latent=latent, pyramid=spec, steps="2-2-1"
-    )
+        "PyramidalWanSampler", model=model, positive=positive, negative=negative, latent=latent, pyramid=spec, quality="custom",
+        steps="2-2-1",
+    )  # fmt: skip
     graph.save(one, "small")
     return graph.graph, one[0]
 

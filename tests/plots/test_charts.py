@@ -47,7 +47,7 @@ def test_the_middle_of_a_logarithmic_axis_is_the_geometric_mean():
 def test_the_cost_node_reports_the_published_costs():
     text, image = PyramidalWanCost.execute(empty(21, 56, 104), "20-20-10", "1", "auto", 5.0, WAN).args
     lines = text.splitlines()
-    assert lines[1].startswith("stage 0: 208x112 with 21 frames, 546 tokens, 20 steps x 1.626 TFLOPs")
+    assert lines[1] == "low 208x112 (21 frames) · 20 steps · 1.15 %"
     assert lines[0] == "total: 2821 TFLOPs, 22.4 % of 50 steps at full size"
     assert image.shape == (1, SIZE[1], SIZE[0], 3) and 0 <= image.min() and image.max() <= 1
     costs, plain = cost_of(empty(21, 56, 104, batch=2), WAN, "20-20-10", "5-1-1")

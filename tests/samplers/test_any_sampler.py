@@ -22,6 +22,7 @@ from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.options import StageOptions, sample_with_conds, sample_with_guider
+from pyramidalwan.samplers.progress import BAR
 from pyramidalwan.samplers.supported_samplers import make_sampler
 
 FREE, WAN = PRESETS["training-free"], PRESETS["pyramidal-wan"]
@@ -147,7 +148,7 @@ def test_leftover_noise_starts_in_the_stage_of_its_level(t2v_model):
 def test_one_progress_bar_and_previews_of_every_stage(t2v_model, monkeypatch):
     seen = progress(monkeypatch)
     ksampler(patched(t2v_model))
-    assert seen[-1] == (8, 8) and {total for _, total in seen} == {8}
+    assert len(seen) == 8 and seen[-1] == (BAR, BAR) and {total for _, total in seen} == {BAR}
 
 
 def test_a_batch_equals_its_members(t2v_model):
@@ -262,7 +263,8 @@ def test_of_two_nodes_in_a_row_the_last_applies(t2v_model):
     said, spec = [], PyramidSpec((0.9, 0.7), ("HW", "HW"), field="natural", timestep_source="sigma", first_frame="shared")
     twice = pyramidal_model(patched(t2v_model), spec, said.append)
     assert torch.equal(ksampler(twice), ksampler(patched(t2v_model, spec)))
-    assert len(said) == 1 and said[0].count("steps") == 3
+    (stages,) = {text.splitlines()[-1] for text in said}
+    assert said[0] == said[-1] and stages.count("steps") == 3
     assert torch.equal(ksampler(pyramidal_model(twice, PRESETS["plain"], said.append)), ksampler(shifted(t2v_model)))
 
 
@@ -296,7 +298,14 @@ def test_a_distilled_model_runs_its_own_levels(student):
     made = ksampler(model, steps=5)
     wanted = pyramidal_sampler(shifted(student), "2-2-1", spec=None)
     torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-5)
-    assert "low 32x32 · 2 steps; mid 64x64 · 2 steps; high 128x128 · 1 step" in said[0]
+    *warnings, last = said[0].splitlines()
+    assert last.startswith(
+        "low 32x32 (5 frames) · 2 steps; mid 64x64 (9 frames) · 2 steps; high 128x128 (17 frames) · 1 step; "
+    )
+    assert warnings == [
+        "warning: the LoRA 'x' was distilled to run with cfg 1, got 3",
+        "warning: the LoRA 'x' was distilled for the sampler 'pyramid_few_step', got 'euler'",
+    ]
 
 
 def plain_lora(folder):

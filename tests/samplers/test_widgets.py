@@ -13,6 +13,7 @@ from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.stages import PRESETS, STOCK, PyramidSpec
 from pyramidalwan.samplers.options import StageOptions, find_spec
+from pyramidalwan.samplers.progress import BAR
 from tiny_wan.checkpoints import t2v_state_dict
 
 WAN, FREE = PRESETS["pyramidal-wan"], PRESETS["training-free"]
@@ -173,10 +174,10 @@ def test_a_resumed_run_of_the_advanced_node_equals_an_uninterrupted_one(t2v_mode
 def test_progress_counts_the_steps_of_a_partial_run(t2v_model, monkeypatch):
     seen = progress(monkeypatch)
     draft = sampler(t2v_model, end_stage="low")
-    assert seen == [(value, 3) for value in range(1, 4)]
+    assert [round(value / 333.4) for value, _ in seen] == [1, 2, 3] and seen[-1] == (BAR, BAR)
     seen.clear()
     sampler(t2v_model, draft[0])
-    assert seen == [(value, 5) for value in range(1, 6)]
+    assert len(seen) == 5 and seen[-1] == (BAR, BAR)
 
 
 def test_latents_that_cannot_be_resumed_raise_a_clear_error(t2v_model):
@@ -221,7 +222,7 @@ def test_step_distilled_models_get_the_timesteps_they_were_trained_on(t2v_model)
 def test_wrong_widgets_raise_before_a_model_is_loaded(changes, words):
     widgets = dict(steps="2-2-1", cfg="1", sampler_name="euler", grid="auto", shift=5.0, start_stage="auto", end_stage="auto")
     links = dict(model=None, positive=None, negative=None, latent=empty(), pyramid=WAN, seed=1, denoise=1.0)
-    assert PyramidalWanSampler.check_lazy_status(**widgets, **links) == ["model", "positive", "negative"]
+    assert PyramidalWanSampler.check_lazy_status(**widgets, **links) == ["positive", "negative"]
     with pytest.raises(ValueError, match=words):
         PyramidalWanSampler.check_lazy_status(**{**widgets, **changes}, **links)
     without = {**links, "pyramid": None}

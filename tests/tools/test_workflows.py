@@ -68,6 +68,16 @@ def test_a_combo_with_inputs_of_its_own_is_saved_like_any_other():
     assert given.is_widget and given.type == "COMBO" and given.options["options"] == ["auto", "h264"]
 
 
+def test_no_sampler_shows_other_values_than_those_of_its_quality():
+    from pyramidalwan.samplers.quality import QUALITIES
+
+    samplers = [node for flow in SHIPPED.values() for node in flow["nodes"] if node["type"] == "PyramidalWanSampler"]
+    for values in ({given.name: value for given, value in widgets_of(node)} for node in samplers):
+        chosen = vars(QUALITIES[values["quality"]]) if values["quality"] != "custom" else {}
+        assert {name: values[name] for name in chosen} == chosen
+    assert len(samplers) >= 5
+
+
 def test_graphs_and_files_correspond():
     assert set(SHIPPED) == set(WORKFLOWS)
     assert all(re.fullmatch(r"[\w-]+", name) for name in SHIPPED)

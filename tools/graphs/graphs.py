@@ -41,7 +41,7 @@ THREE_STAGE_HEIGHT = 448
 def sample(graph: Graph, parts: Parts, latent: Value, **widgets: object) -> Node:
     """Add the sampler; a ``model`` among the widgets replaces that of the parts."""
     sockets = {"model": parts.model, "positive": parts.positive, "negative": parts.negative, "latent": latent}
-    return graph.add("PyramidalWanSampler", **{**sockets, **widgets})
+    return graph.add("PyramidalWanSampler", **{**sockets, "quality": "custom", **widgets})
 
 
 def t2v_training_free(graph: Graph) -> None:
