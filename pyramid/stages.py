@@ -8,6 +8,7 @@ signal-to-noise ratio in the low band).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -238,7 +239,8 @@ class PyramidSpec:
         known: list[str] = []
         for axes in reversed(self.downsample_axes):
             known.append(axes.replace(f"HW {AUTO_SCALE}", auto_scale(full, pixels=pixels)))
-            full = full.coarser(known[-1])
+            with contextlib.suppress(ValueError):  # a size that does not fit, for which check_shape names the nearest
+                full = full.coarser(known[-1])
         return dataclasses.replace(self, downsample_axes=tuple(reversed(known)))
 
     def shapes(self, full: LatentShape) -> tuple[LatentShape, ...]:

@@ -74,21 +74,20 @@ def check_inputs(spec: PyramidSpec, latent: dict, conditionings: Sequence[Any] =
     Raises:
         ValueError: The size, the mask or a conditioning cannot go through the pyramid.
     """
+    if one_tensor(latent).ndim == 4:
+        return  # a picture, which ComfyUI may extend
     spec = spec_at(spec, latent)
     full = _full_size(latent, spec)
-    if full is not None:
-        conds = {str(index): comfy.sampler_helpers.convert_cond(given) for index, given in enumerate(conditionings)}
-        check_conds(conds, full, spec.stages(full))
+    conds = {str(index): comfy.sampler_helpers.convert_cond(given) for index, given in enumerate(conditionings)}
+    check_conds(conds, full, spec.stages(full))
 
 
-def _full_size(latent: dict, spec: PyramidSpec) -> LatentShape | None:
-    """Return the size of the video at full resolution, after checking it; None for a picture, which ComfyUI may extend."""
+def _full_size(latent: dict, spec: PyramidSpec) -> LatentShape:
+    """Return the size of the video at full resolution, after checking it."""
     if (tag := tag_of(latent)) is not None:
         check_can_resume(tag, latent, spec.number_of_stages)
         return tag.size
-    samples = one_tensor(latent)
-    if samples.ndim == 4:
-        return None
+    samples = latent["samples"]
     check_latent(samples, spec, channels=samples.shape[1])
     return LatentShape(*samples.shape[2:])
 

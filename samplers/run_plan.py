@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..pyramid.flops import WanDimensions
 from .comfyui.latents import pixels_per_latent
+from .comfyui.network_size import dimensions_of
 from .comfyui.timings import keep_timings, key_of, read_timings, seconds_per_pass
-from .run_report import PlannedStage, describe_run, dimensions_of, doubts, note_on_sizes, plan
+from .run_report import PlannedStage, describe_run, doubts, note_on_sizes, plan
 from .start import Start
 from .supported_samplers import ONE_PASS, name_of
 
@@ -49,14 +50,8 @@ class RunPlan:
         stages = plan(run.spec, start.full, steps, pixels=pixels_per_latent(model), dimensions=dimensions, cfgs=cfgs)
         used = [cfgs[index] for index in indices]
         wrong = doubts(model, run.spec, run.levels, sampler, used, run.models.get(0))
-        summary = "\n".join(
-            [
-                *(f"warning: {doubt}" for doubt in wrong),
-                describe_run(stages),
-                *run.notes,
-                *note_on_sizes(run.spec, start.full, model),
-            ]
-        )
+        notes = [*run.notes, *note_on_sizes(run.spec, start.full, model)]
+        summary = "\n".join([*(f"warning: {doubt}" for doubt in wrong), describe_run(stages), *notes])
         timed = sampler in ONE_PASS
         running = [stage for stage in stages if stage.steps]
         batch = start.noises[0].shape[0]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..pyramid.flops import WAN_DIMENSIONS, WanDimensions, forward_tflops, tokens
+from ..pyramid.flops import WanDimensions, forward_tflops, tokens
 from ..pyramid.latent_shape import LatentShape
 from ..pyramid.schedules import TOLERANCE, merge_schedule
 from ..pyramid.segments import NEARLY_NOISE
@@ -14,6 +14,7 @@ from ..pyramid.sizes import small_stage_note, stage_labels
 from ..pyramid.stages import PyramidSpec
 from .comfyui.checkpoint_metadata import distilled_for, expert_of, spec_trained_for
 from .comfyui.latents import pixels_per_latent
+from .comfyui.network_size import dimensions_of
 from .supported_samplers import FEW_STEP
 
 if TYPE_CHECKING:
@@ -136,12 +137,3 @@ def doubts(
     if first_stage_model is not None and (expert_of(model), expert_of(first_stage_model)) == ("high", "low"):
         found.append("the two experts look swapped: the high-noise model belongs into first_stage_model")
     return found
-
-
-def dimensions_of(model: ModelPatcher) -> WanDimensions:
-    """Return the sizes of a MODEL's transformer; those of Wan 14B for a network that does not tell them."""
-    network: Any = model.model.diffusion_model
-    try:
-        return WanDimensions(dim=network.dim, ffn_dim=network.ffn_dim, layers=network.num_layers)
-    except AttributeError:
-        return WAN_DIMENSIONS["14B"]

@@ -25,7 +25,7 @@ from ...pyramid.latent_shape import LatentShape
 from ...pyramid.paths import clean_prediction
 from ...pyramid.stages import Stage
 from ...pyramid.transition import renoise
-from ..run_report import dimensions_of
+from .network_size import dimensions_of
 from .stage_compile import apply_stage_compiler
 from .stage_lora import apply_stage_loras, check_stage_loras
 from .stage_wrappers import MODEL_KEY, add_stage_wrappers
