@@ -5,7 +5,7 @@
     python -m benchmarks.faults --minutes 0 --write          # write the table of the results so far into docs/reliability.md
 
 The same seed makes the same cases. Results are kept in .state/faults, so that the next call goes on with the cases that were
-not tried yet; after a change of the code it starts again. Linux, with fork.
+not tried yet or failed; after a change of the code it starts again. Linux, with fork.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def run(chosen: Sequence[Part], seed: int, minutes: float) -> dict[str, Results]
     try:
         waiting = {}
         for part in chosen if minutes else []:
-            cases = [case for case in part.cases(seed, shared) if case.name not in results[part.name].reasons]
+            reasons = results[part.name].reasons  # those that failed are tried again
+            cases = [case for case in part.cases(seed, shared) if reasons.get(case.name, "not tried")]
             random.Random(seed).shuffle(cases)
             waiting[part.name] = cases
         for name, case in turns(waiting):

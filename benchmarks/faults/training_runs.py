@@ -185,9 +185,9 @@ def _run_left(folder: Path) -> dict[str, Any]:
         network = trained_network(config, checkpoints, step)
         left[f"step {step}"] = {name: tensor_checksum(value) for name, value in network.named_parameters()}
     for path in [*folder.glob("export/*.safetensors"), *folder.glob("samples/*.safetensors")]:
+        name = f"{path.parent.name} {path.name[path.name.index('step') :]}"  # without the name of the run's folder
         with safe_open(path, framework="pt") as file:
-            names = sorted(file.keys())
-            left[path.name] = {name: tensor_checksum(file.get_tensor(name)) for name in names}
+            left[name] = {key: tensor_checksum(file.get_tensor(key)) for key in sorted(file.keys())}
     return left
 
 

@@ -16,6 +16,7 @@ from ..stages import METADATA_KEY
 from .config.run_config import RunConfig
 from .config.run_folder import check_unchanged
 from .config.settings import Adapter
+from .engine.atomic import remove_leftovers
 from .engine.checkpoints import Checkpoints
 from .files import write_tensors
 from .models import adapters
@@ -130,5 +131,6 @@ def _header(config: RunConfig, step: int) -> dict[str, str]:
 def _write(weights: Mapping[str, Tensor], path: Path, header: dict[str, str], dtype: torch.dtype) -> Path:
     """Write weights atomically; scalars such as a LoRA's alpha stay in float32."""
     stored = {name: value.to(dtype if value.ndim else torch.float32).contiguous().cpu() for name, value in weights.items()}
+    remove_leftovers(path.parent, path.name)
     write_tensors(stored, path, header)
     return path

@@ -54,6 +54,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_leftover(tmp_path):
     assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
 
 
+def test_leftovers_are_removed_from_a_folder_or_for_one_file(tmp_path):
+    for name in ("one[1].12345678.partial", "other.12345678.partial", "one[1]"):
+        (tmp_path / name).touch()
+    atomic.remove_leftovers(tmp_path, "one[1]")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one[1]", "other.12345678.partial"]
+    atomic.remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["one[1]"]
+
+
 def test_a_file_is_not_visible_before_it_is_complete(tmp_path):
     path = tmp_path / "file.txt"
     with atomic.atomic_file(path) as partial:

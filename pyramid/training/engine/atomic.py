@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -97,9 +98,10 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what interrupted writes left in a folder; nothing else may be writing there."""
-    for leftover in folder.glob(f"*{SUFFIX}"):
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what interrupted writes left in a folder, or those of one file; nothing else may be writing it."""
+    begin = "" if name is None else f"{glob.escape(name[:LONGEST_NAME])}."
+    for leftover in folder.glob(f"{begin}*{SUFFIX}"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
