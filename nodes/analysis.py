@@ -15,7 +15,7 @@ from ..samplers.comfyui.timings import timings_age
 from ..samplers.schedule import levels_for, steps_problem
 from .sampler import CFG_TOOLTIP
 from .schedule import STEPS_TOOLTIP, grid_widgets
-from .schema import ANALYSIS, Pyramid, schema, tell
+from .schema import ANALYSIS, Pyramid, checked, schema, tell
 
 
 class PyramidalWanCost(io.ComfyNode):
@@ -59,6 +59,7 @@ class PyramidalWanCost(io.ComfyNode):
         return (None if steps is None else steps_problem(steps)) or True
 
     @classmethod
+    @checked
     def execute(cls, latent, steps, cfg, grid, shift, pyramid=None, model=None) -> io.NodeOutput:
         """Return the counts as text and as a chart."""
         spec, shift = spec_at(pyramid or STOCK, latent), flow_shift(shift, model)
@@ -117,6 +118,7 @@ class PyramidalWanCalibrate(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, latent, threshold, pyramid=None) -> io.NodeOutput:
         """Return the pyramid with measured boundaries, the chart and the text."""
         spec, bands = calibrate(latent, pyramid or PRESETS["pyramidal-wan"], threshold)

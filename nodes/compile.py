@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.comfyui.stage_compile import compile_stages
-from .schema import schema, teller
+from .schema import checked, schema, teller
 
 
 class PyramidalWanCompile(io.ComfyNode):
@@ -36,6 +36,7 @@ class PyramidalWanCompile(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model) -> io.NodeOutput:
         """Return the model that compiles its stages."""
         return io.NodeOutput(compile_stages(model, teller(cls)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.comfyui.prompt_files import PROMPT_FILES, load_conditioning, save_conditioning
-from .schema import CONDITIONING, schema, tell
+from .schema import CONDITIONING, checked, schema, tell
 
 
 class PyramidalWanSaveConditioning(io.ComfyNode):
@@ -40,6 +40,7 @@ class PyramidalWanSaveConditioning(io.ComfyNode):
         return PROMPT_FILES.problem(filename) or True
 
     @classmethod
+    @checked
     def execute(cls, conditioning, filename) -> io.NodeOutput:
         """Write the file and show its path on the node."""
         tell(cls, f"saved as {save_conditioning(conditioning, filename)}")
@@ -76,11 +77,12 @@ class PyramidalWanLoadConditioning(io.ComfyNode):
         return PROMPT_FILES.problem(filename, existing=True) or True
 
     @classmethod
-    def fingerprint_inputs(cls, filename):
+    def fingerprint_inputs(cls, filename=None):
         """Return a value that changes when the file does."""
         return PROMPT_FILES.fingerprint(filename)
 
     @classmethod
+    @checked
     def execute(cls, filename) -> io.NodeOutput:
         """Return the CONDITIONING of the file."""
         return io.NodeOutput(load_conditioning(filename))

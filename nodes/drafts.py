@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.comfyui.draft_files import DRAFT_FILES, load_draft, save_draft
-from .schema import schema, tell
+from .schema import checked, schema, tell
 
 
 class PyramidalWanSaveDraft(io.ComfyNode):
@@ -39,6 +39,7 @@ class PyramidalWanSaveDraft(io.ComfyNode):
         return DRAFT_FILES.problem(filename) or True
 
     @classmethod
+    @checked
     def execute(cls, latent, filename) -> io.NodeOutput:
         """Write the file and show its path on the node."""
         tell(cls, save_draft(latent, filename))
@@ -80,11 +81,12 @@ class PyramidalWanLoadDraft(io.ComfyNode):
         return DRAFT_FILES.problem(filename, existing=True) or True
 
     @classmethod
-    def fingerprint_inputs(cls, filename):
+    def fingerprint_inputs(cls, filename=None):
         """Return a value that changes when the file does."""
         return DRAFT_FILES.fingerprint(filename)
 
     @classmethod
+    @checked
     def execute(cls, filename) -> io.NodeOutput:
         """Return the LATENT of the file and show its stage on the node."""
         latent, text = load_draft(filename)

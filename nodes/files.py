@@ -5,11 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..pyramid.key_names import Expert
+from ..pyramid.outside import shown
 from ..pyramid.stage_names import stages_problem
 from ..samplers.comfyui.checkpoint_metadata import expert_of
 from ..samplers.comfyui.model_files import lora_from_list, lora_names, lora_problem, spec_file_names, spec_from_file
 from ..samplers.comfyui.stage_lora import StageLora, add_stage_lora
-from .schema import Pyramid, advanced, schema, tell
+from .schema import Pyramid, advanced, checked, schema, tell
 
 EXPERTS: dict[str, Expert | None] = {"auto": None, "high-noise": "high", "low-noise": "low"}
 
@@ -61,8 +62,11 @@ class PyramidalWanStageLoRA(io.ComfyNode):
         return problem or (stages_problem(stages) if stages is not None else None) or True
 
     @classmethod
+    @checked
     def execute(cls, model, lora_name, strength, stages, expert="auto") -> io.NodeOutput:
         """Return the model with the LoRA and show how much of the file matched."""
+        if expert not in EXPERTS:
+            raise ValueError(f"unknown expert {shown(expert)}; expected {', '.join(EXPERTS)}")
         file = lora_from_list(lora_name, EXPERTS[expert] or expert_of(model))
         made, report = add_stage_lora(model, StageLora(file, strength, stages))
         tell(cls, report)
@@ -92,6 +96,7 @@ class PyramidalWanFromFile(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, file) -> io.NodeOutput:
         """Return the pyramid in the file's metadata."""
         return io.NodeOutput(spec_from_file(file))

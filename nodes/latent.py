@@ -8,7 +8,7 @@ from ..pyramid.sizes import SNAPS, VideoSize, describe_stages
 from ..pyramid.sizes import snap as snap_size
 from ..pyramid.stages import STOCK
 from ..samplers.comfyui.latents import empty_latent
-from .schema import Pyramid, schema, tell
+from .schema import Pyramid, checked, schema, tell
 
 
 class PyramidalWanEmptyLatent(io.ComfyNode):
@@ -56,6 +56,7 @@ class PyramidalWanEmptyLatent(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, width, height, frames, batch_size, snap, pyramid=None) -> io.NodeOutput:
         """Return the empty latent and the sizes of its stages."""
         spec, requested = pyramid or STOCK, VideoSize(width, height, frames)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.lifts import AUTO, METHODS, make_lift
-from .schema import Lift, Pyramid, schema, tell
+from .schema import Lift, Pyramid, checked, schema, tell
 
 
 class PyramidalWanLift(io.ComfyNode):
@@ -54,6 +54,7 @@ class PyramidalWanLift(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, vae, method, clips=None, pyramid=None) -> io.NodeOutput:
         """Return the lift and a text about it, and show the text on the node."""
         lift, text = make_lift(vae, method, clips, pyramid)

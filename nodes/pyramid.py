@@ -5,9 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..pyramid.axes import AUTO_SCALE, SCALES
+from ..pyramid.outside import shown
 from ..pyramid.resize import RESIZES
 from ..pyramid.stages import FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
-from .schema import Pyramid, explaining, schema, tell
+from .schema import Pyramid, checked, explaining, schema, tell
 
 DEFAULT = "training-free"
 CHOICES = [DEFAULT, "wan2.2-t2v", "wan2.2-i2v", "pyramidal-wan", "pyramidal-flow", "tpdiff", "plain"]
@@ -56,6 +57,7 @@ class PyramidalWanPreset(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, preset: str, scale: str = AUTO_SCALE) -> io.NodeOutput:
         """Return the preset and show its values on the node."""
         spec = preset_spec(preset, scale)
@@ -80,6 +82,7 @@ class PyramidalWanCustom(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, boundaries: str, downsample_axes: str, resize: str, field: str, timestep_source: str, first_frame: str, rope: str
     ) -> io.NodeOutput:
@@ -155,7 +158,7 @@ def parse_boundaries(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise ValueError(f"boundaries must be numbers separated by commas, such as 0.896, 0.602; got {text!r}") from None
+        raise ValueError(f"boundaries must be numbers separated by commas, such as 0.896, 0.602; got {shown(text)}") from None
 
 
 def parse_axes(text: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from ..samplers.quality import CUSTOM, DEFAULT, QUALITIES, QUALITY_CHOICES
 from ..samplers.schedule import steps_problem
 from ..samplers.supported_samplers import sampler_names
 from .schedule import STEPS_TOOLTIP, grid_widgets
-from .schema import Lift, Pyramid, advanced, schema, setting, teller
+from .schema import Lift, Pyramid, advanced, checked, checked_lazily, schema, setting, teller
 
 PROMPTS = ("positive", "negative")
 MODELS = ("model", "guider", "middle_stage_model", "first_stage_model")
@@ -97,6 +97,7 @@ class PyramidalWanSampler(io.ComfyNode):
         return (None if steps is None else steps_problem(steps)) or True  # ComfyUI repeats it for every input named here
 
     @classmethod
+    @checked_lazily
     def check_lazy_status(
         cls, latent, steps, cfg, sampler_name, grid, shift, start_stage, end_stage, quality=CUSTOM, pyramid=None, lift=None,
         **inputs,
@@ -112,6 +113,7 @@ class PyramidalWanSampler(io.ComfyNode):
         return _not_evaluated({name: inputs.get(name) for name in PROMPTS}) or _not_evaluated(inputs)
 
     @classmethod
+    @checked
     def execute(
         cls, model, positive, negative, latent, seed, steps, cfg, sampler_name, denoise, grid, shift, start_stage, end_stage,
         pyramid=None, middle_stage_model=None, first_stage_model=None, lift=None, quality=CUSTOM,
@@ -177,6 +179,7 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         return (cfg_problem(cfg) if cfg and cfg.strip() else None) or True
 
     @classmethod
+    @checked_lazily
     def check_lazy_status(cls, latent, sampler, sigmas, cfg, start_stage, end_stage, pyramid=None, lift=None, **inputs):
         """Check the widgets and the latent, then name the inputs that are not evaluated yet."""
         spec = pyramid or _spec_in_graph(cls)
@@ -187,6 +190,7 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
         return _not_evaluated(inputs)
 
     @classmethod
+    @checked
     def execute(
         cls,
         noise,

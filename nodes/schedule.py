@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..samplers.comfyui.flow_shift import flow_shift
 from ..samplers.schedule import GRID_CHOICES, schedule_for, steps_problem, to_sigmas
-from .schema import Pyramid, advanced, schema
+from .schema import Pyramid, advanced, checked, schema
 
 STEPS_TOOLTIP = (
     "Steps per stage, from low to high resolution: 20-20-10 is 20 at the lowest, 20 at the middle and 10 at full resolution. "
@@ -83,6 +83,7 @@ class PyramidalWanSchedule(io.ComfyNode):
         return (None if steps is None else steps_problem(steps)) or True
 
     @classmethod
+    @checked
     def execute(cls, pyramid, steps, grid, shift, model=None, latent=None) -> io.NodeOutput:
         """Return the SIGMAS and the pyramid they are for."""
         spec, levels = schedule_for(pyramid, steps, grid, flow_shift(shift, model), latent)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
+
+from ..samplers.comfyui.node_inputs import check_inputs
 
 CATEGORY = "PyramidalWan"
 BY_HAND = f"{CATEGORY}/wired by hand"
@@ -94,6 +98,28 @@ def explaining(widget: Input, texts: Mapping[tuple[str, str], str], *, also: str
 def _for_front_end(widget: Input, options: dict[str, Any]) -> Input:
     widget.extra_dict = {**(widget.extra_dict or {}), FRONT_END: options}
     return widget
+
+
+def checked(run: Callable[..., Any], *, lazy: bool = False) -> Callable[..., Any]:
+    """Check every input against the schema before a class method of a node runs.
+
+    Args:
+        run: The method, below ``classmethod``.
+        lazy: Whether inputs may be missing because they were not evaluated yet.
+    """
+    signature = inspect.signature(run)
+
+    @functools.wraps(run)
+    def checked_run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(cls, *args, **kwargs).arguments
+        check_inputs(cls.define_schema().inputs, {**given, **given.get("inputs", {})}, lazy=lazy)
+        return run(cls, *args, **kwargs)
+
+    return checked_run
+
+
+checked_lazily = functools.partial(checked, lazy=True)
+"""``checked`` for methods that run before all inputs are evaluated."""
 
 
 def tell(node: type[io.ComfyNode], text: str) -> None:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..pyramid.stage_names import STAGE_CHOICES
 from ..samplers.few_step import few_step_sampler
 from ..samplers.hand_wired import stage_model, stage_renoise, stage_sigmas, stage_start, stage_transition
-from .schema import BY_HAND, Lift, Pyramid, schema
+from .schema import BY_HAND, Lift, Pyramid, checked, schema
 
 SEARCH = ["pyramid", "stage", "wired by hand", "custom sampling"]
 
@@ -47,6 +47,7 @@ class PyramidalWanFewStepSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls) -> io.NodeOutput:
         """Return the SAMPLER."""
         return io.NodeOutput(few_step_sampler())
@@ -77,6 +78,7 @@ class PyramidalWanStageStart(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, noise, latent, pyramid) -> io.NodeOutput:
         """Return the first stage's latent and noise."""
         return io.NodeOutput(*stage_start(noise, latent, pyramid))
@@ -111,6 +113,7 @@ class PyramidalWanStageModel(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, pyramid, stage, lift=None, latent=None) -> io.NodeOutput:
         """Return the model bound to the stage."""
         return io.NodeOutput(stage_model(model, pyramid, stage, lift=lift, latent=latent))
@@ -139,6 +142,7 @@ class PyramidalWanStageSigmas(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, sigmas, pyramid, stage, latent=None) -> io.NodeOutput:
         """Return the sigmas of the stage."""
         return io.NodeOutput(stage_sigmas(sigmas, pyramid, stage, latent))
@@ -181,6 +185,7 @@ class PyramidalWanStageTransition(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, latent, noise, pyramid, stage, denoised=None, lift=None) -> io.NodeOutput:
         """Return the next stage's latent and noise."""
         return io.NodeOutput(*stage_transition(latent, noise, pyramid, stage, denoised=denoised, lift=lift))
@@ -222,6 +227,7 @@ class PyramidalWanRenoise(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, latent, noise, pyramid, stage, level) -> io.NodeOutput:
         """Return the latent and the noise for the stage's sampler."""
         return io.NodeOutput(*stage_renoise(latent, noise, pyramid, stage, level))

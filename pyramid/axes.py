@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from .outside import shown
+
 AXES = ("THW", "HW", "T")
 """Axes that one transition can halve."""
 
@@ -14,6 +16,9 @@ SCALES = {"half": "HW", "two thirds": "HW 2/3", "three quarters": "HW 3/4"}
 """Transitions of height and width that "auto" chooses from, smallest first, by the names that nodes show."""
 
 LEAST_SCALE = Fraction(1, 4)
+
+MOST_CHARACTERS = 20
+"""Characters of a scale; Python would compute every digit of "1e999999999"."""
 
 
 def space_scale(axes: str) -> Fraction | None:
@@ -45,8 +50,8 @@ def parse_axes(text: str) -> str:
     name, scale = name.upper(), scale.lower()
     if name not in AXES or (scale and "HW" not in name):
         raise ValueError(
-            f"unknown downsample_axes {text!r}; expected {', '.join(AXES)} for each transition, which halve, or HW and THW "
-            "with a scale such as HW 2/3"
+            f"unknown downsample_axes {shown(text)}; expected {', '.join(AXES)} for each transition, which halve, or HW and "
+            "THW with a scale such as HW 2/3"
         )
     if not scale or scale == AUTO_SCALE:
         return f"{name} {scale}".strip()
@@ -55,11 +60,12 @@ def parse_axes(text: str) -> str:
 
 def _parse_scale(text: str) -> Fraction:
     try:
-        scale = Fraction(text).limit_denominator(64)
+        scale = Fraction(text if len(text) <= MOST_CHARACTERS and "e" not in text else "0").limit_denominator(64)
     except (ValueError, ZeroDivisionError):
         scale = Fraction(0)
     if not LEAST_SCALE <= scale < 1:
         raise ValueError(
-            f"a scale of height and width must be a number from {LEAST_SCALE} to below 1, such as 2/3, or auto; got {text!r}"
+            f"a scale of height and width must be a number from {LEAST_SCALE} to below 1, such as 2/3, or auto; got "
+            f"{shown(text)}"
         )
     return scale

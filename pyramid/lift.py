@@ -27,10 +27,17 @@ from einops import rearrange
 from torch import Tensor
 
 from .neighbourhoods import FrameClass, Ratios, Size, check_ratios, frame_classes, size_of
+from .outside import read_json_object, shown
 from .resize import OrthonormalResize
 
 FORMAT = 1
 METADATA_KEY = "pyramid_latent_map"
+
+MOST_RATIO = 8
+"""Largest change of a side that a file of a fitted map may name."""
+
+MOST_KERNEL = 15
+"""Largest side of the neighbourhoods that a file of a fitted map may name."""
 
 
 class Lift(Protocol):
@@ -155,19 +162,38 @@ class LinearMap:
         """Build the map from what ``to_tensors`` returned; ValueError for anything else."""
         if not metadata or METADATA_KEY not in metadata:
             raise ValueError(f"the file's metadata has no '{METADATA_KEY}': it is not a fitted lift or drop")
-        values = json.loads(metadata[METADATA_KEY])
+        values = read_json_object(metadata[METADATA_KEY], "the fitted map")
         if values.get("format") != FORMAT:
-            raise ValueError(f"the fitted map has format {values.get('format')!r}; this version reads format {FORMAT}")
+            raise ValueError(f"the fitted map has format {shown(values.get('format'))}; this version reads format {FORMAT}")
         if missing := sorted({"first", "rest"} - set(tensors)):
             raise ValueError(f"the fitted map has no tensor {', '.join(missing)}")
-        time, height, width = map(Fraction, values["ratios"])
-        ratios, kernel = (time, height, width), tuple(values["kernel"])
+        ratios, kernel = _ratios(values.get("ratios")), _kernel(values.get("kernel"))
         for frames, name in zip(frame_classes(ratios, kernel), ("first", "rest"), strict=True):
             channels = tensors[name].shape[-2] if tensors[name].ndim > 1 else 0
             expected = (*frames.phases, channels, frames.inputs(channels) + 1)
             if tensors[name].shape != expected or not channels:
                 raise ValueError(f"tensor '{name}' has shape {tuple(tensors[name].shape)}; expected {expected}")
         return cls(ratios=ratios, kernel=kernel, first=tensors["first"], rest=tensors["rest"])
+
+
+def _ratios(texts: object) -> Ratios:
+    """Return the ratios that a file names, such as ["2", "1", "3/2"]."""
+    if isinstance(texts, list) and len(texts) == 3 and all(isinstance(text, str) and len(text) < 16 for text in texts):
+        try:
+            time, height, width = map(Fraction, texts)
+        except (ValueError, ZeroDivisionError):
+            pass
+        else:
+            if all(Fraction(1, MOST_RATIO) <= ratio <= MOST_RATIO for ratio in (time, height, width)):
+                return time, height, width
+    raise ValueError(f"the ratios of the fitted map are {shown(texts)}; expected three such as '2', '1/2' or '3/2'")
+
+
+def _kernel(sizes: object) -> Size:
+    """Return the size of the neighbourhoods that a file names, such as [3, 3, 3]."""
+    if isinstance(sizes, list) and len(sizes) == 3 and all(isinstance(s, int) and 1 <= s <= MOST_KERNEL for s in sizes):
+        return sizes[0], sizes[1], sizes[2]
+    raise ValueError(f"the kernel of the fitted map is {shown(sizes)}; expected three numbers from 1 to {MOST_KERNEL}")
 
 
 def _checked(result: Tensor, clean: Tensor, size: Size) -> Tensor:

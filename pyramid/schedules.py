@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from .latent_shape import LatentShape
 from .noise_levels import shift_sigma
+from .outside import read_json, shown
 from .stages import PyramidSpec, Stage
 
 GRIDS = ("uniform", "shift")
@@ -21,6 +22,9 @@ GRIDS = ("uniform", "shift")
 
 TOLERANCE = 1e-6
 """Difference below which two levels are the same."""
+
+MOST_STEPS = 10_000
+"""Steps of a run, as in ComfyUI's samplers."""
 
 LEVELS_KEY = "pyramid_levels"
 """Metadata key of a distilled model's file: the natural levels of its steps, one list per stage in running order."""
@@ -42,22 +46,24 @@ def parse_steps(text: str, number_of_stages: int) -> tuple[int, ...]:
     """
     parts = numbers_in(text)
     if not all(part.isdecimal() for part in parts):
-        raise ValueError(f"steps must be numbers joined by '-', low to high resolution, such as 20-20-10; got {text!r}")
+        raise ValueError(f"steps must be numbers joined by '-', low to high resolution, such as 20-20-10; got {shown(text)}")
+    if any(len(part) > 9 for part in parts) or sum(map(int, parts)) > MOST_STEPS:
+        raise ValueError(f"steps {shown(text)} are more than {MOST_STEPS} in all, the most that a run can have")
     steps = tuple(int(part) for part in parts)
     if len(steps) == 1 < number_of_stages:
         steps = split_total(steps[0], number_of_stages)
     if len(steps) != number_of_stages:
         nearest = "-".join(map(str, _fit(steps, number_of_stages)))
         raise ValueError(
-            f"steps {text!r} has {len(steps)} numbers, but the pyramid has {number_of_stages} stages "
+            f"steps {shown(text)} has {len(steps)} numbers, but the pyramid has {number_of_stages} stages "
             f"(low to high resolution); for example {nearest}"
         )
     first = next((index for index, count in enumerate(steps) if count), None)
     if first is None:
-        raise ValueError(f"steps {text!r} has no steps; the last number must be at least 1")
+        raise ValueError(f"steps {shown(text)} has no steps; the last number must be at least 1")
     if 0 in steps[first:]:
         raise ValueError(
-            f"steps {text!r}: only leading stages can be left out with 0, an inner or the last one needs at least 1"
+            f"steps {shown(text)}: only leading stages can be left out with 0, an inner or the last one needs at least 1"
         )
     return steps
 
@@ -107,7 +113,7 @@ def stage_levels(
         ValueError: The grid is unknown.
     """
     if grid not in GRIDS:
-        raise ValueError(f"unknown grid {grid!r}; expected {', '.join(GRIDS)}")
+        raise ValueError(f"unknown grid {shown(grid)}; expected {', '.join(GRIDS)}")
     stages = spec.nominal_stages() if full is None else spec.stages(full)
     return [_levels(stage, count, grid, shift) for stage, count in zip(stages, steps, strict=True)]
 
@@ -162,11 +168,34 @@ def levels_to_metadata(levels: Sequence[Sequence[float]]) -> dict[str, str]:
 
 
 def levels_from_metadata(metadata: Mapping[str, str] | None, spec: PyramidSpec) -> list[tuple[float, ...]] | None:
-    """Return the levels of a distilled model, including the level at which each stage ends; None for other files."""
+    """Return the levels of a distilled model, including the level at which each stage ends; None for other files.
+
+    Raises:
+        ValueError: The metadata holds no levels that fall through the stages of the pyramid.
+    """
     if not metadata or LEVELS_KEY not in metadata:
         return None
-    starts = json.loads(metadata[LEVELS_KEY])
-    return [(*stage, end) for stage, end in zip(starts, (*spec.boundaries, 0.0), strict=True)]
+    starts = read_json(metadata[LEVELS_KEY], "the list of noise levels")
+    if not isinstance(starts, list) or len(starts) != spec.number_of_stages:
+        raise ValueError(f"the noise levels are {shown(starts)}; expected a list of {spec.number_of_stages}, one per stage")
+    noisy = (1.0, *spec.boundaries)
+    levels = [_levels_of_stage(stage, *ends) for stage, ends in zip(starts, pairwise((*noisy, 0.0)), strict=True)]
+    if sum(map(len, levels)) - len(levels) > MOST_STEPS:
+        raise ValueError(f"the noise levels are of more than {MOST_STEPS} steps")
+    return levels
+
+
+def _levels_of_stage(starts: object, noisy: float, clean: float) -> tuple[float, ...]:
+    """Return the levels in a file at which the steps of a stage start, and the one at which it ends."""
+    if not isinstance(starts, list) or not starts:
+        raise ValueError(f"the noise levels of a stage are {shown(starts)}; expected a list of numbers")
+    for level in starts:
+        if isinstance(level, bool) or not isinstance(level, (int, float)):
+            raise ValueError(f"a noise level is {shown(level)}; expected a number")
+    levels = (*map(float, starts), clean)
+    if levels[0] > noisy + TOLERANCE or any(later >= earlier for earlier, later in pairwise(levels)):
+        raise ValueError(f"the noise levels of a stage must fall from {noisy:.4g} to {clean:.4g}")
+    return levels
 
 
 def merge_schedule(levels: Sequence[Sequence[float]]) -> list[float]:
@@ -223,7 +252,7 @@ def _check_falls(curve: list[float]) -> None:
     if len(curve) < 2:
         raise ValueError(f"a schedule must have at least two noise levels, got {len(curve)}")
     for earlier, later in pairwise(curve):
-        if later >= earlier:
+        if not later < earlier:
             raise ValueError(f"the noise levels of a schedule must fall from step to step, got {later:.4g} after {earlier:.4g}")
 
 

@@ -44,7 +44,7 @@ def follow_curve(spec: PyramidSpec, curve: Sequence[float]) -> tuple[PyramidSpec
         ValueError: The curve does not fall, or leaves [0, 1].
     """
     levels = [float(level) for level in curve]
-    if len(levels) < 2 or any(later >= earlier for earlier, later in pairwise(levels)):
+    if len(levels) < 2 or not all(later < earlier for earlier, later in pairwise(levels)):
         raise ValueError("a schedule needs at least two noise levels, and they must fall from step to step")
     if levels[0] > 1 + TOLERANCE or levels[-1] < -TOLERANCE:
         raise ValueError(f"noise levels must be between 0 and 1; this schedule runs from {levels[0]:.4g} to {levels[-1]:.4g}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from .axes import has_scale
 from .latent_shape import PATCH, VAE_SPACE, VAE_TIME, LatentShape
+from .outside import shown
 from .stage_names import stage_name
 from .stages import LEAST_SIDE, TRAINED_SIDE, PyramidSpec
 
@@ -70,7 +71,7 @@ def snap(size: VideoSize, spec: PyramidSpec, rule: str = "nearest") -> VideoSize
         ValueError: The rule is unknown.
     """
     if rule not in SNAPS:
-        raise ValueError(f"unknown snap {rule!r}; expected {', '.join(SNAPS)}")
+        raise ValueError(f"unknown snap {shown(rule)}; expected {', '.join(SNAPS)}")
     step = frame_multiple(spec)
     return VideoSize(
         width=_snap_side(size.width, spec, rule),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .outside import shown
+
 AUTO = "auto"
 """Choice of the stage that fits."""
 
@@ -24,7 +26,8 @@ def stage_index(text: str, number_of_stages: int) -> int:
     indices = stage_set(text, number_of_stages)
     if len(indices) != 1:
         raise ValueError(
-            f"stage '{text}' names {len(indices)} stages in a pyramid of {number_of_stages} stages; choose one by its number"
+            f"stage {shown(text)} names {len(indices)} stages in a pyramid of {number_of_stages} stages; choose one by its "
+            "number"
         )
     return min(indices)
 
@@ -50,13 +53,13 @@ def stage_set(text: str, number_of_stages: int | None) -> frozenset[int]:
             indices.add(count - 1)
         elif word == "mid" and count > 2:
             indices |= set(range(1, count - 1))
-        elif word.isdecimal() and int(word) < count:
+        elif word.isdecimal() and len(word) < 4 and int(word) < count:
             indices.add(int(word))
         elif number_of_stages is None:
-            raise ValueError(f"unknown stage '{word}'; expected all, low, mid, high, or numbers from 0")
+            raise ValueError(f"unknown stage {shown(word)}; expected all, low, mid, high, or numbers from 0")
         else:
             names = ", ".join(stage_name(index, count) for index in range(count))
-            raise ValueError(f"unknown stage '{word}' in a pyramid of {count} stages; expected all, {names}")
+            raise ValueError(f"unknown stage {shown(word)} in a pyramid of {count} stages; expected all, {names}")
     return frozenset(indices)
 
 

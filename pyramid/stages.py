@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from .axes import AUTO_SCALE, SCALES, has_scale, is_auto, parse_axes, space_scale
 from .latent_shape import PATCH, VAE_SPACE, LatentShape
 from .noise_levels import Level, NoiseLevel, shift_sigma
+from .outside import read_json_object, shown
 from .resize import RESIZES, OrthonormalResize, make_resize, project, volume_ratio
 
 FIELDS = ("pyramidal", "natural")
@@ -30,6 +32,12 @@ ROPE = ("native", "scaled")
 
 FORMAT = 1
 METADATA_KEY = "pyramid_spec"
+
+CLOSEST = 1e-7
+"""Least distance of a boundary from 0 and 1, which float32 can tell from them."""
+
+MOST_STAGES = 10
+"""Stages of a pyramid: the most that the largest video of ComfyUI's empty latents can be halved into."""
 
 PerFrame = tuple[float, float]
 """A number for latent frame 0 and one for all other frames."""
@@ -181,6 +189,12 @@ class PyramidSpec:
 
     def __post_init__(self) -> None:
         """Convert lists to tuples, spell the axes in one way, and check the fields."""
+        for name in ("boundaries", "downsample_axes"):
+            value = vars(self)[name]
+            if not isinstance(value, (tuple, list)):
+                raise ValueError(f"{name} must be a list with one entry per transition, got {shown(value)}")
+            if len(value) >= MOST_STAGES:
+                raise ValueError(f"{name} has {len(value)} entries; a pyramid has at most {MOST_STAGES} stages")
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
         object.__setattr__(self, "downsample_axes", tuple(map(parse_axes, self.downsample_axes)))
         _check_choices(self)
@@ -343,18 +357,26 @@ class PyramidSpec:
         Raises:
             ValueError: The text is not such an object, or a value is not allowed.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"the pyramid spec is not valid JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"a pyramid spec must be a JSON object, got {type(values).__name__}")
+        return cls.from_values(read_json_object(text, "the pyramid spec"))
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> PyramidSpec:
+        """Return the spec of the values in the JSON that ``to_json`` wrote.
+
+        Raises:
+            ValueError: They are no such object, or a value is not allowed.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a pyramid spec must be a JSON object, got {shown(values)}")
+        values = dict(values)
         version = values.pop("format", None)
         if version != FORMAT:
-            raise ValueError(f"unsupported pyramid spec format {version!r}; this version reads format {FORMAT}")
+            raise ValueError(f"unsupported pyramid spec format {shown(version)}; this version reads format {FORMAT}")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - known):
-            raise ValueError(f"unknown fields in the pyramid spec: {', '.join(unknown)}; expected {', '.join(sorted(known))}")
+            names = ", ".join(map(str, unknown))
+            names = names if len(names) < 200 and names.isprintable() else shown(names)
+            raise ValueError(f"unknown fields in the pyramid spec: {names}; expected {', '.join(sorted(known))}")
         if missing := sorted(known - values.keys()):
             raise ValueError(f"missing fields in the pyramid spec: {', '.join(missing)}")
         return cls(**values)
@@ -411,8 +433,8 @@ def _check_choices(spec: PyramidSpec) -> None:
     for name, allowed in choices.items():
         value = vars(spec)[name]
         if value not in allowed:
-            shown = ", ".join(allowed if len(allowed) < 9 else [*allowed[:4], "...", allowed[-1]])
-            raise ValueError(f"unknown {name} {value!r}; expected {shown}")
+            choice = ", ".join(allowed if len(allowed) < 9 else [*allowed[:4], "...", allowed[-1]])
+            raise ValueError(f"unknown {name} {shown(value)}; expected {choice}")
 
 
 def _check_boundaries(boundaries: tuple[float, ...], downsample_axes: tuple[str, ...]) -> None:
@@ -422,8 +444,8 @@ def _check_boundaries(boundaries: tuple[float, ...], downsample_axes: tuple[str,
             f"{len(downsample_axes)} downsample_axes"
         )
     for boundary in boundaries:
-        if not isinstance(boundary, (int, float)) or not 0 < boundary < 1:
-            raise ValueError(f"a boundary must be a natural noise level between 0 and 1, got {boundary!r}")
+        if not isinstance(boundary, (int, float)) or not CLOSEST <= boundary <= 1 - CLOSEST:
+            raise ValueError(f"a boundary must be a natural noise level between 0 and 1, got {shown(boundary)}")
     if any(later >= earlier for earlier, later in zip(boundaries, boundaries[1:], strict=False)):
         raise ValueError(
             f"boundaries must fall from stage to stage, got {', '.join(map(str, boundaries))}; "

@@ -20,6 +20,7 @@ from ..pyramid.segments import NEARLY_NOISE
 from ..pyramid.stages import STOCK, PyramidSpec
 from .comfyui.checkpoint_metadata import check_spec, distilled_for, spec_trained_for
 from .comfyui.latents import check_latent, spec_at
+from .comfyui.node_inputs import check_latent_input
 from .comfyui.stage_lora import stage_loras
 from .comfyui.stage_model import check_model
 from .comfyui.stage_wrappers import MODEL_KEY, add_outermost_wrapper
@@ -94,6 +95,7 @@ def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift:
         if len(sigmas) < 2 or (chosen.number_of_stages == 1 and not stage_loras(guider.model_patcher)):
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
         check_latent(latent_image, chosen, channels=latent_image.shape[1], lenient=True)
+        check_latent_input("the sampler", {"samples": latent_image, "noise_mask": denoise_mask})
         chosen, levels = _levels(guider.model_patcher, chosen, sigmas)
         chosen_lift, note = choose_lift(lift, guider.model_patcher, chosen)
         run = PyramidRun(

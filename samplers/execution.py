@@ -18,8 +18,10 @@ from ..pyramid.noise_pyramid import stage_seed
 from ..pyramid.sampling import sample_pyramid
 from ..pyramid.schedules import merge_schedule
 from ..pyramid.segments import carry_to_full_size
+from ..pyramid.stage_names import stage_name
 from ..pyramid.stages import Stage
 from .comfyui.conditioning import stage_conds
+from .comfyui.finite import check_prediction
 from .comfyui.latent_tag import CLEAN, END, TAG_KEY, StageTag, tagged
 from .comfyui.model_objects import stage_objects
 from .comfyui.stage_model import KeptVideo, bind_stage
@@ -129,10 +131,11 @@ class Execution:
             run.sampler,
             sigmas,
             denoise_mask=None if region is None else region.mask,
-            callback=self.progress.callback(stage, self._enlarge(stage)),
+            callback=self.progress.callback(stage, guider.model_patcher, self._enlarge(stage)),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=stage_seed(run.noise.seed, stage.index),
         )
+        check_prediction(guider.model_patcher, end, f"stage '{stage_name(stage.index, run.spec.number_of_stages)}'")
         self.progress.stage_done(stage, guider.model_patcher)
         return end.to(comfy.model_management.intermediate_device())
 

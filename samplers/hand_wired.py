@@ -20,10 +20,12 @@ from ..pyramid.stage_names import stage_index, stage_name
 from ..pyramid.stages import PyramidSpec, Stage
 from ..pyramid.transition import renoise
 from .comfyui.checkpoint_metadata import check_spec
-from .comfyui.conditioning import LatentDown, check_conds, stage_conds
+from .comfyui.conditioning import LatentDown, check_conds, check_finite_conds, check_widths, stage_conds
+from .comfyui.finite import check_prediction, is_finite
 from .comfyui.latent_tag import CLEAN, START, StageTag, check_same_pyramid, tag_of, tagged
 from .comfyui.latents import check_latent, full_size, spec_at
 from .comfyui.model_objects import check_objects, stage_objects
+from .comfyui.node_inputs import check_latent_input
 from .comfyui.stage_lora import check_lora_stages
 from .comfyui.stage_model import bind_stage, check_model, check_no_context_windows, sized
 from .comfyui.stage_wrappers import add_outermost_wrapper
@@ -213,11 +215,16 @@ def stage_model(
         executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
         running = _sized_stage(stages[index], noise, full)
-        check_sampler(sampler, spec, [len(sigmas) - 1])
         _check_stage_sigmas(sigmas, running, stage)
+        check_sampler(sampler, spec, [len(sigmas) - 1])
+        check_finite_conds(executor.class_obj.conds)
+        check_widths(executor.class_obj.conds, bound)
+        check_latent_input("the sampler", {"samples": latent})
         size = full or spec.full_shape(running.shape, index)
         fitted = _fit_run(executor, spec, size, running, None if lift is None else lift.down)
-        return fitted(noise, latent, sampler, sigmas, *args, **kwargs)
+        end = fitted(noise, latent, sampler, sigmas, *args, **kwargs)
+        check_prediction(bound, end, f"stage '{stage}'")
+        return end
 
     add_outermost_wrapper(bound, WrappersMP.OUTER_SAMPLE, outer_sample)
     return bound
@@ -269,9 +276,11 @@ def _fit_run(executor: Any, spec: PyramidSpec, full: LatentShape, stage: Stage, 
 
 
 def _check_stage_sigmas(sigmas: Tensor, stage: Stage, name: str) -> None:
+    if not len(sigmas):
+        raise ValueError("the SIGMAS are empty; take them from 'Pyramidal Stage Sigmas'")
     first, last = float(sigmas[0]), float(sigmas[-1])
     noisy, clean = stage.noisy.sigma[1], stage.clean.sigma[1]
-    if first > noisy + TOLERANCE or abs(last - clean) > TOLERANCE:
+    if not (is_finite(sigmas) and first <= noisy + TOLERANCE and abs(last - clean) <= TOLERANCE):
         raise ValueError(
             f"these SIGMAS run from {first:.4g} to {last:.4g}, but stage '{name}' of this pyramid from {noisy:.4g} to "
             f"{clean:.4g}; take them from 'Pyramidal Stage Sigmas' with the same pyramid and stage"

@@ -11,17 +11,21 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import comfy.utils
 import folder_paths
-import safetensors
 import torch
 from torch import Tensor
 
+from ..pyramid.axes import is_auto, parse_axes, space_scale
 from ..pyramid.lift import METADATA_KEY, LinearMap
-from .comfyui.safetensors_file import write_safetensors
+from ..pyramid.neighbourhoods import TOLERANCE
+from ..pyramid.outside import first_line, read_json_object, shown
+from .comfyui.finite import NUMBERS, is_finite
+from .comfyui.safetensors_file import file_problem, read_metadata, write_safetensors
 from .video_lift import VideoLift
 
 FOLDER = "pyramidal_lifts"
@@ -31,6 +35,12 @@ KEY = "pyramidal_lift"
 FORMAT = 1
 RENDERED = "rendered clips"
 """Source of maps that were fitted on rendered clips alone."""
+
+MOST_TEXT = 200
+"""Characters of the texts in a file."""
+
+MOST_WEIGHT = 1000.0
+"""Largest weight of a map; fitted ones are below 10."""
 
 SAMPLED_VALUES = 256
 """Values of each tensor that count for the digest of a VAE."""
@@ -132,9 +142,23 @@ def path_for(vae: str) -> Path:
 
 def kept_files(channels: int, axes: set[str]) -> list[Path]:
     """Return the kept files for latents of this many channels that have maps for all of the axes."""
+    return [path for path in _paths() if _serves(path, channels, axes)]
+
+
+def unreadable_files() -> list[Path]:
+    """Return the kept files that cannot be read, and files that are no lifts."""
+    unreadable = []
+    for path in _paths():
+        try:
+            _description(path)
+        except (KeyError, ValueError):
+            unreadable.append(path)
+    return unreadable
+
+
+def _paths() -> list[Path]:
     folders = [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
-    paths = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
-    return [path for path in paths if _serves(path, channels, axes)]
+    return [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
 
 
 def read_lift(path: Path) -> LiftFile:
@@ -144,16 +168,20 @@ def read_lift(path: Path) -> LiftFile:
         ValueError: The file cannot be read, or is not a fitted lift.
     """
     again = "delete it, and 'Pyramidal Lift' fits it again"
+    if problem := file_problem(path):
+        raise ValueError(f"the lift '{path.name}' cannot be read ({problem}); {again}")
     try:
         tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     except Exception as error:  # the formats' own errors have no common base class
-        raise ValueError(f"the lift '{path.name}' cannot be read ({str(error).splitlines()[0]}); {again}") from None
+        raise ValueError(f"the lift '{path.name}' cannot be read ({first_line(error)}); {again}") from None
     try:
-        return _from_tensors(tensors, json.loads((metadata or {})[KEY]))
+        return _from_tensors(tensors, read_json_object((metadata or {})[KEY], "its description"))
     except KeyError as error:
         raise ValueError(f"the file '{path.name}' is not a fitted lift: it has no {error}; {again}") from None
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"the lift '{path.name}' is damaged ({error}); {again}") from None
+    except ValueError as error:
+        raise ValueError(f"the lift '{path.name}' is damaged ({first_line(error)}); {again}") from None
+    except (AttributeError, TypeError):
+        raise ValueError(f"the lift '{path.name}' is damaged (its description has values of other types); {again}") from None
 
 
 def write_lift(path: Path, file: LiftFile) -> None:
@@ -172,29 +200,66 @@ def write_lift(path: Path, file: LiftFile) -> None:
 
 def _from_tensors(tensors: Mapping[str, Tensor], values: dict[str, Any]) -> LiftFile:
     if values["format"] != FORMAT:
-        raise ValueError(f"file format {values['format']!r}; this version reads format {FORMAT}")
+        raise ValueError(f"file format {shown(values['format'])}; this version reads format {FORMAT}")
     axes = {}
     for name, entry in values["axes"].items():
+        if parse_axes(name) != name or is_auto(name):
+            raise ValueError(f"unknown axes {shown(name)}")
         lift, drop = (_read_map(tensors, f"{name}.{direction}", entry[direction]) for direction in ("lift", "drop"))
         if {lift.linear.channels, drop.linear.channels} != {values["channels"]}:
-            raise ValueError(f"file format: maps of other than {values['channels']} channels")
-        axes[name] = FittedAxes(lift, drop, entry["source"], entry["fitted_on"])
-    return LiftFile(values["vae"], values["channels"], axes)
+            raise ValueError(f"file format: maps of other than {shown(values['channels'])} channels")
+        _check_ratios(name, lift.linear, drop.linear)
+        axes[name] = FittedAxes(lift, drop, _text(entry["source"]), _text(entry["fitted_on"]))
+    return LiftFile(_text(values["vae"]), lift.linear.channels if axes else values["channels"], axes)
+
+
+def _check_ratios(axes: str, lift: LinearMap, drop: LinearMap) -> None:
+    """Raise ValueError unless the maps change the axes that they are for, by their scale."""
+    space = float(1 / (space_scale(axes) or Fraction(1, 2))) if "HW" in axes else 1.0
+    larger = (2.0 if axes.startswith("T") else 1.0, space, space)
+    for linear, expected in ((lift, larger), (drop, tuple(1 / side for side in larger))):
+        if any(abs(float(ratio) / side - 1) > TOLERANCE for ratio, side in zip(linear.ratios, expected, strict=True)):
+            raise ValueError(f"its maps for {axes} change the size by another scale")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable() or len(value) > MOST_TEXT:
+        raise ValueError(f"{shown(value)} in place of a text of at most {MOST_TEXT} characters")
+    return value
 
 
 def _read_map(tensors: Mapping[str, Tensor], prefix: str, entry: dict[str, Any]) -> FittedMap:
     weights = {part: tensors[f"{prefix}.{part}"] for part in ("first", "rest")}
-    if not all(torch.isfinite(weight).all() for weight in weights.values()):
+    if not all(weight.dtype in NUMBERS for weight in weights.values()):
+        raise ValueError(f"{prefix} holds other things than floating point numbers")
+    if not all(map(is_finite, weights.values())):
         raise ValueError(f"{prefix} holds NaN or infinity")
-    first, rest = (Errors(**entry["errors"][part]) for part in ("first", "rest"))
+    if any(float(weight.float().abs().max()) > MOST_WEIGHT for weight in weights.values() if weight.numel()):
+        raise ValueError(f"{prefix} holds weights above {MOST_WEIGHT}")
+    first, rest = (_errors(entry["errors"][part]) for part in ("first", "rest"))
     return FittedMap(LinearMap.from_tensors(weights, {METADATA_KEY: entry["map"]}), first, rest)
+
+
+def _errors(values: Mapping[str, Any]) -> Errors:
+    names = {field.name for field in dataclasses.fields(Errors)}
+    if not isinstance(values, Mapping) or values.keys() != names:
+        raise ValueError(f"its errors are {shown(values)}; expected {', '.join(sorted(names))}")
+    errors = Errors(**values)
+    for name, value in vars(errors).items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"the error '{name}' is {shown(value)}; expected a number")
+    return errors
 
 
 def _serves(path: Path, channels: int, axes: set[str]) -> bool:
     """Return whether the header of a file names the channels and axes; a file that cannot be read serves nothing."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            values = json.loads((file.metadata() or {})[KEY])
+        values = _description(path)
         return values["channels"] == channels and axes <= set(values["axes"])
-    except Exception:  # safetensors errors have no common base class
+    except (KeyError, TypeError, ValueError):
         return False
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """Return the description in the header of a file; KeyError or ValueError for a file without one."""
+    return read_json_object(read_metadata(path, "it")[KEY], "it")

@@ -18,6 +18,7 @@ from ..pyramid.lift import Lift, LinearMap, ResizeDrop, ResizeLift
 from ..pyramid.lift_fit import FitReport, FrameFit, fit_drop, fit_lift
 from ..pyramid.neighbourhoods import size_of
 from ..pyramid.resize import make_resize
+from .comfyui.finite import is_finite
 from .lift_files import RENDERED, Errors, FittedAxes, FittedMap
 from .pixel_lift import encode, pixel_lift
 
@@ -137,6 +138,8 @@ def _encoded(vae: Any, clip: Tensor, axes: Iterable[str]) -> dict[str, Pair]:
             _, height, width = LatentShape(1, *large.shape[-2:]).coarser(name.replace("T", ""))
             small = area_resize(small, height=height * pixels, width=width * pixels)
         pairs[name] = encode(vae, small).float().cpu(), large.float().cpu()
+        if not all(map(is_finite, pairs[name])):
+            raise ValueError("the VAE encodes a clip to NaN or infinity; load another file, or the VAE in another precision")
     return pairs
 
 

@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..pyramid.axes import AUTO_SCALE, SCALES, is_auto
+from ..pyramid.outside import first_line, shown
 from ..pyramid.stages import STOCK, PyramidSpec
-from .lift_files import FOLDER, Errors, FittedAxes, LiftFile, digest_of, kept_files, path_for, read_lift, write_lift
+from .lift_files import (
+    FOLDER,
+    Errors,
+    FittedAxes,
+    LiftFile,
+    digest_of,
+    kept_files,
+    path_for,
+    read_lift,
+    unreadable_files,
+    write_lift,
+)
 from .lift_fitting import check_vae, fit_axes, source_of
 from .pixel_lift import pixel_lift
 from .video_lift import VideoLift
@@ -36,7 +48,7 @@ def make_lift(vae: Any, method: str, clips: Tensor | None, spec: PyramidSpec | N
         ValueError: The inputs do not fit together, or a kept file is damaged.
     """
     if method not in METHODS:
-        raise ValueError(f"unknown method '{method}'; expected {', '.join(METHODS)}")
+        raise ValueError(f"unknown method {shown(method)}; expected {', '.join(METHODS)}")
     if method == LINEAR and clips is None:
         raise ValueError("method 'linear' fits on your own clips; connect clips, or set method to 'auto'")
     check_vae(vae)
@@ -46,8 +58,8 @@ def make_lift(vae: Any, method: str, clips: Tensor | None, spec: PyramidSpec | N
         lift = pixel_lift(vae)
         through = VideoLift(PIXELS, vae.latent_channels, everywhere=lift)
         return through, "pixels: every change of size decodes, resizes and encodes the video; nothing is fitted"
-    file, fitted = _kept_or_fitted(vae, clips if method == LINEAR else None, _axes(spec or STOCK))
-    return file.as_lift(), describe(file, fitted)
+    file, outcome = _kept_or_fitted(vae, clips if method == LINEAR else None, _axes(spec or STOCK))
+    return file.as_lift(), describe(file, outcome)
 
 
 def choose_lift(given: VideoLift | None, model: ModelPatcher, spec: PyramidSpec) -> tuple[VideoLift | None, str]:
@@ -67,20 +79,20 @@ def choose_lift(given: VideoLift | None, model: ModelPatcher, spec: PyramidSpec)
             f"no lift: models/{FOLDER} has {len(paths)} for latents of {channels} channels; connect 'Pyramidal Lift' to choose"
         )
     if not paths:
-        return None, ""
+        unreadable = ", ".join(path.name for path in unreadable_files())
+        return None, f"no lift: {shown(unreadable)} in models/{FOLDER} cannot be read; delete it" if unreadable else ""
     lift = read_lift(paths[0]).as_lift()
     return lift, f"lift: {lift.name}"
 
 
-def describe(file: LiftFile, fitted: bool) -> str:
+def describe(file: LiftFile, outcome: str) -> str:
     """Return the errors of the maps as text.
 
     Args:
         file: The maps.
-        fitted: Whether they were fitted just now.
+        outcome: Where they are from, in words.
     """
-    path = f"models/{FOLDER}/{file.vae}.safetensors"
-    lines = [f"{'fitted, and kept as' if fitted else 'loaded from'} {path}", "mean square errors on clips kept out of the fit:"]
+    lines = [outcome, "mean square errors on clips kept out of the fit:"]
     for axes, maps in file.axes.items():
         lines.append(f"{axes}, fitted on {maps.fitted_on}")
         for name, direction in (("larger", maps.lift), ("smaller", maps.drop)):
@@ -96,16 +108,23 @@ def _error_text(errors: Errors) -> str:
     )
 
 
-def _kept_or_fitted(vae: Any, clips: Tensor | None, axes: list[str]) -> tuple[LiftFile, bool]:
-    """Return the kept maps of a VAE, after fitting and keeping those that are missing; and whether any were."""
+def _kept_or_fitted(vae: Any, clips: Tensor | None, axes: list[str]) -> tuple[LiftFile, str]:
+    """Return the kept maps of a VAE, after fitting and keeping those that are missing; and where they are from, in words.
+
+    A fit takes minutes, so maps that cannot be kept still serve this run.
+    """
     digest = digest_of(vae)
-    path = path_for(digest)
-    kept = dict(read_lift(path).axes) if path.is_file() else {}
+    path, place = path_for(digest), f"models/{FOLDER}/{digest}.safetensors"
+    kept = dict(read_lift(path).axes) if path.exists() else {}
     missing = [name for name in axes if name not in kept or not _serves(kept[name], clips)]
-    if missing:
-        kept |= fit_axes(vae, missing, clips)
-        write_lift(path, LiftFile(digest, vae.latent_channels, kept))
-    return LiftFile(digest, vae.latent_channels, kept), bool(missing)
+    file = LiftFile(digest, vae.latent_channels, {**kept, **(fit_axes(vae, missing, clips) if missing else {})})
+    if not missing:
+        return file, f"loaded from {place}"
+    try:
+        write_lift(path, file)
+    except ValueError as error:
+        return file, f"fitted, but not kept: {first_line(error)}"
+    return file, f"fitted, and kept as {place}"
 
 
 def _serves(kept: FittedAxes, clips: Tensor | None) -> bool:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ..pyramid.noise_pyramid import stage_seed, step_seed, top_up_seed
+from ..pyramid.outside import shown
 from ..pyramid.stages import Stage
+from .comfyui.finite import is_finite
 
 BATCH_INDEX_KEY = "pyramidal_wan_batch_index"
 """Transformer option that carries the LATENT's ``batch_index`` to the few-step sampler, so that every batch member draws its
@@ -66,7 +68,13 @@ def full_noise(noise: Noise, latent: dict, size: Sequence[int]) -> Tensor:
         size: Shape of the draw.
     """
     empty = {**latent, "samples": torch.zeros(*size, dtype=torch.float32)}
-    return noise.generate_noise(empty).float()
+    drawn = noise.generate_noise(empty)
+    if not isinstance(drawn, Tensor) or drawn.is_complex() or tuple(drawn.shape) != tuple(size):
+        got = "x".join(map(str, drawn.shape)) if isinstance(drawn, Tensor) else shown(drawn)
+        raise ValueError(f"the NOISE draws {got} for a latent of {'x'.join(map(str, size))}; connect 'RandomNoise'")
+    if not is_finite(drawn):
+        raise ValueError("the NOISE draws NaN or infinity; connect 'RandomNoise'")
+    return drawn.float()
 
 
 def seeded_noise(size: Sequence[int], seed: int, batch_index: Any) -> Tensor:

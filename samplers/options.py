@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..pyramid.axes import AUTO_SCALE
 from ..pyramid.latent_shape import LatentShape
+from ..pyramid.outside import shown
 from ..pyramid.schedules import keep_last, numbers_in
 from ..pyramid.stage_names import AUTO, stage_index
 from ..pyramid.stages import PRESETS, STOCK, PyramidSpec
@@ -32,6 +32,10 @@ from .video_lift import VideoLift
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+
+
+MOST_CFG = 100.0
+"""Largest cfg, as in ComfyUI's samplers."""
 
 
 @dataclass(frozen=True)
@@ -215,12 +219,14 @@ def parse_cfg(text: str, number_of_stages: int) -> list[float]:
         ValueError: The text is not such a list, or has the wrong number of values.
     """
     parts = numbers_in(text)
-    if not all(re.fullmatch(r"\d+(\.\d*)?|\.\d+", part) and math.isfinite(float(part)) for part in parts):
-        raise ValueError(f"cfg must be one number, or one per stage joined by '-', such as 5-6-4; got '{text}'")
+    if not all(re.fullmatch(r"\d+(\.\d*)?|\.\d+", part) for part in parts):
+        raise ValueError(f"cfg must be one number, or one per stage joined by '-', such as 5-6-4; got {shown(text)}")
     values = [float(part) for part in parts]
+    if max(values) > MOST_CFG:
+        raise ValueError(f"cfg {shown(text)} is above {MOST_CFG:g}, the most that ComfyUI's samplers take")
     if len(values) not in (1, number_of_stages):
         raise ValueError(
-            f"cfg '{text}' has {len(values)} numbers, but the pyramid has {number_of_stages} stages (low to high "
+            f"cfg {shown(text)} has {len(values)} numbers, but the pyramid has {number_of_stages} stages (low to high "
             "resolution); give one for all stages, or one per stage"
         )
     return values * number_of_stages if len(values) == 1 else values

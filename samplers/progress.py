@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import latent_preview
 from torch import Tensor
 
+from ..pyramid.stage_names import stage_name
 from ..pyramid.stages import Stage
+from .comfyui.finite import check_prediction
 from .run_report import PlannedStage
 from .time_left import StepClock, duration_text
 
@@ -67,11 +69,12 @@ class Progress:
         """Return whether the stage is the last that runs."""
         return stage.index == max(self._stages)
 
-    def callback(self, stage: Stage, enlarge: Callable[[Tensor], Tensor] | None = None) -> SamplerCallback:
+    def callback(self, stage: Stage, model: ModelPatcher, enlarge: Callable[[Tensor], Tensor] | None = None) -> SamplerCallback:
         """Return the callback for the sampler of a stage; it counts over the whole run.
 
         Args:
             stage: The stage.
+            model: MODEL of the stage; the callback raises ValueError for a prediction with NaN or infinity.
             enlarge: Brings clean predictions to the size that they are shown at; None shows them as they are.
         """
         planned = self._stages[stage.index]
@@ -79,6 +82,7 @@ class Progress:
         self._tell(planned, 0)
 
         def step_done(step: int, denoised: Tensor, x: Tensor, _total: int) -> None:
+            check_prediction(model, denoised, f"stage '{_name(stage)}'")
             self._latest["x0"] = denoised
             shown = denoised if enlarge is None else enlarge(denoised)
             done = min(step + 1, planned.steps)
@@ -117,3 +121,7 @@ class Progress:
 def _is_comfyuis(callback: SamplerCallback) -> bool:
     """Return whether a callback is one that ComfyUI's samplers make; it only counts."""
     return getattr(callback, "__module__", "") == latent_preview.__name__
+
+
+def _name(stage: Stage) -> str:
+    return stage_name(stage.index, stage.index + stage.level + 1)

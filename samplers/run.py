@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
 
+from ..pyramid.outside import shown
 from ..pyramid.schedules import TOLERANCE
 from ..pyramid.stage_names import stage_name
 from ..pyramid.stages import PyramidSpec, Stage
 from .comfyui.checkpoint_metadata import check_spec
-from .comfyui.conditioning import LatentDown, check_conds
+from .comfyui.conditioning import LatentDown, check_conds, check_finite_conds, check_widths
 from .comfyui.model_objects import check_objects
+from .comfyui.node_inputs import is_number
 from .comfyui.stage_lora import check_lora_stages
 from .comfyui.stage_model import check_model, check_no_context_windows
 from .execution import Execution, Result, negative_model
@@ -116,11 +118,12 @@ class PyramidRun:
             if self.lift is not None:
                 latent_format: Any = model.get_model_object("latent_format")
                 self.lift.check(self.spec, latent_format.latent_channels)
+        check_finite_conds(self.guider.original_conds)
+        for model in (self.guider.model_patcher, *self.models.values()):
+            check_widths(self.guider.original_conds, model)
         if self.cfgs:
             _check_takes_cfg(self.guider, self.cfgs)
-        cfg = getattr(self.guider, "cfg", None)
-        if isinstance(cfg, float) and not math.isfinite(cfg):
-            raise ValueError(f"the cfg of the GUIDER is {cfg:g}; expected a number such as 6")
+        _check_cfg(self.guider)
 
     def _check_conds(self, start: Start) -> None:
         check_conds(self.guider.original_conds, start.full, start.stages)
@@ -129,6 +132,14 @@ class PyramidRun:
             check_no_context_windows(model_options, start.stages)
         for model in models:
             check_objects({"options": model.model_options, "wrappers": model.wrappers}, start.full, start.stages)
+
+
+def _check_cfg(guider: Any) -> None:
+    """Raise ValueError for a guider whose cfg is no number; guiders of other packs may have other values than numbers."""
+    plain = type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
+    for name, cfg in vars(guider).items():
+        if name.startswith("cfg") and not is_number(cfg) and (plain or isinstance(cfg, Real)):
+            raise ValueError(f"the {name} of the GUIDER is {shown(cfg)}; expected a number such as 6")
 
 
 def _check_takes_cfg(guider: Any, cfgs: Mapping[int, float]) -> None:

@@ -13,6 +13,7 @@ from ..pyramid.latent_shape import LatentShape
 from ..pyramid.lift import Lift, lift_correction
 from ..pyramid.stages import PyramidSpec, Stage
 from .comfyui.conditioning import halve_latent
+from .comfyui.finite import is_finite
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class VideoLift:
         lift = self.lifts.get(axes, self.everywhere)
         if lift is None:
             return clean.new_zeros(*clean.shape[:2], *fine.shape)
-        return lift_correction(clean, fine.from_coarser, lift)
+        return self._checked(lift_correction(clean, fine.from_coarser, lift))
 
     def down(self, latent: Tensor, axes: str) -> Tensor:
         """Return a latent, or several side by side in the channels, at the next coarser size."""
@@ -79,4 +80,10 @@ class VideoLift:
         if drop is None or latent.shape[1] % self.channels:
             return halve_latent(latent, axes)
         size = LatentShape(*latent.shape[2:]).coarser(axes)
-        return torch.cat([drop(part, size) for part in latent.split(self.channels, dim=1)], dim=1)
+        return self._checked(torch.cat([drop(part, size) for part in latent.split(self.channels, dim=1)], dim=1))
+
+    def _checked(self, latent: Tensor) -> Tensor:
+        """Return a latent that the lift made, if it holds numbers only."""
+        if not is_finite(latent):
+            raise ValueError(f"the lift '{self.name}' gives NaN or infinity; make another one, or disconnect it")
+        return latent

@@ -49,14 +49,14 @@ ALLOWED = {
 """Every folder with Python files but tests/, which may import everything. A folder inside another one has its own entry."""
 
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "node_helpers"}
-COMFYUI |= {"nodes", "server"}
+COMFYUI |= {"execution", "nodes", "server"}
 SHIPPED = ("nodes", "samplers", "plots", "pyramid")
 """Folders of the archive: ComfyUI loads the pack under a name of its own, so their imports must be relative."""
 
 STANDARD = {*sys.stdlib_module_names, "tomllib", "_typeshed"}  # tomllib since 3.11; _typeshed exists for type checkers only
 CORE_STANDARD = {"__future__", "abc", "collections", "dataclasses", "enum", "functools", "hashlib", "itertools", "json", "math"}
 CORE_STANDARD |= {"fractions", "re", "typing"}
-NODE_STANDARD = {"textwrap", "__future__", "collections", "dataclasses", "sys", "typing"}
+NODE_STANDARD = {"__future__", "collections", "dataclasses", "functools", "inspect", "sys", "textwrap", "typing"}
 
 COMFYUI_INTERNALS = [
     "patch_model(",

@@ -30,9 +30,9 @@ SCRIPT = "benchmarks/faults"
 
 def parts() -> list[Part]:
     """Return the parts of the campaign; each is a module with a ``PART``."""
-    from . import disks, kills, malformed, two_processes
+    from . import disks, kills, malformed, malformed_nodes, two_processes, unwritable_nodes
 
-    return [module.PART for module in (kills, malformed, disks, two_processes)]
+    return [module.PART for module in (kills, malformed, malformed_nodes, disks, unwritable_nodes, two_processes)]
 
 
 def turns(waiting: dict[str, list[Case]]) -> Iterator[tuple[str, Case]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-import safetensors
-
 from ...pyramid.key_names import Expert
+from ...pyramid.outside import first_line
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, PyramidSpec
+from .safetensors_file import read_metadata
 from .stage_lora import differences, stage_loras
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def trained_for(model: ModelPatcher) -> list[tuple[str, PyramidSpec]]:
     """Return a name and the pyramid for every part of a MODEL whose metadata has a pyramid."""
     loras = [(f"the LoRA '{lora.file.name}'", lora.file.spec) for lora in stage_loras(model) if lora.file.spec is not None]
-    return [*loras, *(("the checkpoint", PyramidSpec.from_metadata(header)) for header in _checkpoint_headers(model))]
+    return [*loras, *(("the checkpoint", spec) for spec, _ in _checkpoints(model))]
 
 
 def distilled_for(model: ModelPatcher) -> tuple[str, list[tuple[float, ...]]] | None:
@@ -29,8 +29,7 @@ def distilled_for(model: ModelPatcher) -> tuple[str, list[tuple[float, ...]]] | 
     for lora in stage_loras(model):
         if lora.file.levels is not None:
             return f"the LoRA '{lora.file.name}'", lora.file.levels
-    for header in _checkpoint_headers(model):
-        levels = levels_from_metadata(header, PyramidSpec.from_metadata(header))
+    for _, levels in _checkpoints(model):
         if levels is not None:
             return "the checkpoint", levels
     return None
@@ -55,16 +54,27 @@ def check_spec(model: ModelPatcher, spec: PyramidSpec) -> None:
             )
 
 
-def _checkpoint_headers(model: ModelPatcher) -> list[dict[str, str]]:
-    """Return the metadata of the files that a MODEL was loaded from."""
-    headers = []
+def _checkpoints(model: ModelPatcher) -> list[tuple[PyramidSpec, list[tuple[float, ...]] | None]]:
+    """Return the pyramids in the files that a MODEL was loaded from, and the levels of distilled ones.
+
+    A file that is gone by now says nothing.
+
+    Raises:
+        ValueError: A file cannot be read, or its pyramid is none.
+    """
+    pyramids = []
     for path in _files(model):
-        if path.endswith(".safetensors"):
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-            if METADATA_KEY in metadata:
-                headers.append(metadata)
-    return headers
+        if not (path.endswith(".safetensors") and Path(path).is_file()):
+            continue
+        name = f"the checkpoint '{Path(path).name}'"
+        metadata = read_metadata(path, name)
+        if METADATA_KEY in metadata:
+            try:
+                spec = PyramidSpec.from_metadata(metadata)
+                pyramids.append((spec, levels_from_metadata(metadata, spec)))
+            except ValueError as error:
+                raise ValueError(f"{name}: {first_line(error)}") from None
+    return pyramids
 
 
 def _files(model: ModelPatcher) -> Iterator[str]:

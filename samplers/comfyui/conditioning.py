@@ -6,8 +6,8 @@ conditioning of models this pack has never heard of follows, too. A few kinds wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
@@ -16,14 +16,25 @@ from torch.nn import functional
 
 from ...pyramid.axes import space_scale
 from ...pyramid.latent_shape import VAE_SPACE, LatentShape
+from ...pyramid.outside import shown
 from ...pyramid.resize import make_resize, scaled_sides
 from ...pyramid.stages import Stage
+from .finite import place_of_nan
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 UNSUPPORTED = {
     "control": "a ControlNet",
     "gligen": "GLIGEN boxes",
 }
 """Keys of a cond that cannot follow the stages, with the names that error messages use."""
+
+MADE_BY_COMFYUI = ("model_conds", "uuid")
+"""Keys that ComfyUI adds to a cond."""
+
+NUMBERS = {"start_percent": (0.0, 1.0), "end_percent": (0.0, 1.0), "strength": (0.0, 1000.0)}
+"""Numbers of a cond, with their limits."""
 
 READ_BY_FRAME = {"audio_embed": "audio", "face_video_pixels": "a face video"}
 """Keys of a cond that the network reads frame by frame, with the names that error messages use."""
@@ -115,6 +126,50 @@ def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> N
                 _check_frames(key, cond[key], full.frames)
         if time_changes:
             _check_times(cond, full)
+
+
+def check_finite_conds(conds: Any) -> None:
+    """Check that the conds of a guider are prompts of finite numbers.
+
+    Raises:
+        ValueError: There are none, or one holds NaN or infinity; the message names it.
+    """
+    groups = conds if isinstance(conds, Mapping) else {}
+    if not groups or not all(isinstance(group, (list, tuple)) and group for group in groups.values()):
+        raise ValueError("the GUIDER has no prompts; connect its conditioning")
+    for name, group in groups.items():
+        for cond in group:
+            if not isinstance(cond, Mapping):
+                raise ValueError(
+                    f"the {name} conditioning is {shown(cond)}; expected the output of 'CLIP Text Encode (Prompt)'"
+                )
+            if (place := place_of_nan({key: value for key, value in cond.items() if key not in MADE_BY_COMFYUI})) is not None:
+                raise ValueError(f"the {name} conditioning holds NaN or infinity in '{place}'; encode it again")
+            for key, (least, most) in NUMBERS.items():
+                number = cond.get(key, least)
+                if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:
+                    raise ValueError(f"the {name} conditioning has {key} {shown(number)}; expected {least:g} to {most:g}")
+
+
+def check_widths(conds: Conds, model: ModelPatcher) -> None:
+    """Check that the embeddings of prompts are of the text encoder that a MODEL was trained with.
+
+    Raises:
+        ValueError: They are of another width or have no tokens.
+    """
+    try:
+        network: Any = model.model.diffusion_model
+        width = network.text_embedding[0].in_features
+    except (AttributeError, IndexError, TypeError):
+        return
+    for name, group in conds.items():
+        for embedding in (cond["cross_attn"] for cond in group if isinstance(cond.get("cross_attn"), Tensor)):
+            if embedding.ndim != 3 or embedding.shape[-1] != width or not embedding.numel():
+                size = "x".join(map(str, embedding.shape))
+                raise ValueError(
+                    f"the {name} conditioning is an embedding of size {size}, but this MODEL takes tokens of width {width}; "
+                    "load the text encoder with type 'wan'"
+                )
 
 
 def _check_times(cond: dict, full: LatentShape) -> None:

@@ -12,9 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from ...pyramid.latent_shape import LatentShape
+from ...pyramid.outside import first_line, read_json_object, shown
 from ...pyramid.stage_names import stage_name
 from ...pyramid.stages import PyramidSpec
+from .finite import NUMBERS, is_finite
 from .latent_tag import CLEAN, END, START, TAG_KEY, StageTag, tag_of, tagged
+from .node_inputs import check_batch_index
 from .user_files import UserFiles
 
 DRAFT_FILES = UserFiles("drafts", "Pyramidal Save Draft")
@@ -71,30 +74,42 @@ def load_draft(name: str) -> tuple[dict, str]:
     tensors, metadata = DRAFT_FILES.read(name)
     values = _values(metadata, name)
     try:
-        spec = PyramidSpec.from_json(json.dumps(values["spec"]))
-        size = LatentShape(*map(int, values["size"]))
+        spec, size = PyramidSpec.from_values(values["spec"]), LatentShape(*_whole_numbers("size", values["size"], 3))
+        (stage,) = _whole_numbers("stage", [values["stage"]], 1)
         fields: dict[str, Any] = {key: tensors.get(key) for key in TAG_TENSORS}
-        tag = StageTag(spec, int(values["stage"]), size, values["state"], **fields)
+        tag = StageTag(spec, stage, size, values["state"], **fields)
         _check(tag, tensors["samples"])
+        _check_tensors(tag, tensors)
         latent: dict[str, Any] = {key: tensors[key] for key in LATENT_TENSORS if key in tensors}
-        if values["batch_index"] is not None:
-            latent["batch_index"] = [int(index) for index in values["batch_index"]]
+        check_batch_index(values["batch_index"], len(tensors["samples"]), "it")
     except KeyError as error:
         raise ValueError(f"'{name}' is damaged: it has no {error}; save the draft again") from None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"'{name}' is damaged: {error}; save the draft again") from None
+    except ValueError as error:
+        raise ValueError(f"'{name}' is damaged: {first_line(error)}; save the draft again") from None
+    if values["batch_index"] is not None:
+        latent["batch_index"] = values["batch_index"]
     return tagged(latent, tag), _description(tag)
+
+
+def _whole_numbers(what: str, values: object, count: int) -> list[int]:
+    """Return whole numbers of a file that are at least 0."""
+    if isinstance(values, list) and len(values) == count:
+        if all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 for value in values):
+            return values
+    raise ValueError(f"its {what} is {shown(values[0] if count == 1 and isinstance(values, list) else values)}")
 
 
 def _values(metadata: dict[str, str], name: str) -> dict[str, Any]:
     """Return the JSON in a file's metadata."""
     try:
-        values = json.loads(metadata[METADATA_KEY])
+        values = read_json_object(metadata[METADATA_KEY], "the description of its stage")
         version = values["format"]
-    except (KeyError, TypeError, json.JSONDecodeError):
+    except KeyError:
         raise ValueError(f"'{name}' is not a draft; expected a file from 'Pyramidal Save Draft'") from None
+    except ValueError as error:
+        raise ValueError(f"'{name}' is damaged: {first_line(error)}; save the draft again") from None
     if version != FORMAT:
-        raise ValueError(f"unsupported draft format {version!r} in '{name}'; this version reads format {FORMAT}")
+        raise ValueError(f"unsupported draft format {shown(version)} in '{name}'; this version reads format {FORMAT}")
     return values
 
 
@@ -104,11 +119,27 @@ def _check(tag: StageTag, samples: Tensor) -> None:
     if not 0 <= tag.stage < count:
         raise ValueError(f"stage {tag.stage} is not one of {count}")
     if tag.state not in (START, END, CLEAN):
-        raise ValueError(f"unknown state {tag.state!r}")
+        raise ValueError(f"unknown state {shown(tag.state)}")
     shape = tag.spec.shapes(tag.size)[tag.stage]
     if samples.ndim != 5 or tuple(samples.shape[2:]) != tuple(shape):
         expected, got = ("x".join(map(str, sides)) for sides in (shape, samples.shape))
         raise ValueError(f"its stage has {expected} latents, but the samples have shape {got}")
+
+
+def _check_tensors(tag: StageTag, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError unless the tensors hold numbers and those beside the samples have their size, or the video's."""
+    for key in (*LATENT_TENSORS, *TAG_TENSORS):
+        tensor = tensors.get(key)
+        if tensor is not None and not (tensor.dtype in NUMBERS and tensor.numel() and is_finite(tensor)):
+            raise ValueError(f"its tensor '{key}' is empty, or holds NaN, infinity or other things than numbers")
+    samples, mask = tensors["samples"], tensors.get("noise_mask")
+    sizes = {"given": (*samples.shape[:2], *tag.size), "clean": tuple(samples.shape)}
+    for key, size in sizes.items():
+        if key in tensors and tuple(tensors[key].shape) != size:
+            expected, got = ("x".join(map(str, sides)) for sides in (size, tensors[key].shape))
+            raise ValueError(f"its tensor '{key}' has shape {got}; expected {expected}")
+    if mask is not None and not 2 <= mask.ndim <= samples.ndim:
+        raise ValueError(f"its noise mask has {mask.ndim} dimensions; expected 2 to {samples.ndim}")
 
 
 def _batch_index(latent: dict) -> list[int] | None:

@@ -32,6 +32,8 @@ def flow_shift(shift: float, model: ModelPatcher | None = None) -> float:
     own = getattr(model.get_model_object("model_sampling"), "shift", None)
     if own is None:
         raise ValueError("shift is 0, but this MODEL has no flow shift of its own; set a positive one, such as 5")
+    if not (math.isfinite(own) and own > 0):
+        raise ValueError(f"the flow shift of this MODEL is {own:g}; set a positive one at 'ModelSamplingSD3', such as 5")
     return float(own)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -9,7 +10,7 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ...pyramid.latent_shape import CHANNELS, VAE_SPACE, LatentShape
+from ...pyramid.latent_shape import CHANNELS, VAE_SPACE, VAE_TIME, LatentShape
 from ...pyramid.sizes import check_shape
 from ...pyramid.stages import PyramidSpec
 from .latent_tag import tag_of
@@ -17,6 +18,9 @@ from .latent_tag import tag_of
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+
+MOST_VALUES = 2**31
+"""Values of a LATENT, in all videos of its batch: 8 GiB."""
 
 MOST_DEVIATION = 1.5
 """Deviation within a channel, in the scale of the model, above which a latent is no encoded video; the model's scale gives
@@ -26,6 +30,12 @@ videos one of about 1."""
 def empty_latent(shape: LatentShape, batch_size: int) -> dict:
     """Return a LATENT of zeros on ComfyUI's intermediate device."""
     size = (batch_size, CHANNELS, shape.frames, shape.height, shape.width)
+    if math.prod(size) > MOST_VALUES:
+        raise ValueError(
+            f"{batch_size} video{'s' * (batch_size > 1)} of {shape.width * VAE_SPACE}x{shape.height * VAE_SPACE} with "
+            f"{(shape.frames - 1) * VAE_TIME + 1} frames have {math.prod(size):.3g} latent values; expected at most "
+            f"{MOST_VALUES:.3g}"
+        )
     return {"samples": torch.zeros(size, device=comfy.model_management.intermediate_device())}
 
 

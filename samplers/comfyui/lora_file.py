@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import weakref
@@ -16,10 +15,16 @@ import torch
 from torch import Tensor
 
 from ...pyramid.key_names import Expert, LoraKey, diffusers_name, lora_key
+from ...pyramid.outside import MOST_JSON, first_line, read_json, shown
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, PyramidSpec
+from .finite import is_finite
+from .safetensors_file import file_problem
 
 UP, DOWN = "lora_up.weight", "lora_down.weight"
+
+MOST_PATTERN, MOST_REPEATS = 300, 4
+"""Characters and repetitions of a regular expression from outside; more repetitions take longer than anyone waits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,29 +59,43 @@ def load_lora_file(path: str | Path, name: str, expert: Expert | None = None) ->
         ValueError: The file cannot be read, holds several LoRAs, or holds NaN or infinity.
     """
     path = Path(path)
+    if problem := file_problem(path):
+        raise ValueError(f"the LoRA file '{name}' cannot be read ({problem})")
     status = path.stat()
     key = (str(path), status.st_mtime_ns, status.st_size, expert)
     if (known := _LOADED.get(key)) is not None:
         return known
-    try:
-        tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
-    except Exception as error:  # the formats' own errors have no common base class
-        raise ValueError(f"the LoRA file '{name}' cannot be read ({str(error).splitlines()[0]})") from None
-    metadata = metadata or {}
+    tensors, metadata = _read(path, name)
     layers = _layers(tensors, name, expert)
-    _set_alphas(layers, _peft_config(path, metadata))
+    _check_sizes(layers, name)
+    try:
+        _set_alphas(layers, _peft_config(path, metadata))
+        spec = PyramidSpec.from_metadata(metadata) if METADATA_KEY in metadata else None
+        levels = levels_from_metadata(metadata, spec) if spec is not None else None
+    except ValueError as error:
+        raise ValueError(f"the LoRA '{name}' is damaged: {first_line(error)}") from None
     _check_values(layers, name)
     for layer in layers.values():
         _complete(layer)
-    spec = PyramidSpec.from_metadata(metadata) if METADATA_KEY in metadata else None
-    loaded = LoraFile(name, layers, spec, levels_from_metadata(metadata, spec) if spec is not None else None)
+    loaded = LoraFile(name, layers, spec, levels)
     _LOADED[key] = loaded
     return loaded
 
 
+def _read(path: Path, name: str) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """Return the tensors and the metadata of a file."""
+    try:
+        tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    except Exception as error:  # the formats' own errors have no common base class
+        raise ValueError(f"the LoRA file '{name}' cannot be read ({first_line(error)})") from None
+    if not isinstance(tensors, Mapping):
+        raise ValueError(f"the LoRA file '{name}' holds {shown(tensors)}; expected tensors by name")
+    return tensors, metadata or {}
+
+
 def _layers(tensors: Mapping[str, Any], name: str, expert: Expert | None) -> dict[str, dict[str, Tensor]]:
     """Group a file's tensors by layer."""
-    keys = {key: lora_key(key) for key, value in tensors.items() if isinstance(value, Tensor)}
+    keys = {key: lora_key(key) for key, value in tensors.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if _holds_two_experts(list(keys.values())):
         unnamed, requested = _unnamed(keys), _requested(expert, name)
         keys = {key: read for key, read in keys.items() if (read.expert or unnamed) == requested}
@@ -122,12 +141,13 @@ def _peft_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return peft's configuration: from the header, where diffusers writes it, or from the file that peft saves next to it."""
     try:
         if "lora_adapter_metadata" in metadata:
-            packed = json.loads(metadata["lora_adapter_metadata"])
-        elif path.stem == "adapter_model":
-            packed = json.loads((path.parent / "adapter_config.json").read_text(encoding="utf-8"))
+            packed = read_json(metadata["lora_adapter_metadata"], "the configuration in its header")
+        elif path.stem == "adapter_model" and (beside := path.with_name("adapter_config.json")).is_file():
+            with beside.open(encoding="utf-8") as file:
+                packed = read_json(file.read(MOST_JSON + 1), "the 'adapter_config.json' beside it")
         else:
             return {}
-    except (OSError, ValueError):
+    except OSError:
         return {}
     config = {}
     for key, value in packed.items() if isinstance(packed, dict) else ():
@@ -143,12 +163,29 @@ def _set_alphas(layers: dict[str, dict[str, Tensor]], config: Mapping[str, Any])
     Everyone else scales a LoRA by ``alpha / rank``; rank-stabilised LoRA (arXiv:2312.03732) by ``alpha / sqrt(rank)``.
     """
     patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise ValueError(f"its alpha_pattern is {shown(patterns)}; expected numbers by module")
+    for pattern in patterns:
+        _check_pattern(pattern)
     for module, layer in layers.items():
         chosen = [alpha for pattern, alpha in patterns.items() if _matches(pattern, module)]
         alpha = chosen[0] if chosen else config.get("lora_alpha")
         if alpha is not None and DOWN in layer and "alpha" not in layer:
+            if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+                raise ValueError(f"its alpha is {shown(alpha)}; expected a number")
             scale = math.sqrt(layer[DOWN].shape[0]) if config.get("use_rslora") else 1.0
             layer["alpha"] = torch.tensor(float(alpha) * scale)
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raise ValueError for a pattern that is no regular expression, or one that may take for ever."""
+    repeats = len(re.findall(r"[*+{]", pattern))
+    if len(pattern) > MOST_PATTERN or repeats > MOST_REPEATS or re.search(r"\)[*+{]", pattern):
+        raise ValueError(f"its alpha_pattern {shown(pattern)} is too complex; expected the name of a module")
+    try:
+        re.fullmatch(pattern, "")
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"its alpha_pattern {shown(pattern)} is no regular expression ({first_line(error)})") from None
 
 
 def _matches(pattern: str, module: str) -> bool:
@@ -180,10 +217,20 @@ def lora_scale(layer: Mapping[str, Tensor]) -> float:
     return float(layer["alpha"]) / layer[DOWN].shape[0] if "alpha" in layer else 1.0
 
 
+def _check_sizes(layers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
+    for module, layer in layers.items():
+        for tensor, value in layer.items():
+            if value.numel() == 0:
+                size = "x".join(map(str, value.shape))
+                raise ValueError(f"the LoRA '{name}' is damaged: its {module}.{tensor} has size {size} and holds nothing")
+        if DOWN in layer and layer[DOWN].ndim == 0:
+            raise ValueError(f"the LoRA '{name}' is damaged: its {module}.{DOWN} is a single number")
+
+
 def _check_values(layers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
     for module, layer in layers.items():
         if "alpha" in layer and layer["alpha"].numel() != 1:
             raise ValueError(f"the LoRA '{name}' has {layer['alpha'].numel()} alphas for {module}; expected one number")
         for tensor, value in layer.items():
-            if not torch.isfinite(value.float() if value.is_floating_point() else value).all():
+            if not is_finite(value):
                 raise ValueError(f"the LoRA '{name}' holds NaN or infinity: its {module}.{tensor}")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import difflib
 
 import folder_paths
-import safetensors
 
 from ...pyramid.key_names import Expert
+from ...pyramid.outside import first_line, shown
 from ...pyramid.stages import PyramidSpec
 from .lora_file import LoraFile, load_lora_file
+from .safetensors_file import read_metadata
 
 SPEC_FOLDERS = ("diffusion_models", "loras", "checkpoints")
 """Model folders whose files can carry a pyramid."""
+
+MOST_NAME = 1000
+"""Characters of a name that the nearest one is looked for."""
 
 
 def lora_names() -> list[str]:
@@ -37,10 +41,12 @@ def lora_from_list(name: str, expert: Expert | None = None) -> LoraFile:
 
 def lora_problem(name: str) -> str | None:
     """Return a sentence if models/loras has no file of a name; None if it has."""
+    if not isinstance(name, str):
+        return f"the name of a LoRA is {shown(name)}; expected a text"
     if _lora_path(name) is not None:
         return None
-    nearest = difflib.get_close_matches(name.replace("\\", "/"), lora_names(), n=1, cutoff=0.3)
-    return f"models/loras has no file '{name}'" + (f"; the nearest name is '{nearest[0]}'" if nearest else "")
+    nearest = difflib.get_close_matches(name.replace("\\", "/")[:MOST_NAME], lora_names(), n=1, cutoff=0.3)
+    return f"models/loras has no file {shown(name)}" + (f"; the nearest name is '{nearest[0]}'" if nearest else "")
 
 
 def _lora_path(name: str) -> str | None:
@@ -69,13 +75,11 @@ def spec_from_file(name: str) -> PyramidSpec:
         ValueError: The file cannot be read, or has no pyramid.
     """
     folder, _, file = name.partition("/")
-    path = folder_paths.get_full_path_or_raise(folder, file)
-    try:
-        with safetensors.safe_open(path, framework="pt") as opened:
-            metadata = opened.metadata()
-    except Exception as error:  # safetensors errors have no common base class
-        raise ValueError(f"'{name}' is not a readable safetensors file ({error})") from None
+    path = folder_paths.get_full_path(folder, file) if folder in SPEC_FOLDERS else None
+    if path is None:
+        raise ValueError(f"there is no file {shown(name)} in models; expected one in {', '.join(SPEC_FOLDERS)}")
+    metadata = read_metadata(path, f"'{name}'")
     try:
         return PyramidSpec.from_metadata(metadata)
     except ValueError as error:
-        raise ValueError(f"'{name}': {error}") from None
+        raise ValueError(f"'{name}': {first_line(error)}") from None

@@ -1,24 +1,103 @@
-"""Safetensors files that are written as a whole or not at all."""
+"""Safetensors files from outside are read within limits; the pack's own are written as a whole or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from ...pyramid.outside import first_line
+
+MOST_HEADER = 16 << 20
+"""Bytes of a header: that of a large LoRA with the tags of its training images has a few million."""
+
+ENDINGS = (".safetensors", ".sft")
+
+Result = TypeVar("Result")
+
+
+def file_problem(path: str | Path) -> str | None:
+    """Return why a model file cannot be read, as far as that is cheap to know; None if nothing speaks against it.
+
+    The parsers of PyTorch and safetensors would read headers of any length.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            return "it is not a file"
+        if path.suffix.lower() not in ENDINGS:
+            return None
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        size = path.stat().st_size
+    except OSError as error:
+        return error.strerror or first_line(error)
+    if size < 8 or length > size - 8:
+        return "it is damaged, or only part of it was copied"
+    return f"its header has {length} bytes; expected at most {MOST_HEADER}" if length > MOST_HEADER else None
+
+
+def read_metadata(path: str | Path, what: str) -> dict[str, str]:
+    """Return the metadata of a safetensors file.
+
+    Args:
+        path: The file.
+        what: The name of the file in messages.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    return _opened(path, what, lambda file: file.metadata() or {})
+
+
+def read_safetensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a file; the arguments are those of ``read_metadata``.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    return _opened(path, what, lambda file: ({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}))
+
+
+def _opened(path: str | Path, what: str, read: Callable[[Any], Result]) -> Result:
+    problem = file_problem(path)
+    if problem is None:
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                return read(file)
+        except Exception as error:  # safetensors errors have no common base class
+            problem = first_line(error)
+    raise ValueError(f"{what} is not a readable safetensors file ({problem})")
+
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a file atomically: after a crash ``path`` holds its old contents or the new ones. The folder is created."""
+    """Write a file atomically: after a crash ``path`` holds its old contents or the new ones. The folder is created.
+
+    Raises:
+        ValueError: The disk is full, the folder is read-only, or something else is in the way; ``path`` is unchanged.
+    """
     copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = path.with_name(f"{path.stem[:100]}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(copies, part, metadata=dict(metadata))
         with part.open("rb+") as written:
             os.fsync(written.fileno())
         os.replace(part, path)
+    except Exception as error:  # safetensors errors have no common base class
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise ValueError(f"cannot write '{path.name}' in {path.parent} ({reason}); free space or allow writing there") from None
     finally:
+        _remove(part)
+
+
+def _remove(part: Path) -> None:
+    try:
         part.unlink(missing_ok=True)
+    except OSError:  # of the folder, which the message is about
+        return

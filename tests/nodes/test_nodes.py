@@ -205,7 +205,7 @@ def test_a_failed_write_leaves_the_old_file(folders, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(safetensors_file.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match="cannot write 'x.safetensors' in .*disk full"):
         conditioning_file.save_conditioning(prompt(2), "x")
     assert path.read_bytes() == before and not list(folders.rglob("*.part"))
 
@@ -245,7 +245,7 @@ ONE_COND = {"format": "1", "conds": [{}]}
         ({"cross_attn": torch.ones(2)}, r"embedding of shape \(2,\)"),
         ({"cross_attn": torch.ones(1, 2, 3, dtype=torch.int32)}, "floating point"),
         (({"0.pooled_output": torch.ones(2)}, {"format": "1", "conds": [{}]}), "damaged: prompt 1 of 1"),
-        (({"0.cross_attn": torch.ones(1, 1, 1)}, ["format"]), "has no conditioning"),
+        (({"0.cross_attn": torch.ones(1, 1, 1)}, ["format"]), "is damaged: .* must be a JSON object, got a list of 1"),
         (({"0.cross_attn": torch.ones(1, 1, 1)}, {"format": "9", "conds": [{}]}), "unsupported conditioning format '9'"),
         ({"cross_attn": torch.full((1, 2, 3), float("nan"))}, "holds NaN or infinity in 'cross_attn'; encode the prompt again"),
         (
@@ -254,7 +254,7 @@ ONE_COND = {"format": "1", "conds": [{}]}
         ),
         (
             ({"0.cross_attn": torch.ones(1, 1, 1)}, {"format": "1", "conds": [{"strength": float("nan")}]}),
-            "is damaged: strength is nan; expected a number",
+            "is damaged: .*NaN is not a number",
         ),
         (
             ({"0.cross_attn": torch.ones(1, 1, 1)}, {"format": "1", "conds": [{"start_percent": "early"}]}),

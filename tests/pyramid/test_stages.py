@@ -133,7 +133,7 @@ def change(**values):
         (lambda: PyramidSpec(timestep_source="t"), "expected natural, sigma, pyramid-flow"),
         (lambda: PyramidSpec(rope="warped"), "expected native, scaled"),
         (lambda: PyramidSpec.from_json("{"), "not valid JSON"),
-        (lambda: PyramidSpec.from_json("[1]"), "JSON object, got list"),
+        (lambda: PyramidSpec.from_json("[1]"), "JSON object, got a list of 1"),
         (lambda: PyramidSpec.from_json(change(boundary=1)), "unknown fields in the pyramid spec: boundary; expected"),
         (lambda: PyramidSpec.from_json(change(format=FORMAT + 1)), "format 2; this version reads format 1"),
         (lambda: PyramidSpec.from_json(json.dumps({"format": FORMAT})), "missing fields in the pyramid spec: boundaries"),

@@ -289,7 +289,6 @@ def test_boft_without_an_alpha_acts(t2v_model, write):
     [
         (LOW_RANK | {f"{Q}.lora_up.weight": torch.full((128, 4), float("nan"))}, {}, "blocks.0.self_attn.q.lora_up.weight"),
         (LOW_RANK | {f"{Q}.alpha": torch.tensor(float("inf"))}, {}, "blocks.0.self_attn.q.alpha"),
-        (LOW_RANK, {"lora_adapter_metadata": '{"lora_alpha": NaN}'}, "blocks.0.self_attn.q.alpha"),
         ({f"{Q}.diff_b": torch.full((128,), float("-inf"), dtype=torch.bfloat16)}, {}, "blocks.0.self_attn.q.diff_b"),
     ],
 )

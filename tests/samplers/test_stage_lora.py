@@ -343,7 +343,7 @@ def test_the_pyramid_of_a_file(tmp_path, monkeypatch):
     save_file(file_tensors("host"), tmp_path / "with.safetensors", WAN.to_metadata())
     save_file(file_tensors("host"), tmp_path / "without.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"no")
-    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda folder, name: str(tmp_path / name))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], {".safetensors"}))
     assert PyramidalWanFromFile.execute("loras/with.safetensors").args == (WAN,)
     with pytest.raises(ValueError, match="'loras/without.safetensors': the file's metadata has no 'pyramid_spec'"):
         PyramidalWanFromFile.execute("loras/without.safetensors")

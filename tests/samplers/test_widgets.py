@@ -12,6 +12,7 @@ from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerA
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.stages import PRESETS, STOCK, PyramidSpec
+from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.options import StageOptions, find_spec
 from pyramidalwan.samplers.progress import BAR
 from tiny_wan.checkpoints import t2v_state_dict
@@ -236,8 +237,9 @@ def test_wrong_widgets_raise_before_a_model_is_loaded(changes, words):
 
 def test_wrong_inputs_of_the_advanced_node_raise_before_a_model_is_loaded():
     parts = dict(
-        cfg="", start_stage="auto", end_stage="auto", pyramid=WAN, noise=1, guider=None, latent=empty(), first_stage_model=None
-    )
+        cfg="", start_stage="auto", end_stage="auto", pyramid=WAN, noise=SeedNoise(1), guider=None, latent=empty(),
+        first_stage_model=None,
+    )  # fmt: skip
     euler, lcm = (KSamplerSelect.execute(name).args[0] for name in ("euler", "lcm"))
     check = PyramidalWanSamplerAdvanced.check_lazy_status
     assert check(**parts, sampler=euler, sigmas=SIGMAS) == ["guider", "first_stage_model"]

@@ -1,0 +1,254 @@
+"""Malformed inputs of the nodes: widgets, sockets and files, through ComfyUI's own validation and executor."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+import re
+import resource
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.in_process import pack_module
+
+from .cases import Case, Part, expect
+from .damaged_files import JSON_TEXTS, damage
+from .graph_runner import GIVE, Graph, GraphRunner, Outcome
+from .malformed_values import JSON_VALUES, malformed_of, python_values
+from .node_graphs import followed_by_sampler, graph_of, use_folders, valid_inputs, values, write_files
+
+TESTED = ("nodes", "plots", "pyramid", "samplers", "benchmarks/faults")
+"""Folders of the code under test."""
+
+CASES = {"widget": 140, "linked widget": 60, "socket": 120, "file": 180}
+MOST_MEMORY = 12 << 30
+MOST_CHARACTERS = 500
+WIDGETS = ("INT", "FLOAT", "STRING", "COMBO")
+CHANGED_BY_NODES = ("patches", "object_patches", "wrappers", "callbacks", "injections", "attachments", "hook_patches")
+NOT_A_SENTENCE = re.compile(
+    r"object has no attribute|NoneType|not supported between|positional argument|unexpected keyword|index out of range|<class|"
+    r"cannot be interpreted|not subscriptable|not iterable|unhashable|Traceback|<.* object at|must match the size|mat1 and|"
+    r"Expected .* to|Input type|codec can't|could not convert|expected str, bytes|Errno|invalid literal|size of tensor|"
+    r"(?<!weight_)dtype|shapes? cannot"
+)
+"""Words of Python or PyTorch that say nothing to an artist."""
+
+
+def cases(seed: int, folder: Path) -> Sequence[Case]:
+    """Return the cases, and prepare the values and files that they share."""
+    logging.disable(logging.CRITICAL)
+    torch.set_num_threads(1)
+    runner, base = GraphRunner(), folder / "nodes"
+    import comfy.utils
+
+    comfy.utils.PROGRESS_BAR_ENABLED = False
+    with torch.inference_mode():
+        given = values()
+        write_files(base, given)
+    runner.given.update(given)
+    reference = _reference(runner)
+    made = []
+    for kind, count in CASES.items():
+        for number in range(count):
+            name = f"{kind} {number}"
+            check = functools.partial(_check, runner, base, reference, kind, f"{seed} {name}")
+            made.append(Case(name, check))
+    return made
+
+
+def _check(runner: GraphRunner, shared: Path, reference: torch.Tensor, kind: str, seed: str, folder: Path) -> None:
+    """Run one malformed graph and expect one sentence and no harm."""
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, most))
+    rng = random.Random(seed)
+    base = folder / "base"
+    shutil.copytree(shared, base)
+    use_folders(base)
+    before = _state(runner.given["model"])
+    graph, words = MAKERS[kind](runner, base, rng)
+    files = _files(base)
+    outcome = runner.run(graph)
+    expect_sentence(outcome, words)
+    for path in _files(base) - files:
+        expect(path.suffix == ".safetensors" and outcome.error is None, f"{words}: left {path.name} behind")
+    expect(_state(runner.given["model"]) == before, f"{words}: the MODEL is not clean")
+    use_folders(shared)
+    expect(torch.equal(_reference(runner), reference), f"{words}: the next run differs")
+
+
+def _reference(runner: GraphRunner) -> torch.Tensor:
+    outcome = runner.run(graph_of("Sampler", valid_inputs()["Sampler"]))
+    expect(outcome.error is None and not outcome.refused, f"a valid graph fails: {outcome}")
+    return outcome.kept["samples"]["samples"]
+
+
+def expect_sentence(outcome: Outcome, words: str) -> None:
+    """Expect that a graph was refused with one sentence, or that its values are finite."""
+    expect(not outcome.crashes, f"{words}: a check crashed: {'; '.join(outcome.crashes)[:300]}")
+    if outcome.refused:
+        ours = [text for text in outcome.refused if text.startswith("Custom validation failed")]
+        for text in ours:
+            _expect_readable(text, words)
+    elif outcome.error is not None:
+        where = re.sub(r"\s+", " ", outcome.where)[-200:]
+        expect(outcome.kind == "ValueError", f"{words}: {outcome.kind}: {outcome.error[:200]!r} {where}")
+        _expect_readable(outcome.error, words)
+    else:
+        bad = [key for key, value in outcome.kept.items() if not _finite(value)]
+        expect(not bad, f"{words}: ran, and {', '.join(bad)} holds NaN or infinity")
+
+
+def _expect_readable(text: str, words: str) -> None:
+    expect("\n" not in text and text.isprintable(), f"{words}: not one line: {text[:200]!r}")
+    expect(len(text) <= MOST_CHARACTERS, f"{words}: {len(text)} characters: {text[:200]!r}")
+    expect(not NOT_A_SENTENCE.search(text), f"{words}: not a sentence for an artist: {text[:300]!r}")
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return bool(torch.isfinite(value).all())
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return all(map(_finite, value)) if isinstance(value, (list, tuple)) else True
+
+
+def _state(model: Any) -> dict[str, str]:
+    """Return what nodes can leave on a MODEL: patches, wrappers, callbacks, hooks and replaced methods."""
+    state = {name: repr(sorted(vars(model).get(name) or {})) for name in CHANGED_BY_NODES}
+    hooks = [name for name, module in model.model.named_modules() if module._forward_hooks or module._forward_pre_hooks]
+    return {**state, "options": repr(model.model_options), "hooks": repr(hooks)}
+
+
+def _files(base: Path) -> set[Path]:
+    return {path for path in base.rglob("*") if path.is_file()}
+
+
+def _widget(runner: GraphRunner, base: Path, rng: random.Random) -> tuple[Graph, str]:
+    node, inputs, name, _ = _chosen(rng, of=WIDGETS)
+    value = rng.choice(JSON_VALUES)
+    return graph_of(node, {**inputs, name: value}), f"{node}.{name} = {_short(value)}"
+
+
+def _linked_widget(runner: GraphRunner, base: Path, rng: random.Random) -> tuple[Graph, str]:
+    node, inputs, name, _ = _chosen(rng, of=WIDGETS)
+    return _given(runner, node, inputs, name, rng.choice([*JSON_VALUES, *python_values()]))
+
+
+def _socket(runner: GraphRunner, base: Path, rng: random.Random) -> tuple[Graph, str]:
+    node, inputs, name, io_type = _chosen(rng, of=())
+    if rng.random() < 0.15:
+        value = rng.choice(JSON_VALUES)
+        return graph_of(node, {**inputs, name: value}), f"{node}.{name} = {_short(value)}, a constant"
+    malformed = rng.random() < 0.8
+    value = malformed_of(io_type, runner.given, rng) if malformed else rng.choice([*JSON_VALUES, *python_values()])
+    if name == "clips":
+        inputs = {**inputs, "method": "linear"}
+    graph, words = _given(runner, node, inputs, name, value)
+    if node in ("Model", "StageModel") and io_type == "MODEL":
+        followed_by_sampler(graph, model=("node", 0))
+    return graph, words
+
+
+def _given(runner: GraphRunner, node: str, inputs: Mapping[str, Any], name: str, value: Any) -> tuple[Graph, str]:
+    runner.given["malformed"] = value
+    graph = graph_of(node, {key: other for key, other in inputs.items() if key != name})
+    graph["malformed"] = {"class_type": GIVE, "inputs": {"key": "malformed"}}
+    graph["node"]["inputs"][name] = ["malformed", 0]
+    return graph, f"{node}.{name} <- {_short(value)}"
+
+
+def _chosen(rng: random.Random, *, of: tuple[str, ...]) -> tuple[str, dict[str, Any], str, str]:
+    """Return a node with valid inputs, and the name and type of one of them: a widget of these types, or a socket."""
+    places = [
+        (node, inputs, widget.id, widget.get_io_type())
+        for node, inputs in valid_inputs().items()
+        for widget in pack_module("nodes").__dict__[f"PyramidalWan{node}"].GET_SCHEMA().inputs
+        if widget.id in inputs and ((widget.get_io_type() in of) if of else (widget.get_io_type() not in WIDGETS))
+    ]
+    return rng.choice(places)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"tensor {tuple(value.shape)} {value.dtype}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_short(item)}" for key, item in value.items())[:100] + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_short, value[:3])) + "]"
+    return ascii(value)[:60]
+
+
+def _file(runner: GraphRunner, base: Path, rng: random.Random) -> tuple[Graph, str]:
+    kind = rng.choice(sorted(FILES))
+    path, graph = FILES[kind](base)
+    if path.suffix == ".json":
+        path.write_text(rng.choice([*JSON_TEXTS, *_peft_configs(rng)]))
+        how = path.read_text()[:60]
+    else:
+        how = damage(path, rng)
+    return graph, f"{kind}: {how}"
+
+
+def _peft_configs(rng: random.Random) -> Iterator[str]:
+    for pattern in ("(.+)+!", ".*.*.*.*.*.*.*.*!", "[", "(", "x" * 100_000):
+        yield f'{{"lora_alpha": 4, "alpha_pattern": {{"{pattern}": 2}}}}'
+    for alpha in ("NaN", '"a"', "[]", "null", "1e400", "{}"):
+        yield f'{{"lora_alpha": {alpha}}}'
+    yield '{"alpha_pattern": [1, 2]}'
+
+
+FILES: Mapping[str, Callable[[Path], tuple[Path, Graph]]] = {
+    "draft": lambda base: (
+        base / "input" / "drafts" / "draft.safetensors",
+        followed_by_sampler(graph_of("LoadDraft", valid_inputs()["LoadDraft"]), latent=("node", 0)),
+    ),
+    "prompt": lambda base: (
+        base / "input" / "conditioning" / "prompt.safetensors",
+        followed_by_sampler(graph_of("LoadConditioning", valid_inputs()["LoadConditioning"]), positive=("node", 0)),
+    ),
+    "LoRA": lambda base: (
+        base / "loras" / "lora.safetensors",
+        followed_by_sampler(graph_of("StageLoRA", valid_inputs()["StageLoRA"]), model=("node", 0)),
+    ),
+    "LoRA of other kinds": lambda base: (
+        base / "loras" / "adapters.safetensors",
+        followed_by_sampler(
+            graph_of("StageLoRA", {**valid_inputs()["StageLoRA"], "lora_name": "adapters.safetensors"}), model=("node", 0)
+        ),
+    ),
+    "LoRA of peft": lambda base: (
+        base / "loras" / "adapter_config.json",
+        followed_by_sampler(
+            graph_of("StageLoRA", {**valid_inputs()["StageLoRA"], "lora_name": "adapter_model.safetensors"}), model=("node", 0)
+        ),
+    ),
+    "pyramid": lambda base: (
+        base / "loras" / "spec.safetensors",
+        followed_by_sampler(graph_of("FromFile", valid_inputs()["FromFile"]), pyramid=("node", 0)),
+    ),
+    "lift": lambda base: (
+        base / "pyramidal_lifts" / "0123456789abcdef.safetensors",
+        graph_of("Sampler", {key: value for key, value in valid_inputs()["Sampler"].items() if key != "lift"}),
+    ),
+}
+"""The file of each kind, and the graph that reads it."""
+
+MAKERS: Mapping[str, Callable[[GraphRunner, Path, random.Random], tuple[Graph, str]]] = {
+    "widget": _widget,
+    "linked widget": _linked_widget,
+    "socket": _socket,
+    "file": _file,
+}
+
+PART = Part(
+    "malformed-nodes",
+    "a malformed input of a node gives one sentence, leaves the MODEL clean, and the next run is bit-identical",
+    cases,
+    tested=TESTED,
+    seconds=60.0,
+)

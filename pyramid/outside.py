@@ -1,0 +1,87 @@
+"""Values from outside: JSON read within limits, and values of any kind as error messages show them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+MOST_SHOWN = 60
+"""Characters of a value that a message shows."""
+
+MOST_DIGITS = 20
+"""Digits of a whole number in JSON; a seed has 20."""
+
+MOST_JSON = 1_000_000
+"""Characters of JSON that are read; the pack writes a few thousand."""
+
+
+def shown(value: object) -> str:
+    """Return a value for a message: one line, short, whatever the value is."""
+    if isinstance(value, str):
+        start = value[:MOST_SHOWN]
+        text = f"'{start}'" if start.isprintable() else ascii(start)
+        return text if start == value else f"{text}... ({len(value)} characters)"
+    if isinstance(value, int) and abs(value) >= 10**MOST_SHOWN:
+        return f"a number of more than {MOST_SHOWN} digits"
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple, dict, set, frozenset)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"of type {type(value).__name__}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, shortened; its class where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 3 * MOST_SHOWN else f"{text[: 3 * MOST_SHOWN]}..."
+
+
+def read_json(text: str, what: str, *, most: int = MOST_JSON) -> Any:
+    """Return the value of a JSON text from outside.
+
+    Args:
+        text: The text.
+        what: The name of the text in messages.
+        most: Characters that it may have.
+
+    Raises:
+        ValueError: The text is too long, no JSON, nested too deeply, or holds NaN or infinity.
+    """
+    if len(text) > most:
+        raise ValueError(f"{what} has {len(text)} characters; expected at most {most}")
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+    except RecursionError:
+        raise ValueError(f"{what} is not valid JSON: it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{what} is not valid JSON: {first_line(error)}") from None
+
+
+def read_json_object(text: str, what: str) -> dict[str, Any]:
+    """Return the JSON object in a text from outside; see ``read_json``.
+
+    Raises:
+        ValueError: The text cannot be read, or holds another value.
+    """
+    value = read_json(text, what)
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a JSON object, got {shown(value)}")
+    return value
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits is too large")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), -float("inf")):
+        raise ValueError(f"{text[:MOST_SHOWN]} is too large")
+    return number

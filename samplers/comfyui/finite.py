@@ -1,0 +1,73 @@
+"""Find NaN and infinity in tensors, conditioning and weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+MOST_DEPTH = 4
+"""Lists and dicts inside one another that are searched for tensors."""
+
+
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types that videos and prompts have; PyTorch has few operations for those of eight bits."""
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether a tensor holds numbers only; it is read once and not copied."""
+    if tensor.numel() == 0 or not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    tensor = tensor if tensor.element_size() > 1 else tensor.float()  # there is no minimum of numbers of eight bits
+    try:
+        return all(math.isfinite(float(bound)) for bound in torch.aminmax(tensor.detach()))
+    except (RuntimeError, NotImplementedError):  # on a device that has no such operation
+        return bool(torch.isfinite(tensor).all())
+
+
+def place_of_nan(value: Any, depth: int = MOST_DEPTH) -> str | None:
+    """Return the key under which nested lists and dicts hold NaN or infinity, "" for the value itself; None if they do not."""
+    if isinstance(value, Tensor):
+        return None if is_finite(value) else ""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else ""
+    if depth == 0 or not isinstance(value, (list, tuple, Mapping)):
+        return None
+    for key, item in value.items() if isinstance(value, Mapping) else (("", item) for item in value):
+        if (place := place_of_nan(item, depth - 1)) is not None:
+            return str(key) or place
+    return None
+
+
+def check_prediction(model: ModelPatcher, prediction: Tensor, where: str) -> None:
+    """Check that a step gave a picture: samplers pass NaN on without a word, and it decodes to black.
+
+    Raises:
+        ValueError: The prediction holds NaN or infinity; the message names the weight of the MODEL that does, if one does.
+    """
+    if is_finite(prediction):
+        return
+    damaged = next(_damaged_weights(model), None)
+    cause = (
+        f"the MODEL's weight '{damaged}' does; load another file"
+        if damaged
+        else "try a lower cfg or LoRA strength, or load the model in another precision (weight_dtype)"
+    )
+    raise ValueError(f"the prediction of {where} holds NaN or infinity: {cause}")
+
+
+def _damaged_weights(model: ModelPatcher) -> Iterator[str]:
+    for name, weight in model.model.named_parameters():
+        try:
+            finite = is_finite(weight)
+        except (RuntimeError, NotImplementedError):  # a type of weights that PyTorch cannot compare, such as packed ones
+            continue
+        if not finite:
+            yield name.removeprefix("diffusion_model.")

@@ -1,0 +1,57 @@
+"""The judge of the campaign of malformed inputs finds every kind of failure, and its files are damaged."""
+
+import math
+import random
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.faults.cases import NotHeldError
+from benchmarks.faults.damaged_files import damage
+from benchmarks.faults.graph_runner import Outcome
+from benchmarks.faults.malformed_nodes import expect_sentence
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(error="'NoneType' object has no attribute 'shape'", kind="AttributeError"),
+        Outcome(error="'int' object has no attribute 'strip'", kind="ValueError"),
+        Outcome(error="first line\nsecond line", kind="ValueError"),
+        Outcome(error="x" * 501, kind="ValueError"),
+        Outcome(refused=("Exception when validating inner node: x",), crashes=("Exception when validating inner node: x",)),
+        Outcome(refused=("Custom validation failed for node: steps - could not convert string to float",)),
+        Outcome(kept={"samples": {"samples": torch.tensor(math.nan)}}),
+        Outcome(kept={"drafts": [{"samples": torch.tensor(math.inf)}]}),
+    ],
+)
+def test_what_is_no_sentence_fails(outcome):
+    with pytest.raises(NotHeldError):
+        expect_sentence(outcome, "case")
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(error="steps 'a' has no steps; the last number must be at least 1", kind="ValueError"),
+        Outcome(refused=("Value not in list: grid: 'x' not in ['auto']",)),
+        Outcome(kept={"samples": {"samples": torch.zeros(2)}, "text": "a"}),
+    ],
+)
+def test_a_sentence_and_a_finite_result_hold(outcome):
+    expect_sentence(outcome, "case")
+
+
+def test_every_damage_changes_the_file_and_the_same_seed_does_the_same(tmp_path):
+    ways = set()
+    for seed in range(30):
+        paths = [tmp_path / f"{seed} {copy}.safetensors" for copy in range(2)]
+        for path in paths:
+            save_file({"a": torch.arange(12.0).reshape(3, 4), "b": torch.ones(2)}, path, {"spec": '{"a": [1, {"b": 2}]}'})
+        before = paths[0].read_bytes()
+        first, second = (damage(path, random.Random(seed)) for path in paths)
+        assert first == second
+        assert not paths[0].is_file() or paths[0].read_bytes() == paths[1].read_bytes() != before, first
+        ways.add(first)
+    assert len(ways) > 15
