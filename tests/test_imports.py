@@ -55,7 +55,7 @@ SHIPPED = ("nodes", "samplers", "plots", "pyramid")
 
 STANDARD = {*sys.stdlib_module_names, "tomllib", "_typeshed"}  # tomllib since 3.11; _typeshed exists for type checkers only
 CORE_STANDARD = {"__future__", "abc", "collections", "dataclasses", "enum", "functools", "hashlib", "itertools", "json", "math"}
-CORE_STANDARD |= {"fractions", "re", "typing"}
+CORE_STANDARD |= {"contextlib", "fractions", "re", "typing"}
 NODE_STANDARD = {"__future__", "collections", "dataclasses", "functools", "inspect", "sys", "textwrap", "typing"}
 
 COMFYUI_INTERNALS = [

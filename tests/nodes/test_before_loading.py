@@ -32,11 +32,11 @@ def ask(latent=None, **changes):
     )
 
 
-def test_prompts_are_evaluated_first_and_models_last():
+def test_prompts_are_evaluated_first_and_models_last(t2v_model):
     assert ask() == ["positive", "negative"]
     assert ask(positive=prompt(1)) == ["negative"]
     assert ask(positive=prompt(1), negative=prompt(2)) == ["model", "first_stage_model"]
-    assert ask(positive=prompt(1), negative=prompt(2), model=1, first_stage_model=1) == []
+    assert ask(positive=prompt(1), negative=prompt(2), model=t2v_model, first_stage_model=t2v_model) == []
 
 
 def given(shape, **options):
