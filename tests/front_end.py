@@ -88,6 +88,22 @@ TEXTS = ".comfy-markdown .tiptap, .comfy-markdown-content, textarea.comfy-multil
 CUT_OFF = """texts => [...document.querySelectorAll(texts)].filter(text => text.scrollHeight > text.clientHeight + 1)
   .map(text => (text.value ?? text.innerText).slice(0, 40))"""
 
+BENEATH = """inset => {
+  const paint = new OffscreenCanvas(1, 1).getContext('2d')
+  paint.lineWidth = 2
+  const lines = [...app.graph.links.values(), ...(app.graph.reroutes?.values() ?? [])].map(line => line.path).filter(Boolean)
+  const crossed = []
+  for (const node of app.graph.nodes) {
+    const [x, y] = node.pos, [width, height] = node.size, border = []
+    for (let down = y - 30; down <= y + height; down += 2) border.push([x + inset, down], [x + width - inset, down])
+    for (let right = x + inset; right <= x + width - inset; right += 2) border.push([right, y - 30], [right, y + height])
+    if (lines.some(line => border.some(point => paint.isPointInStroke(line, ...point)))) crossed.push(node.title)
+  }
+  return [lines.length, crossed]
+}"""
+"""The number of drawn links and pieces of links, and the nodes that one of them passes beneath; a link may cover the edge of a
+node, where its sockets are."""
+
 FIT = """() => {
   const things = [...app.graph.nodes, ...app.graph.groups].map(thing => thing.boundingRect)
   const ends = [Math.min, Math.min, Math.max, Math.max].map((pick, i) =>
@@ -122,6 +138,9 @@ SELECT = """kind => {
 
 RUN = "[data-testid=queue-button] button, button[data-testid=queue-button]"
 """In older front ends the button is inside the element of that name, in newer ones it is that element."""
+
+EDGE = 14
+"""Pixels at both sides of a node that a link may cover."""
 
 DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 250))))"
 
@@ -245,13 +264,15 @@ class FrontEnd:
         self.page.evaluate(SELECT, kind)
 
     def check_layout(self) -> None:
-        """Check the graph as it is drawn: no nodes overlap, each is in one group, and no note is cut off."""
+        """Check the graph as it is drawn: no overlaps, each node in one group, no note cut off, no link beneath a node."""
         nodes = {node["id"]: node_box(node["pos"], node["size"]) for node in self.nodes().values()}
         groups = {title: box(*bounds) for title, bounds in self.page.evaluate(GROUPS).items()}
         assert not overlapping(nodes) and not overlapping(groups)
         outside = [self.nodes()[key]["type"] for key, node in nodes.items() if len(around(groups, node)) != 1]
         assert not outside, f"not in exactly one group: {outside}"
         assert self.page.locator(TEXTS).count() and not self.page.evaluate(CUT_OFF, TEXTS)
+        drawn, crossed = self.page.evaluate(BENEATH, EDGE)
+        assert drawn >= len(self.links()) and not crossed, f"a link passes beneath {crossed}"
 
     def check_nothing_asked(self) -> None:
         """Check that there is no dialog about missing nodes or models, and no error in the console."""

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 2**20
 FOLDERS = {"locales", "nodes", "plots", "pyramid", "samplers", "web", "workflows"}
 FILES = {"__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "CHANGELOG.md"}
-ENDINGS = {".py", ".js", ".json", ".md", ".toml", ".txt", ".jpg", ""}
+ENDINGS = {".py", ".js", ".json", ".md", ".toml", ".txt", ".jpg", ".svg", ""}
 """No weights, pickles or programs; the empty ending is LICENSE."""
 
 RISKY_MODULES = {

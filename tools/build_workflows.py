@@ -16,9 +16,12 @@ FOLDER = ROOT / "workflows"
 
 def rendered() -> dict[Path, str]:
     """Return the text of every file. ComfyUI must be importable: ``harness.in_process.use_comfyui``."""
-    from .graphs import build_all, ui
+    from .graphs import build_all, title, ui
 
-    return {FOLDER / f"{graph.name}.json": json.dumps(ui(graph), ensure_ascii=False, indent=1) + "\n" for graph in build_all()}
+    return {
+        FOLDER / f"{title(graph.name)}.json": json.dumps(ui(graph), ensure_ascii=False, indent=1) + "\n"
+        for graph in build_all()
+    }
 
 
 def main() -> None:

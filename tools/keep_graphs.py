@@ -25,7 +25,7 @@ def every_node() -> Graph:
     from .graphs import Graph
 
     graph = Graph("every_node")
-    graph.group("Model, prompt, pyramid")
+    graph.group("Model, prompt, pyramid", column=0)
     model = graph.add("UNETLoader", unet_name="my_model.safetensors", weight_dtype="default")
     lora = graph.add("PyramidalWanStageLoRA", model=model, lora_name="my_lora.safetensors", strength=0.7, stages="low,high")
     prompt = graph.add("PyramidalWanLoadConditioning", filename="my_prompt.safetensors")
@@ -39,7 +39,7 @@ def every_node() -> Graph:
     lift = graph.add("PyramidalWanLift", vae=vae, method="pixels", pyramid=spec)
     graph.add("PyramidalWanModel", model=lora, pyramid=spec, lift=lift)
     trained = graph.add("PyramidalWanFromFile", file="loras/my_lora.safetensors")
-    graph.group("Size, schedule", new_column=True)
+    graph.group("Size, schedule", column=1)
     latent = graph.add("PyramidalWanEmptyLatent", width=640, height=384, frames=49, batch_size=2, snap="smaller", pyramid=spec)
     sigmas = graph.add("PyramidalWanSchedule", pyramid=spec, steps="4-3-2", grid="uniform", shift=3.0)
     noise = graph.add("RandomNoise", noise_seed=11)
@@ -53,7 +53,7 @@ def every_node() -> Graph:
 
 def _samplers(graph: Graph, conds: dict[str, Any], sampling: dict[str, Any], sigmas: Node, noise: Node) -> None:
     stages: dict[str, Any] = {"start_stage": "mid", "end_stage": "2"}
-    graph.group("Samplers", new_column=True)
+    graph.group("Samplers", column=2)
     graph.add(
         "PyramidalWanSampler", **conds, **sampling, **stages, seed=12, quality="custom", steps="4-3-2", cfg="5-4-3",
         sampler_name="heun", denoise=0.8, grid="distilled", shift=6.0,
@@ -66,7 +66,7 @@ def _samplers(graph: Graph, conds: dict[str, Any], sampling: dict[str, Any], sig
 
 
 def _by_hand(graph: Graph, model: Node, spec: Node, latent: Node, sigmas: Node, noise: Node) -> None:
-    graph.group("By hand", new_column=True)
+    graph.group("By hand", column=3)
     start = graph.add("PyramidalWanStageStart", noise=noise, latent=latent, pyramid=spec)
     graph.add("PyramidalWanStageModel", model=model, pyramid=spec, stage="mid")
     graph.add("PyramidalWanStageSigmas", sigmas=sigmas, pyramid=spec, stage="1")
@@ -81,14 +81,16 @@ def main() -> None:
     from harness.in_process import use_comfyui
 
     use_comfyui()
-    from .graphs import ui
+    from .graphs import title, ui
     from .graphs.ui import pack_version
 
     folder = SAVED / pack_version()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "every_node.json").write_text(json.dumps(ui(every_node()), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / "every_node.json").write_text(
+        json.dumps(ui(every_node(), around=False), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
     for name in COPIED:
-        shutil.copy(FOLDER / f"{name}.json", folder)
+        shutil.copy(FOLDER / f"{title(name)}.json", folder / f"{name}.json")
     print(folder.relative_to(ROOT))
 
 

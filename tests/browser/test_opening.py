@@ -8,8 +8,10 @@ from front_end import SAVED, WORKFLOWS
 from PIL import Image
 from playwright.sync_api import expect
 
-from harness.workspace import PACK_NAME, ROOT
+from harness.workspace import ROOT
 from pyramidalwan.nodes import NODES
+from tools.draw_wiring import WIDTH
+from tools.graphs import title
 from tools.graphs.ui import pack_version
 
 SHIPPED = sorted(WORKFLOWS.glob("*.json"))
@@ -76,13 +78,14 @@ def test_the_template_browser_shows_every_workflow(fresh_front_end):
     page = fresh_front_end.page
     page.get_by_role("button", name="Templates").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_text(PACK_NAME).click()
+    dialog.get_by_text("PyramidalWan", exact=True).first.click()
     for path in SHIPPED:
         card = page.get_by_test_id(f"template-workflow-{path.stem}")
         card.scroll_into_view_if_needed()
         picture = path.with_suffix(".jpg")
         shown = card.locator(f"img[src^='blob:'], img[src*='{picture.name}']")
         expect(shown).to_have_js_property("naturalWidth", Image.open(picture).width)
+        expect(card.get_by_role("heading")).to_have_text(path.stem)
     expect(page.locator("[data-testid^=template-workflow-]")).to_have_count(len(SHIPPED))
     fresh_front_end.screenshot("templates", fit=False)
     page.get_by_test_id(f"template-workflow-{SHIPPED[0].stem}").click()
@@ -98,8 +101,9 @@ def test_the_help_button_shows_our_page(fresh_front_end, locale):
     page = fresh_front_end.page
     with fresh_front_end.setting("Comfy.Locale", locale, usually="en"):
         fresh_front_end.reload()
-        open_file(fresh_front_end, WORKFLOWS / "wan_t2v_training_free.json")
+        open_file(fresh_front_end, WORKFLOWS / f"{title('wan_t2v_training_free')}.json")
         fresh_front_end.select("PyramidalWanSampler")
         page.get_by_test_id("info-button").click()
         expect(page.locator(".node-help-content").locator("h1, h2, h3")).to_have_text(headings)
+        expect(page.locator(".node-help-content img")).to_have_js_property("naturalWidth", WIDTH)
         fresh_front_end.screenshot(f"help_{locale}", fit=False)

@@ -7,7 +7,7 @@ import pytest
 from messages import MESSAGES, quotes
 
 from benchmarks import cards, written_page
-from tools.graphs import WORKFLOWS
+from tools.graphs import WORKFLOWS, title
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,7 +41,14 @@ def test_troubleshooting_quotes_messages_of_the_code():
 
 
 def test_the_artists_guide_names_every_workflow():
-    assert set(WORKFLOWS) <= set(re.findall(r"`(wan\w*_[\w-]+)`", read(ROOT / "docs" / "artists.md")))
+    assert {title(name) for name in WORKFLOWS} <= set(re.findall(r"\*\*(\d\d [^*]+)\*\*", read(ROOT / "docs" / "artists.md")))
+
+
+@each_page
+def test_pages_name_graphs_by_their_titles(page):
+    titles = {title(name) for name in WORKFLOWS}
+    assert set(re.findall(r"\*\*(\d\d [A-Z][^*]+)\*\*", read(page))) <= titles
+    assert not re.findall(r"`(wan\d*_\w+)`", read(page))
 
 
 def test_the_tables_are_what_the_script_prints():

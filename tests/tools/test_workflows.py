@@ -6,6 +6,7 @@ After a change of a graph: .venv/bin/python -m tools.build_workflows
 import asyncio
 import json
 import re
+from collections import Counter
 
 import pytest
 import torch
@@ -16,12 +17,13 @@ from harness.workspace import WEIGHTS, Workspace, default_workspace, prepare
 from pyramidalwan.nodes import NODES
 from tiny_wan.world.videos import decode
 from tools.build_workflows import FOLDER, rendered
-from tools.graphs import WORKFLOWS, api, build, has_trained, schemas, tiny_twin, write_inputs
+from tools.graphs import WORKFLOWS, api, build, has_trained, schemas, tiny_twin, title, write_inputs
 from tools.graphs.graph import MUTED
 from tools.graphs.parts import VAE22
+from tools.graphs.routes import beneath
 from tools.graphs.schemas import NOTE, node_schema
 from tools.graphs.tiny import DROPPED, SMALLEST, TinySize
-from tools.graphs.ui import COMFYUI_VERSION, pack_version
+from tools.graphs.ui import COMFYUI_VERSION, CORNER, SCREEN, pack_version
 
 FILES = {"unet_name", "clip_name", "vae_name", "lora_name", "file", "image"}
 """Widgets that list the files of the computer on which a graph is opened."""
@@ -79,8 +81,13 @@ def test_no_sampler_shows_other_values_than_those_of_its_quality():
 
 
 def test_graphs_and_files_correspond():
-    assert set(SHIPPED) == set(WORKFLOWS)
-    assert all(re.fullmatch(r"[\w-]+", name) for name in SHIPPED)
+    assert sorted(SHIPPED) == [title(name) for name in WORKFLOWS]
+
+
+def test_titles_are_those_that_the_template_browser_shows_whole():
+    """It shows about 34 characters, takes addresses from them, and replaces underscores; the numbers give their order."""
+    assert all(re.fullmatch(r"\d\d [A-Z0-9][\w ,.-]{5,30}", name) and "_" not in name for name in SHIPPED)
+    assert [int(name[:2]) for name in sorted(SHIPPED)] == list(range(1, len(SHIPPED) + 1))
 
 
 def test_the_files_are_what_the_script_writes():
@@ -177,10 +184,81 @@ def test_nothing_overlaps(flow):
     assert all(len(around(groups, node)) == 1 for node in nodes.values())
 
 
+def notes_of(flow):
+    return [node["widgets_values"][0] for node in flow["nodes"] if node["type"] == NOTE]
+
+
+@each_workflow
+def test_every_group_fits_the_screen_and_the_first_view_shows_the_whole_graph(flow):
+    groups = [group["bounding"] for group in flow["groups"]]
+    for (_, _, width, height), group in zip(groups, flow["groups"], strict=True):
+        assert width <= SCREEN[0] and height <= SCREEN[1], group["title"]
+    scale, offset = flow["extra"]["ds"]["scale"], flow["extra"]["ds"]["offset"]
+    for axis, room in enumerate(SCREEN):
+        assert scale * (min(group[axis] for group in groups) + offset[axis]) >= 0
+        assert scale * (max(group[axis] + group[axis + 2] for group in groups) + offset[axis]) <= CORNER[axis] + 1.03 * room
+
+
+def test_graphs_for_stock_weights_with_one_sampler_are_shown_at_almost_100_percent():
+    scales = {name: SHIPPED[title(name)]["extra"]["ds"]["scale"] for name in WORKFLOWS}
+    assert min(scales[name] for name in ("wan_any_graph", "wan22_5b_ti2v", "wan_t2v_training_free")) >= 0.95
+    assert min(scales.values()) >= 0.5
+
+
+@each_workflow
+def test_no_link_passes_beneath_a_node(flow):
+    nodes = {node["id"]: node for node in flow["nodes"]}
+    boxes = [node_box(node["pos"], node["size"]) for node in flow["nodes"]]
+    dots = {dot["id"]: dot for dot in flow["extra"].get("reroutes", [])}
+    last = {end["id"]: end["parentId"] for end in flow["extra"].get("linkExtensions", [])}
+    for number, source, out, target, into, _ in flow["links"]:
+        way, dot = [], last.get(number)
+        while dot is not None:
+            assert dots[dot]["linkIds"] == [number]
+            way.insert(0, tuple(dots[dot]["pos"]))
+            dot = dots[dot].get("parentId")
+        start, end = socket_of(nodes[source], out, "outputs"), socket_of(nodes[target], into, "inputs")
+        assert not beneath(start, way, end, boxes), (nodes[source]["type"], nodes[target]["type"])
+
+
+def socket_of(node, slot, side):
+    """Return where a socket is in the old design; those of widgets are beside them."""
+    sockets = [given for given in node["inputs"] if "widget" not in given]
+    if side == "inputs" and slot >= len(sockets):
+        slot = max(len(sockets), len(node["outputs"])) + (slot - len(sockets)) * 1.4
+    x = node["pos"][0] + (10 if side == "inputs" else node["size"][0] - 10)
+    return x, node["pos"][1] + 20 * (slot + 0.7)
+
+
+@each_workflow
+def test_notes_are_short_and_mark_words_in_bold(flow):
+    """Code marks are nearly invisible in the new design's notes."""
+    about, files = (re.sub(r"\]\(.*?\)", "]", note) for note in notes_of(flow))
+    assert len(about.split()) <= 120 and len(files.split()) <= 75
+    assert "`" not in about + files
+
+
+def test_no_paragraph_of_more_than_two_lines_is_in_several_notes():
+    paragraphs = Counter(line for flow in SHIPPED.values() for note in notes_of(flow) for line in set(note.split("\n")))
+    assert not [line for line, count in paragraphs.items() if count > 1 and len(line.split()) > 24]
+
+
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if "pyramid_2" not in name and name != "wan22_5b_ti2v"])
+def test_graphs_with_stock_weights_keep_texture_with_a_lift(name):
+    graph = api(build(name))
+    (lift,) = [key for key, node in graph.items() if node["class_type"] == "PyramidalWanLift"]
+    for node in graph.values():
+        sockets = node_schema(node["class_type"]).sockets
+        if any(given.name == "lift" for given in sockets):
+            assert node["inputs"]["lift"] == [lift, 0], node["class_type"]
+
+
 @each_workflow
 def test_notes_have_the_download_of_every_file(flow):
-    notes = "\n".join(node["widgets_values"][0] for node in flow["nodes"] if node["type"] == NOTE)
-    with_our_sampler = any(node["type"] != "PyramidalWanModel" for node in flow["nodes"] if node["type"] in OURS)
+    notes = "\n".join(notes_of(flow))
+    with_our_sampler = any(
+        "Sampler" in node["type"] or "Stage" in node["type"] for node in flow["nodes"] if node["type"] in OURS
+    )
     assert ("Steps are written low-" if with_our_sampler else "Steps are those of the sampler") in notes and "VRAM" in notes
     for node in flow["nodes"]:
         if node["type"] in LOADERS:
@@ -194,7 +272,9 @@ def check_file(node, name, notes):
     """Check that a public file has its link on the loader and in the notes, and that the notes call any other a placeholder."""
     if "models" not in node["properties"]:
         assert name.startswith("my_")
-        assert re.search(rf"`{re.escape(name)}`.*(is a placeholder|are placeholders)", notes)
+        assert re.search(
+            rf"\*\*{re.escape(name)}\*\*.*(is a placeholder|are placeholders)|\*\*Choose two LoRAs of your own", notes
+        )
         return
     (model,) = node["properties"]["models"]
     assert model["name"] == name and model["url"] in notes
@@ -243,7 +323,7 @@ def test_the_trained_student_replaces_model_and_lora():
     assert kinds["UNETLoader"]["unet_name"] == "tiny_wan_t2v_2-2-1.safetensors"
 
 
-@pytest.mark.parametrize("name", ["wan22_t2v_two_experts", "wan22_i2v_two_experts"])
+@pytest.mark.parametrize("name", ["wan22_t2v_two_experts", "wan22_i2v_two_experts", "wan22_flf2v_two_experts"])
 def test_of_two_experts_the_high_noise_one_runs_first_and_is_pyramidal(name):
     graph = api(build(name))
     samplers = [node["inputs"] for node in graph.values() if node["class_type"] == "KSamplerAdvanced"]
@@ -265,7 +345,7 @@ def models_before(graph, name):
 
 def test_only_the_second_half_of_the_draft_workflow_is_muted():
     muted = {name for name, flow in SHIPPED.items() if any(node["mode"] == MUTED for node in flow["nodes"])}
-    assert muted == {"wan_draft_then_finish"}
+    assert muted == {title("wan_draft_then_finish")}
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ ui(tiny_graph("wan_t2v_training_free"))   # the same for the front end
 """
 
 from .graph import Graph, api
-from .graphs import WORKFLOWS, build, build_all
+from .graphs import WORKFLOWS, build, build_all, title
 from .tiny import SMALLEST, TinySize, has_trained, tiny_graph, tiny_twin, write_inputs
 from .ui import ui
 
 __all__ = [
-    "SMALLEST", "WORKFLOWS", "Graph", "TinySize", "api", "build", "build_all", "has_trained", "tiny_graph", "tiny_twin", "ui",
-    "write_inputs",
+    "SMALLEST", "WORKFLOWS", "Graph", "TinySize", "api", "build", "build_all", "has_trained", "tiny_graph", "tiny_twin",
+    "title", "ui", "write_inputs",
 ]  # fmt: skip

@@ -1,8 +1,9 @@
 """A graph described once: nodes by calls, in columns of groups.
 
 graph = Graph("name")
-graph.group("Model", new_column=True)
+graph.group("Model", column=0)
 model = graph.add("UNETLoader", unet_name="wan.safetensors", weight_dtype="default")
+graph.group("Sample", column=1)
 graph.add("KSampler", model=model, latent_image=pyramid["latent"])
 """
 
@@ -62,12 +63,32 @@ class Node:
 
 @dataclass
 class Group:
-    """Nodes with a common title, one below the other in a column."""
+    """Nodes with a common title, in one column or in several columns side by side.
+
+    Attributes:
+        title: Its title.
+        column: Its first column.
+        mode: `ON`, or `MUTED` for all of its nodes.
+        drop: Pixels between the group and the one above it, in addition to the usual ones.
+        columns: The nodes of each of its columns, top to bottom.
+        span: Columns that a node of the first column is as wide as.
+    """
 
     title: str
     column: int
-    nodes: list[Node] = field(default_factory=list)
     mode: int = ON
+    drop: int = 0
+    columns: list[list[Node]] = field(default_factory=lambda: [[]])
+    span: int = 1
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All of its nodes."""
+        return [node for column in self.columns for node in column]
+
+    def remove(self, gone: set[Node]) -> None:
+        """Take these nodes out."""
+        self.columns = [[node for node in column if node not in gone] for column in self.columns]
 
 
 class Graph:
@@ -78,18 +99,13 @@ class Graph:
         self.nodes: list[Node] = []
         self.groups: list[Group] = []
 
-    def group(self, title: str, *, new_column: bool = False, under: str | None = None, mode: int = ON) -> None:
-        """Open a group, to which all following nodes are added, one below the other.
+    def group(self, title: str, *, column: int, mode: int = ON, drop: int = 0, span: int = 1) -> None:
+        """Open a group, to which all following nodes are added, one below the other; ``Group`` explains the arguments."""
+        self.groups.append(Group(title, column, mode, drop, span=span))
 
-        Args:
-            title: Its title.
-            new_column: Place it to the right of all others, instead of below the last one.
-            under: Title of the group below which it is placed.
-            mode: `ON`, or `MUTED` for all of its nodes.
-        """
-        columns = {group.title: group.column for group in self.groups}
-        column = columns[under] if under else max(columns.values(), default=0)
-        self.groups.append(Group(title, column + new_column, mode=mode))
+    def next_column(self) -> None:
+        """Add the following nodes of the open group to the column on the right."""
+        self.groups[-1].columns.append([])
 
     def add(
         self, kind: str, *, title: str | None = None, models: tuple[dict[str, str], ...] = (),
@@ -106,7 +122,7 @@ class Graph:
         node = Node(len(self.nodes) + 1, kind, values, links, title, models, size, color, group.mode)
         _check_and_fill(node)
         self.nodes.append(node)
-        group.nodes.append(node)
+        group.columns[-1].append(node)
         return node
 
     def note(self, text: str, *, title: str, size: tuple[int, int]) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .any_sampler import any_graph, i2v_two_experts, t2v_two_experts, ti2v_5b, vace_inpaint
+from .any_sampler import any_graph, flf2v_two_experts, i2v_two_experts, t2v_two_experts, ti2v_5b, vace_inpaint
 from .graph import MUTED, Graph, Node
-from .notes import STEPS_THREE, STEPS_TWO, STOCK, add_notes, cost_sentence, start_level
+from .notes import STEPS_THREE, STEPS_TWO, add_notes, cost_sentence, start_level
 from .parts import (
     CLIP_VISION,
     FRAMES,
     HEIGHT,
     I2V,
     T2V,
+    T2V_PROMPT,
     TEXT_ENCODER,
     VAE,
     WIDTH,
     Parts,
     Value,
     download,
+    lift,
     load_model,
     load_text,
     load_vae,
@@ -26,7 +28,6 @@ from .parts import (
     pyramid,
     save_video,
     size,
-    text_to_video,
     video_clip,
 )
 
@@ -34,6 +35,10 @@ TEXT_FILES = (T2V, TEXT_ENCODER, VAE)
 TRAINED_MODEL = "my_pyramidal_wan_1.3B.safetensors"
 FEW_STEP_LORA = "my_pyramidal_wan_2-2-1_lora.safetensors"
 STYLE_LORA, DETAIL_LORA = "my_style_lora.safetensors", "my_detail_lora.safetensors"
+BELOW_A_LINK = 96
+"""How much lower a group begins so that a straight link passes above it."""
+LOOP = 30
+"""How much lower a group begins so that a link has space to come back above it."""
 THREE_STAGE_HEIGHT = 448
 """480 cannot be halved for three stages."""
 
@@ -44,133 +49,152 @@ def sample(graph: Graph, parts: Parts, latent: Value, **widgets: object) -> Node
     return graph.add("PyramidalWanSampler", **{**sockets, "quality": "custom", **widgets})
 
 
+def models(graph: Graph, model_name: str = T2V) -> tuple[Node, Node, Node]:
+    """Add the first group: diffusion model, text encoder, VAE."""
+    graph.group("1 · Models", column=0)
+    return load_model(graph, model_name), load_text(graph), load_vae(graph)
+
+
 def t2v_training_free(graph: Graph) -> None:
+    model, clip, vae = models(graph)
+    graph.group("2 · Size", column=0)
+    latent = size(graph)
+    graph.group("3 · Prompt", column=1, drop=BELOW_A_LINK)
+    parts = Parts(model, vae, *prompts(graph, clip, T2V_PROMPT))
+    graph.group("4 · Texture", column=1)
+    texture = lift(graph, vae)
+    graph.group("5 · Sample", column=2)
+    done = sample(graph, parts, latent, steps="20-10", cfg="6", sampler_name="euler", lift=texture)
+    save_video(graph, parts, done, graph.name, title="6 · Video", column=3)
     about = f"""# Text to video with stock Wan 2.1
 
-Early steps run at a smaller width and height, the last ones at full size. Only Wan's own files are needed.
+Early steps run at a smaller width and height, the last ones at full size. Queue it as it is; then change steps and compare.
 
 {cost_sentence("training-free", "20-10")}
 
-{STEPS_TWO}
-
-{STOCK}"""
-    add_notes(graph, about, TEXT_FILES)
-    parts = text_to_video(graph)
-    graph.group("3 · Size and pyramid", new_column=True)
-    spec = pyramid(graph, "training-free")
-    latent = size(graph, spec)
-    graph.group("4 · Sample", new_column=True)
-    done = sample(graph, parts, latent, pyramid=spec, steps="20-10", cfg="6", sampler_name="euler")
-    save_video(graph, parts, done, graph.name, title="5 · Video")
+{STEPS_TWO} More low steps improve motion and cost little; more high steps improve detail."""
+    add_notes(graph, about, TEXT_FILES, column=3)
 
 
 def t2v_20_20_10(graph: Graph) -> None:
-    about = f"""# Text to video with weights finetuned for three stages
+    model, clip, vae = models(graph, TRAINED_MODEL)
+    graph.group("2 · Size and pyramid", column=0)
+    spec = pyramid(graph, "pyramidal-wan")
+    graph.group("3 · Prompt", column=1, drop=BELOW_A_LINK)
+    parts = Parts(model, vae, *prompts(graph, clip, "A paper lantern rises over a dark lake, ripples spread below it."))
+    graph.group("4 · Size", column=1)
+    latent = size(graph, spec, height=THREE_STAGE_HEIGHT)
+    graph.group("5 · Sample", column=2)
+    done = sample(graph, parts, latent, pyramid=spec, steps="20-20-10", cfg="5", sampler_name="euler")
+    save_video(graph, parts, done, graph.name, title="6 · Video", column=3)
+    about = f"""# Weights finetuned for three stages
 
 {cost_sentence("pyramidal-wan", "20-20-10", height=THREE_STAGE_HEIGHT)}
 
 {STEPS_THREE}
 
-If the file names the pyramid it was trained for, replace 'Pyramid' by 'Pyramid from File'. The sampler must be deterministic
-(euler, heun, dpmpp_2m, uni_pc)."""
-    add_notes(graph, about, (TEXT_ENCODER, VAE), missing=(TRAINED_MODEL,))
-    parts = text_to_video(graph, TRAINED_MODEL)
-    graph.group("3 · Size and pyramid", new_column=True)
-    spec = pyramid(graph, "pyramidal-wan")
-    latent = size(graph, spec, height=THREE_STAGE_HEIGHT)
-    graph.group("4 · Sample", new_column=True)
-    done = sample(graph, parts, latent, pyramid=spec, steps="20-20-10", cfg="5", sampler_name="euler")
-    save_video(graph, parts, done, graph.name, title="5 · Video")
+If your file names its pyramid, replace 'Pyramid' by 'Pyramid from File'. Choose a deterministic sampler: euler, heun, dpmpp_2m,
+uni_pc."""
+    add_notes(graph, about, (TEXT_ENCODER, VAE), column=3, missing=(TRAINED_MODEL,))
 
 
 def t2v_2_2_1(graph: Graph) -> None:
-    about = f"""# Text to video in five steps, one of them at full size
+    model, clip, vae = models(graph, TRAINED_MODEL)
+    graph.group("2 · Size", column=0)
+    latent = size(graph, height=THREE_STAGE_HEIGHT)
+    graph.group("3 · Few-step LoRA", column=1)
+    model = graph.add("PyramidalWanStageLoRA", model=model, lora_name=FEW_STEP_LORA, strength=1.0, stages="all")
+    graph.group("4 · Prompt", column=1)
+    parts = Parts(
+        model, vae, *prompts(graph, clip, "A hummingbird hovers at a red flower, its wings a blur, dew on the petals.")
+    )
+    graph.group("5 · Sample", column=2)
+    done = sample(graph, parts, latent, steps="2-2-1", cfg="1", sampler_name="pyramid_few_step")
+    save_video(graph, parts, done, graph.name, title="6 · Video", column=3)
+    about = f"""# Five steps, one of them at full size
 
 {cost_sentence("pyramidal-wan", "2-2-1", cfg=False, height=THREE_STAGE_HEIGHT)}
 
 {STEPS_THREE}
 
-Use the LoRA with the weights it was distilled from, those of `wan_t2v_pyramid_20-20-10`. It passes its pyramid to the
-sampler, so the sampler's pyramid input stays open. If all weights were distilled, choose that file as the model, bypass the
-LoRA, and connect 'Pyramid from File' to the sampler. Leave cfg at 1 and the sampler at pyramid_few_step: few-step weights are
-distilled for them. At this speed text encoding and decoding can take longer than sampling; 'Save Conditioning' saves a prompt
-for later runs."""
-    add_notes(graph, about, (TEXT_ENCODER, VAE), missing=(TRAINED_MODEL, FEW_STEP_LORA))
-    parts = text_to_video(graph, TRAINED_MODEL)
-    graph.group("3 · Few-step LoRA and size", new_column=True)
-    model = graph.add("PyramidalWanStageLoRA", model=parts.model, lora_name=FEW_STEP_LORA, strength=1.0, stages="all")
-    latent = size(graph, height=THREE_STAGE_HEIGHT)
-    graph.group("4 · Sample", new_column=True)
-    done = sample(graph, parts, latent, model=model, steps="2-2-1", cfg="1", sampler_name="pyramid_few_step")
-    save_video(graph, parts, done, graph.name, title="5 · Video")
+The LoRA belongs on the weights that it was distilled from, and passes its pyramid to the sampler. If all weights were
+distilled, load them as the model, bypass the LoRA, and connect 'Pyramid from File'. Leave cfg at 1."""
+    add_notes(graph, about, (TEXT_ENCODER, VAE), column=3, missing=(TRAINED_MODEL, FEW_STEP_LORA))
 
 
 def t2v_stage_lora(graph: Graph) -> None:
+    model, clip, vae = models(graph)
+    graph.group("2 · LoRAs: choose your own", column=1)
+    lora = {"model": model, "lora_name": STYLE_LORA, "strength": 0.8, "stages": "all"}
+    everywhere = graph.add("PyramidalWanStageLoRA", title="All stages", **lora)
+    graph.next_column()
+    lora = {"model": everywhere, "lora_name": DETAIL_LORA, "strength": 0.6, "stages": "high"}
+    model = graph.add("PyramidalWanStageLoRA", title="Only full size", **lora)
+    graph.group("3 · Size", column=0)
+    latent = size(graph)
+    graph.group("4 · Prompt", column=1)
+    parts = Parts(model, vae, *prompts(graph, clip, "A tram crosses a rainy square at night, neon signs mirror on wet stone."))
+    graph.group("5 · Texture", column=2)
+    texture = lift(graph, vae)
+    graph.group("6 · Sample", column=3)
+    done = sample(graph, parts, latent, steps="20-10", cfg="6", sampler_name="euler", lift=texture)
+    save_video(graph, parts, done, graph.name, title="7 · Video", column=4)
     about = f"""# A LoRA for all stages and one for a single stage
 
-**Choose two LoRAs of your own for Wan 2.1 1.3B**: the names in the two nodes are placeholders. The first one, such as a style,
-acts in all stages; the second one, such as fine detail, only in the stage named, here `high`. `low` changes composition and
-motion. After a run each node shows how many of its modules act. Chain as many as you like; ordinary LoRA loaders work,
-too.
+**Choose two LoRAs of your own for Wan 2.1 1.3B.** The first, such as a style, acts in all stages; the second, such as fine
+detail, only in the stage named, here **high**. **low** changes composition and motion. After a run each node shows how many of
+its modules act.
 
-{STEPS_TWO}
-
-{STOCK}"""
-    add_notes(graph, about, TEXT_FILES)
-    parts = text_to_video(graph)
-    graph.group("3 · LoRAs: choose your own", new_column=True)
-    everywhere = graph.add(
-        "PyramidalWanStageLoRA", title="All stages", model=parts.model, lora_name=STYLE_LORA, strength=0.8, stages="all"
-    )
-    model = graph.add(
-        "PyramidalWanStageLoRA", title="Only full size", model=everywhere, lora_name=DETAIL_LORA, strength=0.6, stages="high"
-    )
-    graph.group("4 · Size and pyramid")
-    spec = pyramid(graph, "training-free")
-    latent = size(graph, spec)
-    graph.group("5 · Sample", new_column=True)
-    done = sample(graph, parts, latent, model=model, pyramid=spec, steps="20-10", cfg="6", sampler_name="euler")
-    save_video(graph, parts, done, graph.name, title="6 · Video")
+{STEPS_TWO}"""
+    add_notes(graph, about, TEXT_FILES, column=4)
 
 
 def t2v_hand_wired(graph: Graph) -> None:
-    about = f"""# The same run wired by hand
-
-Every stage has a 'SamplerCustomAdvanced' with a model, a guider and sigmas, and 'Pyramidal Stage Transition' connects the
-stages. With the same seed and settings it makes the same video as 'Pyramidal Sampler'. Change it to give a stage another model,
-cfg or sampler.
-
-{STEPS_TWO}
-
-{STOCK}"""
-    add_notes(graph, about, TEXT_FILES)
-    parts = text_to_video(graph)
-    graph.group("3 · Pyramid, schedule, noise", new_column=True)
+    model, clip, vae = models(graph)
+    graph.group("2 · Size", column=0)
+    latent = size(graph)
+    graph.group("3 · Pyramid", column=1)
     spec = pyramid(graph, "training-free")
+    graph.group("4 · Prompt", column=1)
+    parts = Parts(model, vae, *prompts(graph, clip, T2V_PROMPT))
+    graph.group("5 · Texture", column=1)
+    texture = lift(graph, vae)
+    graph.group("6 · Schedule, noise, sampler", column=2)
     schedule = graph.add("PyramidalWanSchedule", pyramid=spec, steps="20-10", model=parts.model)
-    scheduled = schedule["pyramid"]  # the grid may move the boundaries of `spec`
     shared: dict[str, Value] = {
-        "spec": scheduled,
+        "spec": schedule["pyramid"],  # the grid may move the boundaries of `spec`
         "sigmas": schedule,
+        "lift": texture,
+        "latent": latent,
         "noise": graph.add("RandomNoise", noise_seed=0),
         "sampler": graph.add("KSamplerSelect", sampler_name="euler"),
-        "latent": size(graph, spec),
     }
-    graph.group("4 · Stage low", new_column=True)
-    start = graph.add("PyramidalWanStageStart", noise=shared["noise"], latent=shared["latent"], pyramid=scheduled)
-    low = one_stage(graph, parts, shared, start, "low")
-    graph.group("5 · Transition, stage high", new_column=True)
-    between = graph.add("PyramidalWanStageTransition", latent=low, noise=shared["noise"], pyramid=scheduled, stage="low")
+    graph.group("7 · Stage low", column=3)
+    common = {"noise": shared["noise"], "pyramid": shared["spec"]}
+    low = one_stage(graph, parts, shared, graph.add("PyramidalWanStageStart", latent=latent, **common), "low")
+    graph.group("8 · Stage high", column=3, drop=LOOP)
+    between = graph.add(
+        "PyramidalWanStageTransition", latent=low, denoised=low["denoised_output"], stage="low", lift=texture, **common
+    )
     high = one_stage(graph, parts, shared, between, "high")
-    save_video(graph, parts, high, graph.name, title="6 · Video")
+    save_video(graph, parts, high, graph.name, title="9 · Video", column=6)
+    about = f"""# The same run wired by hand
+
+Every stage has a 'SamplerCustomAdvanced' with a model, a guider and sigmas; 'Pyramidal Stage Transition' connects the stages.
+With the same settings the video is that of 'Pyramidal Sampler'. Change it to give a stage another model, cfg or sampler.
+
+{STEPS_TWO}"""
+    add_notes(graph, about, TEXT_FILES, column=6)
 
 
 def one_stage(graph: Graph, parts: Parts, shared: dict[str, Value], start: Node, stage: str) -> Node:
     """Add one stage of the hand-wired run; ``start`` gives its latent and noise."""
     of_stage = {"pyramid": shared["spec"], "stage": stage, "latent": shared["latent"]}
-    model = graph.add("PyramidalWanStageModel", model=parts.model, **of_stage)
-    guider = graph.add("CFGGuider", model=model, positive=parts.positive, negative=parts.negative, cfg=6.0)
+    model = graph.add("PyramidalWanStageModel", model=parts.model, **of_stage, lift=shared["lift"])
     sigmas = graph.add("PyramidalWanStageSigmas", sigmas=shared["sigmas"], **of_stage)
+    graph.next_column()
+    guider = graph.add("CFGGuider", model=model, positive=parts.positive, negative=parts.negative, cfg=6.0)
+    graph.next_column()
     return graph.add(
         "SamplerCustomAdvanced", noise=start["noise"], guider=guider, sampler=shared["sampler"], sigmas=sigmas,
         latent_image=start["latent"],
@@ -178,167 +202,192 @@ def one_stage(graph: Graph, parts: Parts, shared: dict[str, Value], start: Node,
 
 
 def i2v_training_free(graph: Graph) -> None:
-    about = f"""# Image to video with stock Wan 2.1
-
-Connect the first image as usual; the sampler resizes it for every stage. **Choose an image of your own in 'Load Image'.**
-
-{cost_sentence("training-free", "20-10", size="14B")}
-
-{STEPS_TWO}
-
-Width and height must be multiples of 16. The sampler's `shift` is 3 for this 480p model; use 5 for the 720p one.
-
-{STOCK}"""
-    add_notes(graph, about, (I2V, TEXT_ENCODER, VAE, CLIP_VISION))
-    graph.group("1 · Models", new_column=True)
-    model, clip, vae = load_model(graph, I2V), load_text(graph), load_vae(graph)
-    vision = graph.add("CLIPVisionLoader", models=download(CLIP_VISION), clip_name=CLIP_VISION)
-    graph.group("2 · Prompt")
+    model, clip, vae = models(graph, I2V)
+    graph.group("2 · Prompt", column=1, drop=BELOW_A_LINK)
     positive, negative = prompts(graph, clip, "The scene comes to life, gentle natural movement, the camera slowly moves in.")
-    graph.group("3 · Image, size and pyramid", new_column=True)
+    graph.group("3 · Image", column=0)
     image = graph.add("LoadImage", image="example.png")
+    graph.group("4 · What is in the image", column=1)
+    vision = graph.add("CLIPVisionLoader", models=download(CLIP_VISION), clip_name=CLIP_VISION)
+    graph.group("5 · Image and size", column=2, drop=BELOW_A_LINK)
     seen = graph.add("CLIPVisionEncode", clip_vision=vision, image=image["IMAGE"], crop="none")
     start = graph.add(
         "WanImageToVideo", positive=positive, negative=negative, vae=vae, width=WIDTH, height=HEIGHT, length=FRAMES,
         batch_size=1, clip_vision_output=seen, start_image=image["IMAGE"],
     )  # fmt: skip
-    spec = pyramid(graph, "training-free")
-    graph.group("4 · Sample", new_column=True)
+    graph.group("6 · Texture", column=2)
+    texture = lift(graph, vae)
+    graph.group("7 · Sample", column=3)
     parts = Parts(model, vae, start["positive"], start["negative"])
-    done = sample(graph, parts, start["latent"], pyramid=spec, steps="20-10", cfg="5", sampler_name="euler", shift=3.0)
-    save_video(graph, parts, done, graph.name, title="5 · Video")
+    widgets = {"steps": "20-10", "cfg": "5", "sampler_name": "euler", "shift": 3.0}
+    done = sample(graph, parts, start["latent"], **widgets, lift=texture)
+    save_video(graph, parts, done, graph.name, title="8 · Video", column=4)
+    about = f"""# Image to video with stock Wan 2.1
+
+**Choose an image of your own in 'Load Image'.** The sampler resizes it for every stage.
+
+{cost_sentence("training-free", "20-10", size="14B")}
+
+{STEPS_TWO} **shift** is 3 for this 480p model; use 5 for the 720p one. Width and height must be multiples of 16."""
+    add_notes(graph, about, (I2V, TEXT_ENCODER, VAE, CLIP_VISION), column=4)
 
 
 def v2v(graph: Graph) -> None:
+    model, clip, vae = models(graph)
+    graph.group("2 · Prompt", column=1, drop=BELOW_A_LINK)
+    prompt = "The same scene as a hand-painted watercolour, soft edges, visible paper grain."
+    parts = Parts(model, vae, *prompts(graph, clip, prompt))
+    graph.group("3 · Texture", column=2, drop=BELOW_A_LINK)
+    texture = lift(graph, vae)
+    frames = video_clip(graph, title="4 · Video")
+    latent = graph.add("VAEEncode", pixels=frames.fitted, vae=parts.vae)
+    graph.group("5 · Sample", column=3)
+    widgets = {"steps": "20-10", "cfg": "6", "sampler_name": "euler", "denoise": 0.5}
+    done = sample(graph, parts, latent, **widgets, lift=texture)
+    save_video(graph, parts, done, graph.name, title="6 · Video", column=4, fps=frames.parts["fps"])
     about = f"""# Video to video with stock Wan 2.1
 
-**Choose a video of your own in 'Load Video'.** Its first {FRAMES} frames are encoded, noised, and sampled again from there.
+**Choose a video of your own in 'Load Video'.** Its first {FRAMES} frames are noised and sampled again.
 
-`denoise` sets how much changes: only that share of the steps, the last ones, runs. With `20-10` a denoise of 0.3 starts at
-noise level {start_level("20-10", 0.3):.2f}, 0.5 at {start_level("20-10", 0.5):.2f} and 0.7 at {start_level("20-10", 0.7):.2f};
-1 keeps nothing of the video. Up to 0.33 all steps run at full size, above it the first ones run at the smaller size.
+**denoise** sets how much changes. With **20-10**, 0.3 starts at noise level {start_level("20-10", 0.3):.2f}, 0.5 at
+{start_level("20-10", 0.5):.2f}, 0.7 at {start_level("20-10", 0.7):.2f}. Up to 0.33 all steps run at full size.
 
-{STEPS_TWO}
-
-{STOCK}"""
-    add_notes(graph, about, TEXT_FILES)
-    parts = text_to_video(graph, prompt="The same scene as a hand-painted watercolour, soft edges, visible paper grain.")
-    graph.group("3 · Video", new_column=True)
-    clip, fitted = video_clip(graph)
-    latent = graph.add("VAEEncode", pixels=fitted, vae=parts.vae)
-    graph.group("4 · Sample", new_column=True)
-    spec = pyramid(graph, "training-free")
-    done = sample(graph, parts, latent, pyramid=spec, steps="20-10", cfg="6", sampler_name="euler", denoise=0.5)
-    save_video(graph, parts, done, graph.name, title="5 · Video", fps=clip["fps"])
+{STEPS_TWO}"""
+    add_notes(graph, about, TEXT_FILES, column=4)
 
 
 def draft_then_finish(graph: Graph) -> None:
+    model, clip, vae = models(graph)
+    graph.group("2 · Size, seed", column=0)
+    latent = size(graph)
+    seed = graph.add("PrimitiveInt", title="Seed of both", value=0)
+    graph.group("3 · Prompt", column=1, drop=BELOW_A_LINK)
+    parts = Parts(model, vae, *prompts(graph, clip, "A steam train curves through autumn hills, smoke drifts over the valley."))
+    graph.group("4 · Texture", column=1)
+    same = {"seed": seed, "steps": "20-10", "cfg": "6", "sampler_name": "euler", "lift": lift(graph, vae)}
+    graph.group("5 · Draft", column=2)
+    draft = sample(graph, parts, latent, **same, end_stage="low")
+    save_video(graph, parts, draft["drafts"], f"{graph.name}_draft", title="6 · Draft as video", column=3)
+    graph.group("7 · Finish (muted: Ctrl+M)", column=5, mode=MUTED)
+    done = sample(graph, parts, draft["latent"], **same)
+    save_video(graph, parts, done, graph.name, title="8 · Video (muted: Ctrl+M)", column=6, mode=MUTED)
     about = f"""# Look at a draft, then finish it
 
-1. Queue. Only the small stage runs, and its clean prediction is saved as a small video.
-2. If you do not like it, change the seed and queue again.
-3. If you like it, select the two muted groups, press Ctrl+M to unmute them, and queue: the second sampler continues from
-   the draft. The video is that of an uninterrupted run.
+1. Queue. Only the small stage runs.
+2. If you do not like the draft, change the seed and queue again.
+3. If you like it, select the two muted groups, press Ctrl+M, and queue. The video is that of an uninterrupted run.
 
-Both samplers need the same settings: change steps, cfg and sampler in both.
-
-{STEPS_TWO}
-
-{STOCK}"""
-    add_notes(graph, about, TEXT_FILES)
-    parts = text_to_video(graph)
-    graph.group("3 · Size, pyramid, seed", new_column=True)
-    spec = pyramid(graph, "training-free")
-    latent = size(graph, spec)
-    seed = graph.add("PrimitiveInt", title="Seed of both", value=0)
-    same = {"pyramid": spec, "seed": seed, "steps": "20-10", "cfg": "6", "sampler_name": "euler"}
-    graph.group("4 · Draft", new_column=True)
-    draft = sample(graph, parts, latent, **same, end_stage="low")
-    save_video(graph, parts, draft["drafts"], f"{graph.name}_draft", title="5 · Draft as video")
-    graph.group("6 · Finish (muted: Ctrl+M)", under="4 · Draft", mode=MUTED)
-    done = sample(graph, parts, draft["latent"], **same)
-    save_video(graph, parts, done, graph.name, title="7 · Video (muted: Ctrl+M)", under="5 · Draft as video", mode=MUTED)
+{STEPS_TWO} Change steps, cfg and sampler in both samplers."""
+    add_notes(graph, about, TEXT_FILES, column=3)
 
 
 def compare(graph: Graph) -> None:
-    about = f"""# Ordinary sampling and a pyramid, side by side
-
-Same model, prompt, seed and flow shift. Left: 50 ordinary steps, Wan's own number. Right: `20-10` through the pyramid. The
-chart counts the operations of both. To compare equal numbers of steps, set the ordinary sampler to 30.
-
-{cost_sentence("training-free", "20-10")}
-
-{STEPS_TWO}
-
-{STOCK}"""
-    add_notes(graph, about, TEXT_FILES)
-    parts = text_to_video(graph)
-    graph.group("3 · Size, pyramid, seed", new_column=True)
-    spec = pyramid(graph, "training-free")
-    latent = size(graph, spec)
-    seed = graph.add("PrimitiveInt", title="Seed of both", value=0)
-    graph.group("4 · Ordinary", new_column=True)
+    model, clip, vae = models(graph)
+    graph.group("2 · Prompt", column=1, drop=BELOW_A_LINK)
+    parts = Parts(model, vae, *prompts(graph, clip, "A potter shapes a clay bowl on a wheel, wet hands, warm workshop light."))
+    graph.group("3 · Texture", column=1)
+    texture = lift(graph, vae)
+    graph.group("4 · Shift, seed, size", column=2)
     shifted = graph.add("ModelSamplingSD3", model=parts.model, shift=8.0)
+    seed = graph.add("PrimitiveInt", title="Seed of both", value=0)
+    latent = size(graph)
+    graph.group("5 · Plain", column=3)
     plain = graph.add(
         "KSampler", model=shifted, seed=seed, steps=50, cfg=6.0, sampler_name="euler", scheduler="simple",
         positive=parts.positive, negative=parts.negative, latent_image=latent, denoise=1.0,
     )  # fmt: skip
-    save_video(graph, parts, plain, f"{graph.name}_plain", title="5 · Ordinary, as video", new_column=False)
-    graph.group("6 · Pyramid", new_column=True)
-    done = sample(graph, parts, latent, model=shifted, pyramid=spec, seed=seed, steps="20-10", cfg="6", sampler_name="euler")
-    save_video(graph, parts, done, f"{graph.name}_pyramid", title="7 · Pyramid, as video", new_column=False)
-    graph.group("8 · Cost", new_column=True)
-    cost = graph.add("PyramidalWanCost", latent=latent, steps="20-10", cfg="6", pyramid=spec, model=shifted)
+    graph.group("6 · Pyramid", column=4)
+    widgets = {"seed": seed, "steps": "20-10", "cfg": "6", "sampler_name": "euler", "lift": texture}
+    done = sample(graph, parts, latent, model=shifted, **widgets)
+    save_video(graph, parts, plain, f"{graph.name}_plain", title="7 · Plain, as video", column=5)
+    save_video(graph, parts, done, f"{graph.name}_pyramid", title="8 · Pyramid, as video", column=5)
+    graph.group("9 · Cost", column=3)
+    cost = graph.add("PyramidalWanCost", latent=latent, steps="20-10", cfg="6", model=shifted)
+    graph.next_column()
     graph.add("PreviewImage", images=cost["chart"])
     graph.add("PreviewAny", source=cost["text"])
+    about = f"""# Plain and pyramid, side by side
+
+Same model, prompt, seed and shift: 50 plain steps, Wan's own number, and **20-10** through the pyramid. The chart counts the
+operations of both. To compare equal numbers of steps, set the plain sampler to 30.
+
+{STEPS_TWO}"""
+    add_notes(graph, about, TEXT_FILES, column=0, span=2)
 
 
 def calibrate(graph: Graph) -> None:
-    about = f"""# Where to change the resolution, measured on a clip
-
-**Choose a video of your own in 'Load Video'**, one like those you want to make; only its first {FRAMES} frames are encoded.
-
-'Pyramidal Calibrate' measures the noise level above which the detail that the low stage cannot hold is lost in the noise, and
-moves the boundary of the pyramid there. `threshold` is the signal-to-noise ratio below which detail counts as lost: smaller is
-more careful. The sampler's grid is `shift`, which keeps the boundary; `auto` would move it.
-
-The chart and the text need no diffusion model; mute the sampler and the video to see only them.
-
-{STEPS_TWO}
-
-{STOCK}"""
-    add_notes(graph, about, TEXT_FILES)
-    parts = text_to_video(graph)
-    graph.group("3 · Clip", new_column=True)
-    clip = graph.add("VAEEncode", pixels=video_clip(graph)[1], vae=parts.vae)
-    graph.group("4 · Measure", new_column=True)
-    measured = graph.add("PyramidalWanCalibrate", latent=clip, threshold=0.1, pyramid=pyramid(graph, "training-free"))
+    model, clip, vae = models(graph)
+    graph.group("2 · Prompt", column=1, drop=BELOW_A_LINK)
+    parts = Parts(model, vae, *prompts(graph, clip, "A murmuration of starlings folds and unfolds over a marsh at dusk."))
+    graph.group("3 · Texture", column=2)
+    texture = lift(graph, vae)
+    frames = video_clip(graph, title="4 · Clip")
+    encoded = graph.add("VAEEncode", pixels=frames.fitted, vae=parts.vae)
+    graph.group("5 · Measure", column=3, drop=BELOW_A_LINK)
+    measured = graph.add("PyramidalWanCalibrate", latent=encoded, threshold=0.1)
+    graph.group("6 · Size", column=4)
+    latent = size(graph, measured["pyramid"])
+    graph.group("7 · What was measured", column=4)
     graph.add("PreviewImage", images=measured["chart"])
     graph.add("PreviewAny", source=measured["text"])
-    graph.group("5 · Sample with it", new_column=True)
-    latent = size(graph, measured["pyramid"])
+    graph.group("8 · Sample with it", column=5)
     widgets = {"pyramid": measured["pyramid"], "steps": "20-10", "cfg": "6", "sampler_name": "euler", "grid": "shift"}
-    done = sample(graph, parts, latent, **widgets)
-    save_video(graph, parts, done, graph.name, title="6 · Video")
+    done = sample(graph, parts, latent, **widgets, lift=texture)
+    save_video(graph, parts, done, graph.name, title="9 · Video", column=6)
+    about = f"""# Where to change the resolution, measured on a clip
+
+**Choose a video of your own in 'Load Video'**, one like those you want to make. 'Pyramidal Calibrate' measures above which
+noise level the small stage loses nothing that is not noise already, and moves the boundary there. A smaller **threshold** is
+more careful. **grid** is shift, which keeps the boundary.
+
+{STEPS_TWO} To see only chart and text, mute the sampler and the video."""
+    add_notes(graph, about, TEXT_FILES, column=6)
 
 
 WORKFLOWS: dict[str, Callable[[Graph], None]] = {
     "wan_any_graph": any_graph,
     "wan22_t2v_two_experts": t2v_two_experts,
     "wan22_i2v_two_experts": i2v_two_experts,
+    "wan22_flf2v_two_experts": flf2v_two_experts,
     "wan22_5b_ti2v": ti2v_5b,
     "wan_vace_inpaint": vace_inpaint,
     "wan_t2v_training_free": t2v_training_free,
-    "wan_t2v_pyramid_20-20-10": t2v_20_20_10,
-    "wan_t2v_pyramid_2-2-1": t2v_2_2_1,
-    "wan_t2v_stage_lora": t2v_stage_lora,
-    "wan_t2v_hand_wired": t2v_hand_wired,
     "wan_i2v_training_free": i2v_training_free,
     "wan_v2v_pyramid": v2v,
     "wan_draft_then_finish": draft_then_finish,
     "wan_compare_plain_vs_pyramid": compare,
+    "wan_t2v_stage_lora": t2v_stage_lora,
     "wan_calibrate_from_video": calibrate,
+    "wan_t2v_hand_wired": t2v_hand_wired,
+    "wan_t2v_pyramid_20-20-10": t2v_20_20_10,
+    "wan_t2v_pyramid_2-2-1": t2v_2_2_1,
 }
+"""The graphs in the order of the template browser: what stock weights can do, its variations, other nodes, own weights."""
+
+TITLES = {
+    "wan_any_graph": "Your graph plus one node",
+    "wan22_t2v_two_experts": "Wan 2.2 text to video, 4 steps",
+    "wan22_i2v_two_experts": "Wan 2.2 image to video, 4 steps",
+    "wan22_flf2v_two_experts": "Wan 2.2 first to last frame",
+    "wan22_5b_ti2v": "Wan 2.2 5B, text or image",
+    "wan_vace_inpaint": "VACE, repaint a region",
+    "wan_t2v_training_free": "Text to video, one sampler",
+    "wan_i2v_training_free": "Image to video, one sampler",
+    "wan_v2v_pyramid": "Video to video",
+    "wan_draft_then_finish": "Draft first, then finish",
+    "wan_compare_plain_vs_pyramid": "Plain and pyramid compared",
+    "wan_t2v_stage_lora": "LoRAs for single stages",
+    "wan_calibrate_from_video": "Boundary measured on a clip",
+    "wan_t2v_hand_wired": "Stages wired by hand",
+    "wan_t2v_pyramid_20-20-10": "20-20-10, own weights",
+    "wan_t2v_pyramid_2-2-1": "2-2-1, own weights",
+}
+"""What the template browser shows, after a number: it takes titles from the names of files, and on some systems their order."""
+
+
+def title(name: str) -> str:
+    """Return a graph's title in the template browser, which is the name of its file."""
+    return f"{list(WORKFLOWS).index(name) + 1:02} {TITLES[name]}"
 
 
 def build(name: str) -> Graph:

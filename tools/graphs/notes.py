@@ -14,40 +14,30 @@ from pyramid.stages import PRESETS
 from .graph import Graph
 from .parts import FRAMES, HEIGHT, PUBLIC, WIDTH, link
 
-ABOUT, MODELS = "About this graph", "Models and memory"
-NOTE_WIDTH = 480
-TYPE = {"# ": (40, 36), "## ": (50, 32), "- ": (60, 21)}
-PLAIN_TYPE = (74, 17)
-EMPTY_LINE = 9
-"""Characters per line of a note and height of a line, for headings, lists and other text, in the front end's new node design,
-whose type is the larger one."""
+ABOUT, MODELS = "About this graph", "Files"
+TYPE = {"# ": (0.1, 30), "## ": (0.12, 26), "- ": (0.15, 20)}
+PLAIN_TYPE = (0.16, 17)
+EMPTY_LINE = 5
+"""Characters per pixel of a line of a note and height of a line, for headings, lists and other text, in the new node
+design of the front end, whose type is the larger one."""
+
+WIDE_NOTE, NARROW_NOTE = 620, 310
+"""Widths of notes below two columns and below one, about those of the columns."""
 
 PLAIN_STEPS = 50
 SHIFT = 8.0
 """Flow shift of ComfyUI's Wan models without a 'ModelSamplingSD3' node."""
 
-STEPS_TWO = """## Steps are written low-high
+STEPS_TWO = "Steps are written low-high: **20-10** is 20 at a smaller size, then 10 at full size."
 
-`20-10` is 20 steps at a smaller size, then 10 at full size. The smaller one is as near to 480 pixels as possible, which Wan was
-trained at; 'Pyramid' can set it to half. More low steps improve composition and motion and cost less; more high steps improve
-detail and cost most. A leading 0, as in `0-30`, skips the low stage."""
+STEPS_THREE = (
+    "Steps are written low-mid-high: **20-20-10** is 20 at a quarter of width, height and frame rate, 20 at half, 10 at full "
+    "size."
+)
 
-STEPS_THREE = """## Steps are written low-mid-high
+NOT_PUBLIC = "**{names}** {are}: no such weights are public. Choose your own; stock weights make poor videos here."
 
-`20-20-10` is 20 steps at a quarter of the width, height and frame rate, 20 at half, 10 at full size: in running order, from
-the lowest resolution to the full one. The last number costs most. A leading 0 skips the lowest stage."""
-
-STOCK = """Stock Wan weights were never trained to change resolution during sampling, so this run is faster but not equal to an
-ordinary one: compare the two before you rely on it. We have not measured the quality with real Wan weights."""
-
-NOT_PUBLIC = """**{names} is a placeholder: no such weights are public.** Choose a file of your own. Stock weights make poor
-videos with these three stages; use `wan_t2v_training_free` for them."""
-
-MEMORY = """## Memory
-
-The last stage is as large as an ordinary run of the same size: the pyramid saves time, not peak VRAM. If memory runs out,
-use a smaller size or fewer frames, or 'VAE Decode (Tiled)' if only decoding fails. We have not measured memory or times on
-particular cards."""
+MEMORY = "Peak VRAM is that of a plain run of this size."
 
 
 def cost_sentence(preset: str, steps: str, *, cfg: bool = True, height: int = HEIGHT, size: str = "1.3B") -> str:
@@ -61,8 +51,8 @@ def cost_sentence(preset: str, steps: str, *, cfg: bool = True, height: int = HE
     ours = total_tflops(schedule_cost(spec, video.latent, counts, dimensions, cfg=cfg))
     plain = 2 * PLAIN_STEPS * forward_tflops(tokens(video.latent), dimensions)
     return (
-        f"`{steps}` at {WIDTH}x{height} with {FRAMES} frames takes {100 * ours / plain:.2g} % of the operations of "
-        f"{PLAIN_STEPS} ordinary steps with cfg (counted without text encoder and VAE; times depend on the card)."
+        f"**{steps}** at {WIDTH}x{height} with {FRAMES} frames: **{100 * ours / plain:.2g} % of the operations** of "
+        f"{PLAIN_STEPS} plain steps with cfg, counted without text encoder and VAE."
     )
 
 
@@ -76,13 +66,13 @@ def start_level(steps: str, denoise: float) -> float:
 
 def models_text(names: tuple[str, ...], missing: tuple[str, ...] = ()) -> str:
     """Return the note about files and memory; ``missing`` are placeholders for files that are not public."""
-    lines = ["## Files", ""]
+    lines = []
     for name in names:
-        folder, large = PUBLIC[name]
-        lines.append(f"- [{name}]({link(name)}), about {large}, into `models/{folder}`")
+        folder, large, role = PUBLIC[name]
+        lines.append(f"- [{role}]({link(name)}), {large}, into **{folder}**")
     if missing:
-        text = NOT_PUBLIC if len(missing) == 1 else NOT_PUBLIC.replace("is a placeholder", "are placeholders")
-        lines += ["", text.format(names=" and ".join(f"`{name}`" for name in missing))]
+        are = "is a placeholder" if len(missing) == 1 else "are placeholders"
+        lines += ["", NOT_PUBLIC.format(names="** and **".join(missing), are=are)]
     return "\n".join([*lines, "", MEMORY])
 
 
@@ -91,17 +81,20 @@ def unwrapped(text: str) -> str:
     return re.sub(r"(?<!\n)\n *(?!\n|[-#]|\d+\. )", " ", text)
 
 
-def note_height(text: str) -> int:
+def note_height(text: str, width: int) -> int:
     """Return the height of a note for a text, with some margin for other fonts."""
-    height = 50
+    height = 30
     for line in re.sub(r"\]\(.*?\)", "]", text).splitlines():  # only a link's text is rendered
-        characters, line_height = next((size for mark, size in TYPE.items() if line.startswith(mark)), PLAIN_TYPE)
-        height += line_height * math.ceil(len(line) / characters) if line else EMPTY_LINE
+        per_pixel, line_height = next((size for mark, size in TYPE.items() if line.startswith(mark)), PLAIN_TYPE)
+        height += line_height * math.ceil(len(line) / (per_pixel * (width - 40))) if line else EMPTY_LINE
     return height
 
 
-def add_notes(graph: Graph, about: str, files: tuple[str, ...], *, missing: tuple[str, ...] = ()) -> None:
-    """Add the first column: what the graph does, and its files."""
-    graph.group("Read me")
+def add_notes(
+    graph: Graph, about: str, files: tuple[str, ...], *, column: int, span: int = 2, missing: tuple[str, ...] = ()
+) -> None:  # fmt: skip
+    """Add what the graph does, and its files, below what is in these columns."""
+    graph.group("Read me", column=column, span=span)
+    width = WIDE_NOTE if span > 1 else NARROW_NOTE
     for title, text in ((ABOUT, unwrapped(about)), (MODELS, unwrapped(models_text(files, missing)))):
-        graph.note(text, title=title, size=(NOTE_WIDTH, note_height(text)))
+        graph.note(text, title=title, size=(width, note_height(text, width)))

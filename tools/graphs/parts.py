@@ -26,20 +26,27 @@ VAE = "wan_2.1_vae.safetensors"
 VAE22 = "wan2.2_vae.safetensors"
 CLIP_VISION = "clip_vision_h.safetensors"
 PUBLIC = {
-    T2V: ("diffusion_models", "2.8 GB"),
-    I2V: ("diffusion_models", "16 GB"),
-    VACE: ("diffusion_models", "4.3 GB"),
-    **dict.fromkeys((T2V_HIGH, T2V_LOW, I2V_HIGH, I2V_LOW), ("diffusion_models", "14.3 GB")),
-    **dict.fromkeys((T2V_HIGH_LORA, T2V_LOW_LORA, I2V_HIGH_LORA, I2V_LOW_LORA), ("loras", "1.2 GB")),
-    TI2V: ("diffusion_models", "10 GB"),
-    TEXT_ENCODER: ("text_encoders", "6.7 GB"),
-    VAE: ("vae", "0.25 GB"),
-    VAE22: ("vae", "1.4 GB"),
-    CLIP_VISION: ("clip_vision", "1.3 GB"),
+    T2V: ("diffusion_models", "2.8 GB", "Wan 2.1 1.3B, text to video"),
+    I2V: ("diffusion_models", "16 GB", "Wan 2.1 14B, image to video, fp8"),
+    VACE: ("diffusion_models", "4.3 GB", "Wan 2.1 VACE 1.3B"),
+    T2V_HIGH: ("diffusion_models", "14.3 GB", "high-noise expert"),
+    T2V_HIGH_LORA: ("loras", "1.2 GB", "four-step LoRA for high noise"),
+    T2V_LOW: ("diffusion_models", "14.3 GB", "low-noise expert"),
+    T2V_LOW_LORA: ("loras", "1.2 GB", "four-step LoRA for low noise"),
+    I2V_HIGH: ("diffusion_models", "14.3 GB", "high-noise expert"),
+    I2V_HIGH_LORA: ("loras", "1.2 GB", "four-step LoRA for high noise"),
+    I2V_LOW: ("diffusion_models", "14.3 GB", "low-noise expert"),
+    I2V_LOW_LORA: ("loras", "1.2 GB", "four-step LoRA for low noise"),
+    TI2V: ("diffusion_models", "10 GB", "Wan 2.2 5B"),
+    TEXT_ENCODER: ("text_encoders", "6.7 GB", "text encoder"),
+    VAE: ("vae", "0.25 GB", "VAE"),
+    VAE22: ("vae", "1.4 GB", "VAE of Wan 2.2 5B"),
+    CLIP_VISION: ("clip_vision", "1.3 GB", "image encoder"),
 }
-"""Public files: their folder under models, and their approximate size."""
+"""Public files: their folder under models, their approximate size, and what they are."""
 
 PROMPT = "A red fox trots through a snowy birch forest at sunrise, powder snow flies up, the camera follows at eye level."
+T2V_PROMPT = "A sailing boat glides over a calm turquoise bay, gulls circle above it, warm evening light."
 NEGATIVE = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，"
     "残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，"
@@ -99,21 +106,28 @@ def prompts(graph: Graph, clip: Value, prompt: str = PROMPT) -> tuple[Node, Node
     return positive, negative
 
 
-def text_to_video(graph: Graph, model_name: str = T2V, prompt: str = PROMPT) -> Parts:
-    """Add the column after the notes: models and prompts."""
-    graph.group("1 · Models", new_column=True)
-    model, clip, vae = load_model(graph, model_name), load_text(graph), load_vae(graph)
-    graph.group("2 · Prompt")
-    positive, negative = prompts(graph, clip, prompt)
-    return Parts(model, vae, positive, negative)
+def lift(graph: Graph, vae: Value) -> Node:
+    """Add 'Pyramidal Lift', which keeps texture when the size grows."""
+    return graph.add("PyramidalWanLift", vae=vae)
 
 
-def video_clip(graph: Graph, *, height: int = HEIGHT) -> tuple[Node, Node]:
-    """Add a video file to the open group; return its parts and its first 81 frames at the size of the graph."""
+@dataclass(frozen=True)
+class Clip:
+    """A video file in a graph: its parts, and its first frames at the size of the graph."""
+
+    parts: Node
+    fitted: Node
+
+
+def video_clip(graph: Graph, *, title: str) -> Clip:
+    """Add a group of three columns with a video file; it stays open."""
+    graph.group(title, column=0)
     video = graph.add("LoadVideo", file="my_video.mp4")
+    graph.next_column()
     clip = graph.add("GetVideoComponents", video=video)
+    graph.next_column()
     cut = graph.add("ImageFromBatch", title="First frames", image=clip["images"], batch_index=0, length=FRAMES)
-    return clip, graph.add("ImageScale", image=cut, upscale_method="lanczos", width=WIDTH, height=height, crop="center")
+    return Clip(clip, graph.add("ImageScale", image=cut, upscale_method="lanczos", width=WIDTH, height=HEIGHT, crop="center"))
 
 
 def pyramid(graph: Graph, preset: str) -> Node:
@@ -128,11 +142,11 @@ def size(graph: Graph, spec: Value | None = None, *, height: int = HEIGHT) -> No
 
 
 def save_video(
-    graph: Graph, parts: Parts, samples: Value, name: str, *, title: str, fps: Value | float = FPS, new_column: bool = True,
-    under: str | None = None, mode: int = ON,
+    graph: Graph, parts: Parts, samples: Value, name: str, *, title: str, column: int, fps: Value | float = FPS, mode: int = ON,
 ) -> None:  # fmt: skip
-    """Add a group that decodes and saves: in a new column, below the last group, or under the group of that title."""
-    graph.group(title, new_column=new_column and not under, under=under, mode=mode)
+    """Add a group of two columns that decodes and saves."""
+    graph.group(title, column=column, mode=mode)
     frames = graph.add("VAEDecode", samples=samples, vae=parts.vae)
     video = graph.add("CreateVideo", images=frames, fps=fps)
+    graph.next_column()
     graph.add("SaveVideo", video=video, filename_prefix=f"video/{name}", format="auto", codec="auto")

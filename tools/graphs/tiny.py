@@ -71,6 +71,7 @@ class TinySize:
         frames: Frames.
         most_steps: Limit of the steps per stage.
         trained: Use the trained tiny Wan and a prompt of its world, instead of random weights and prompts.
+        prompt: That prompt.
     """
 
     width: int = 64
@@ -78,6 +79,7 @@ class TinySize:
     frames: int = 17
     most_steps: int = 2
     trained: bool = False
+    prompt: str = TRAINED_PROMPT
 
 
 SMALLEST = TinySize()
@@ -106,7 +108,7 @@ def tiny_graph(name: str, size: TinySize = SMALLEST) -> Graph:
     gone = {node for node in graph.nodes if node.kind in DROPPED}
     graph.nodes = [node for node in graph.nodes if node not in gone]
     for group in graph.groups:
-        group.nodes = [node for node in group.nodes if node not in gone]
+        group.remove(gone)
     for node in graph.nodes:
         _make_tiny(node, gone, size)
     if size.trained:
@@ -128,7 +130,7 @@ def _use_student(graph: Graph) -> None:
 def _make_tiny(node: Node, gone: set[Node], size: TinySize) -> None:
     node.models = ()
     if node.kind == "CLIPTextEncode":
-        prompts = (prompt_file(TRAINED_PROMPT), EMPTY_PROMPT) if size.trained else PROMPTS
+        prompts = (prompt_file(size.prompt), EMPTY_PROMPT) if size.trained else PROMPTS
         filename = prompts[node.values["text"] == NEGATIVE]
         node.kind, node.values, node.links = "PyramidalWanLoadConditioning", {"filename": filename}, {}
         return
@@ -190,7 +192,7 @@ def write_inputs(workspace: Workspace, *, trained: bool = False) -> None:
     if trained:
         write_prompt(workspace, TRAINED_PROMPT)
     Image.fromarray((_scene_pictures(TRAINED_PROMPT) if trained else _pictures())[0]).save(inputs / IMAGE)
-    _write_video(inputs / VIDEO, _scene_pictures(OTHER_PROMPT) if trained else _pictures())
+    write_video(inputs / VIDEO, _scene_pictures(OTHER_PROMPT) if trained else _pictures())
 
 
 def _lora(*, seed: int, width: int = 128, rank: int = 2) -> dict[str, torch.Tensor]:
@@ -218,7 +220,8 @@ def _scene_pictures(prompt: str) -> list[np.ndarray]:
     return list(video.add(1).mul(127.5).round().byte().permute(1, 2, 3, 0).numpy())
 
 
-def _write_video(path: Path, pictures: list[np.ndarray]) -> None:
+def write_video(path: Path, pictures: list[np.ndarray]) -> None:
+    """Write frames (H, W, 3) as a video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("h264", rate=Fraction(16))
         stream.height, stream.width, _ = pictures[0].shape

@@ -5,42 +5,56 @@ from __future__ import annotations
 import functools
 import re
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
 from harness.in_process import ROOT
 
 from .graph import Graph, Group, Node
+from .routes import INSET, Dots, lead_around
 from .schemas import NOTE
 
 FORMAT = 0.4
 COMFYUI_VERSION = "0.3.75"
 """The version of ComfyUI that the files are built with; they contain the widgets of its nodes."""
 
-TITLE_HEIGHT, GROUP_TITLE = 30, 70
-GAP, GROUP_GAP, COLUMN_GAP = 40, 60, 80
-MARGIN = 20
-WIDTH = 340
+TITLE_HEIGHT, GROUP_TITLE = 30, 44
+GAP, GROUP_GAP, COLUMN_GAP = 30, 40, 32
+MARGIN = 14
 SLOT, WIDGET = 20, 28
-SIZES = {
-    "CLIPTextEncode": (420, 180),
-    "SaveVideo": (480, 420),
-    "LoadVideo": (340, 440),
-    "LoadImage": (340, 430),
-    "PreviewImage": (480, 380),
-    "PreviewAny": (480, 220),
-}
+SOCKET = 10
+"""Distance of a socket from the edge of its node."""
+TITLE_LETTER = 12
+"""Width of a letter of a group's title."""
+FOOTER = 26
+"""Height of a node's last line in the new design: the name of the pack, or a button for more widgets."""
+WIDTH = 310
 WIDTHS = {
-    **dict.fromkeys(("UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader", "LoraLoaderModelOnly"), 420),
-    **dict.fromkeys(("PyramidalWanCost", "PyramidalWanCalibrate"), 480),
+    **dict.fromkeys(("UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader", "LoraLoaderModelOnly"), 360),
+    **dict.fromkeys(("SaveVideo", "PreviewImage", "PreviewAny", "PyramidalWanCost", "PyramidalWanCalibrate"), 370),
+    **dict.fromkeys(("CLIPTextEncode", "PyramidalWanLift", "PyramidalWanEmptyLatent"), 340),
+    **dict.fromkeys(("VAEDecode", "CreateVideo"), 190),
 }
-"""Widths of nodes that show long names or lines."""
+"""Widths of nodes; a column is as wide as its widest node."""
+HEIGHTS = {
+    "CLIPTextEncode": 124,
+    "SaveVideo": 340,
+    "LoadVideo": 440,
+    "LoadImage": 330,
+    "PreviewImage": 330,
+    "PreviewAny": 180,
+}
+"""Heights of nodes that show text, a picture or a video."""
+SPACE_BELOW = {"VAEDecode": 40}
+"""Space for a link that goes on below a node, in addition to the usual one."""
 
-PREVIEW = 220
+PREVIEW = 160
 SHOWN = {
     "PyramidalWanPreset": 140,
     "PyramidalWanEmptyLatent": 90,
     "PyramidalWanStageLoRA": 50,
     "PyramidalWanModel": 120,
+    "PyramidalWanLift": 60,
     "PyramidalWanCost": 100,
     "PyramidalWanCalibrate": 100,
     "PyramidalWanSampler": PREVIEW + 150,
@@ -51,8 +65,10 @@ SHOWN = {
 }
 """Height of the text or preview below the widgets while a node runs."""
 
-VIEW = {"scale": 0.7, "offset": [100, 150]}
-"""With this view most graphs fit into a window of 1920x1080, beside the side bar and below the tabs."""
+SCREEN = (1840, 940)
+"""Width and height of the canvas at 100 % in a window of 1920x1080, beside the side bar and below the tabs."""
+CORNER = (75, 125)
+"""Where the graph begins on the screen."""
 
 
 @functools.lru_cache(None)
@@ -63,22 +79,32 @@ def pack_version() -> str:
     return version[1]
 
 
-def ui(graph: Graph) -> dict[str, Any]:
-    """Return a graph as the front end saves it."""
+def ui(graph: Graph, *, around: bool = True) -> dict[str, Any]:
+    """Return a graph as the front end saves it, with links led around the nodes or straight."""
     links = _links(graph)
-    places = _places(graph)
+    boxes = _boxes(graph)
+    groups = [_group(number, group, boxes) for number, group in enumerate(graph.groups, 1)]
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"pyramidalwan/{graph.name}")),
         "revision": 0,
         "last_node_id": max(node.id for node in graph.nodes),
         "last_link_id": len(links),
-        "nodes": [_node(node, order, places[node], links) for order, node in enumerate(graph.nodes)],
+        "nodes": [_node(node, order, boxes[node], links) for order, node in enumerate(graph.nodes)],
         "links": links,
-        "groups": [_group(number, group, places) for number, group in enumerate(graph.groups, 1)],
+        "groups": groups,
         "config": {},
-        "extra": {"ds": VIEW},
+        "extra": {"ds": _view(groups), **(_dots(graph, links, boxes) if around else {})},
         "version": FORMAT,
     }
+
+
+def _view(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the scale and offset that show the whole graph: 100 %, or less for a graph that is larger than the screen."""
+    ends = [[group["bounding"][axis] + group["bounding"][axis + 2] for group in groups] for axis in (0, 1)]
+    starts = [min(group["bounding"][axis] for group in groups) for axis in (0, 1)]
+    sizes = [max(end) - start for end, start in zip(ends, starts, strict=True)]
+    scale = round(min(1.0, *(room / size for room, size in zip(SCREEN, sizes, strict=True))), 2)
+    return {"scale": scale, "offset": [round(corner / scale - start) for corner, start in zip(CORNER, starts, strict=True)]}
 
 
 def _inputs(node: Node) -> list:
@@ -97,12 +123,12 @@ def _links(graph: Graph) -> list[list]:
     return links
 
 
-def _node(node: Node, order: int, pos: tuple[int, int], links: list[list]) -> dict[str, Any]:
+def _node(node: Node, order: int, box: Rectangle, links: list[list]) -> dict[str, Any]:
     made: dict[str, Any] = {
         "id": node.id,
         "type": node.kind,
-        "pos": list(pos),
-        "size": list(size_of(node)),
+        "pos": [box.left, box.top + TITLE_HEIGHT],
+        "size": [box.width, box.height - TITLE_HEIGHT],
         "flags": {},
         "order": order,
         "mode": node.mode,
@@ -156,42 +182,114 @@ def widget_values(node: Node) -> list:
     return values
 
 
-def size_of(node: Node) -> tuple[int, int]:
-    """Return width and height of a node."""
-    if node.size or node.kind in SIZES:
-        return node.size or SIZES[node.kind]
-    schema = node.schema
-    slots = max(len(schema.sockets), len(schema.outputs))
-    height = 16 + SLOT * slots + WIDGET * len(widget_values(node)) + SHOWN.get(node.kind, 0)
-    return WIDTHS.get(node.kind, WIDTH), height
+def _size(node: Node) -> tuple[int, int]:
+    """Return the width that a node requires, and its height."""
+    if node.size:
+        return node.size
+    width, height = WIDTHS.get(node.kind, WIDTH), HEIGHTS.get(node.kind)
+    if height is None:
+        slots = max(len(node.schema.sockets), len(node.schema.outputs))
+        height = 12 + SLOT * slots + WIDGET * len(widget_values(node)) + FOOTER * _has_footer(node) + SHOWN.get(node.kind, 0)
+    return width, height
 
 
-def _places(graph: Graph) -> dict[Node, tuple[int, int]]:
-    places, starts = {}, _column_starts(graph)
-    ends = dict.fromkeys(starts, -GROUP_GAP)
+def _has_footer(node: Node) -> bool:
+    return node.schema.ours or any(given.options.get("advanced") for given in node.schema.widgets)
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Where a node with its title, or a column, is."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def right(self) -> int:
+        """Its right edge."""
+        return self.left + self.width
+
+    @property
+    def bottom(self) -> int:
+        """Its bottom edge."""
+        return self.top + self.height
+
+    @property
+    def edges(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom."""
+        return self.left, self.top, self.right, self.bottom
+
+
+def _boxes(graph: Graph) -> dict[Node, Rectangle]:
+    """Return where each node is, with its title."""
+    boxes, columns = {}, _columns(graph)
+    ends = dict.fromkeys(columns, -GROUP_GAP)
     for group in graph.groups:
-        y = ends[group.column] + GROUP_GAP + GROUP_TITLE
-        for node in group.nodes:
-            places[node] = (starts[group.column], y + TITLE_HEIGHT)
-            y += TITLE_HEIGHT + size_of(node)[1] + GAP
-        ends[group.column] = y
-    return places
+        across = range(group.column, group.column + max(len(group.columns), group.span))
+        top = max(ends[number] for number in across) + GROUP_GAP + group.drop
+        bottom = top
+        for number, nodes in enumerate(group.columns, group.column):
+            left, y = columns[number][0], top + GROUP_TITLE
+            width = columns[number + group.span - 1][1] - left
+            for node in nodes:
+                boxes[node] = Rectangle(left, y, width, TITLE_HEIGHT + _size(node)[1])
+                bottom = max(bottom, boxes[node].bottom + MARGIN)
+                y = boxes[node].bottom + GAP + SPACE_BELOW.get(node.kind, 0)
+        ends |= dict.fromkeys(across, bottom)
+    return boxes
 
 
-def _column_starts(graph: Graph) -> dict[int, int]:
-    """Return the left edge of each column of groups."""
-    starts, x = {}, 0
-    for column in sorted({group.column for group in graph.groups}):
-        nodes = [node for group in graph.groups if group.column == column for node in group.nodes]
-        starts[column] = x
-        x += max(size_of(node)[0] for node in nodes) + 2 * MARGIN + COLUMN_GAP
-    return starts
+def _columns(graph: Graph) -> dict[int, tuple[int, int]]:
+    """Return the left and the right edge of the nodes of each column."""
+    widths: dict[int, int] = {}
+    for group in graph.groups:
+        for number, nodes in enumerate(group.columns if group.span == 1 else [], group.column):
+            widths[number] = max([widths.get(number, 0), *(_size(node)[0] for node in nodes)])
+    edges, x = {}, MARGIN
+    for number in sorted(widths):
+        edges[number] = (x, x + widths[number])
+        x += widths[number] + 2 * MARGIN + COLUMN_GAP
+    return edges
 
 
-def _group(number: int, group: Group, places: dict[Node, tuple[int, int]]) -> dict[str, Any]:
-    left = min(places[node][0] for node in group.nodes)
-    top = min(places[node][1] for node in group.nodes) - TITLE_HEIGHT
-    right = max(places[node][0] + size_of(node)[0] for node in group.nodes)
-    bottom = max(places[node][1] + size_of(node)[1] for node in group.nodes)
-    bounding = [left - MARGIN, top - GROUP_TITLE + 10, right - left + 2 * MARGIN, bottom - top + GROUP_TITLE + 10]
-    return {"id": number, "title": group.title, "bounding": bounding, "color": "#3f789e", "font_size": 24, "flags": {}}
+def _dots(graph: Graph, links: list[list], boxes: dict[Node, Rectangle]) -> dict[str, list]:
+    """Return the dots that lead links around nodes, as a graph saves them."""
+    nodes = {node.id: node for node in graph.nodes}
+    edges = [box.edges for box in boxes.values()] + [_title_box(group, boxes) for group in graph.groups]
+    columns = [(left, 0, right, 0) for left, right in _columns(graph).values()]
+    dots = Dots()
+    for number, source, out, target, into, _ in links:
+        sent, received = boxes[nodes[source]], boxes[nodes[target]]
+        start = sent.right - SOCKET, _socket(sent, out)
+        end = received.left + SOCKET, _socket(received, _shown_at(nodes[target], into))
+        passed = [column for column in columns if sent.right <= column[0] and column[2] <= received.left]
+        around = passed if sent.right <= received.left else [(received.left, 0, sent.right, 0)]
+        dots.add(number, lead_around(start, end, edges, around, dots.points))
+    return dots.extra
+
+
+def _title_box(group: Group, boxes: dict[Node, Rectangle]) -> tuple[int, int, int, int]:
+    """Return the edges of a group's title, so that no link crosses it."""
+    left, top, _, _ = _group(0, group, boxes)["bounding"]
+    return left - INSET // 2, top + 6, left + INSET + TITLE_LETTER * len(group.title), top + 30
+
+
+def _socket(box: Rectangle, slot: float) -> float:
+    return box.top + TITLE_HEIGHT + (slot + 0.7) * SLOT
+
+
+def _shown_at(node: Node, into: int) -> float:
+    """Return the position of an input; that of a widget is beside the widget."""
+    sockets = len(node.schema.sockets)
+    rows = max(sockets, len(node.schema.outputs))
+    return into if into < sockets else rows + (into - sockets) * WIDGET / SLOT
+
+
+def _group(number: int, group: Group, boxes: dict[Node, Rectangle]) -> dict[str, Any]:
+    inside = [boxes[node] for node in group.nodes]
+    left, top = min(box.left for box in inside), min(box.top for box in inside)
+    right, bottom = max(box.right for box in inside), max(box.bottom for box in inside)
+    bounding = [left - MARGIN, top - GROUP_TITLE, right - left + 2 * MARGIN, bottom - top + GROUP_TITLE + MARGIN]
+    return {"id": number, "title": group.title, "bounding": bounding, "color": "#3f789e", "font_size": 22, "flags": {}}
