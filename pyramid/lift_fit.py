@@ -17,6 +17,9 @@ from torch import Tensor
 from .lift import LinearMap
 from .neighbourhoods import Ratios, Size, check_ratios, frame_classes, ratios_between, size_of
 
+LIFT_RIDGE, DROP_RIDGE = 1e-2, 1e-3
+"""Penalties of the weights, in units of the variance of the latents."""
+
 
 @dataclass(frozen=True)
 class FrameFit:
@@ -34,6 +37,11 @@ class FrameFit:
     def mean_error(self) -> float:
         """Return the mean square error over the channels."""
         return sum(self.error) / len(self.error)
+
+    @property
+    def mean_variance(self) -> float:
+        """Return the variance over the channels."""
+        return sum(self.variance) / len(self.variance)
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,7 @@ class _Sums:
 
 
 def fit_lift(
-    pairs: Iterable[tuple[Tensor, Tensor]], *, kernel: Size | None = None, ridge: float = 1e-2, hold_out: int = 5
+    pairs: Iterable[tuple[Tensor, Tensor]], *, kernel: Size | None = None, ridge: float = LIFT_RIDGE, hold_out: int = 5
 ) -> tuple[LinearMap, FitReport]:
     """Fit the map from the small video's latents to the large one's.
 
@@ -159,7 +167,7 @@ def fit_lift(
 
 
 def fit_drop(
-    pairs: Iterable[tuple[Tensor, Tensor]], *, kernel: Size | None = None, ridge: float = 1e-3, hold_out: int = 5
+    pairs: Iterable[tuple[Tensor, Tensor]], *, kernel: Size | None = None, ridge: float = DROP_RIDGE, hold_out: int = 5
 ) -> tuple[LinearMap, FitReport]:
     """Fit the map from the large video's latents to the small one's; see ``fit_lift``, the pairs are the same."""
     return _fit(((large, small) for small, large in pairs), kernel=kernel, ridge=ridge, hold_out=hold_out)
@@ -174,21 +182,61 @@ def default_kernel(ratios: Ratios) -> Size:
     return 2 if time < 1 else 1, 4 if height < 1 else 3, 4 if width < 1 else 3
 
 
+class RunningFit:
+    """A fit that grows with its pairs: it can be solved at any time, and its gain tells when more pairs are of no use."""
+
+    def __init__(self, *, ridge: float, kernel: Size | None = None):
+        """Start without pairs; see ``fit_lift`` for the options."""
+        if not ridge > 0:
+            raise ValueError(
+                f"ridge must be above 0, got {ridge}: inputs repeated beyond an edge would leave the fit undetermined"
+            )
+        self.ridge, self.kernel = ridge, kernel
+        self.fitted: PairSums | None = None
+        self.held_out: PairSums | None = None
+
+    def add(self, source: Tensor, target: Tensor, *, held_out: bool) -> None:
+        """Add a pair to the fit, or to those that measure its error."""
+        if self.fitted is None or self.held_out is None:
+            sizes = {"source": size_of(source), "target": size_of(target), "channels": source.shape[1]}
+            self.fitted, self.held_out = (PairSums(**sizes, kernel=self.kernel) for _ in range(2))
+        (self.held_out if held_out else self.fitted).add(source, target)
+
+    def solve(self) -> tuple[LinearMap, FitReport]:
+        """Return the map and its error on the held-out pairs.
+
+        Raises:
+            ValueError: No pair is held out, or the pairs do not determine the map.
+        """
+        if self.fitted is None or self.held_out is None or not self.held_out.pairs:
+            raise ValueError("a fit needs pairs of latents, and others that are held out to measure its error")
+        result = self.fitted.solve(ridge=self.ridge)
+        first, rest = self.held_out.errors(result)
+        return result, FitReport(first, rest, self.fitted.pairs, self.held_out.pairs)
+
+    def gain(self, before: LinearMap) -> float:
+        """Return the share of the held-out variance that the map explains more than an earlier one, on all present pairs.
+
+        It is that of the class of frames that gained most.
+        """
+        assert self.held_out is not None  # the earlier map was solved from it
+        _, report = self.solve()
+        earlier = self.held_out.errors(before)
+        return max(
+            (old.mean_error - new.mean_error) / new.mean_variance
+            for old, new in zip(earlier, (report.first, report.rest), strict=True)
+        )
+
+
 def _fit(
     pairs: Iterable[tuple[Tensor, Tensor]], *, kernel: Size | None, ridge: float, hold_out: int
 ) -> tuple[LinearMap, FitReport]:
     if hold_out < 2:
         raise ValueError(f"hold_out keeps every n-th pair out of the fit and must be at least 2, got {hold_out}")
-    if not ridge > 0:
-        raise ValueError(f"ridge must be above 0, got {ridge}: inputs repeated beyond an edge would leave the fit undetermined")
-    fitted = held_out = None
-    for index, (source, target) in enumerate(pairs):
-        if fitted is None or held_out is None:
-            sizes = {"source": size_of(source), "target": size_of(target), "channels": source.shape[1]}
-            fitted, held_out = (PairSums(**sizes, kernel=kernel) for _ in range(2))
-        (held_out if index % hold_out == hold_out - 1 else fitted).add(source, target)
-    if fitted is None or held_out is None or not held_out.pairs:
+    fit, count = RunningFit(ridge=ridge, kernel=kernel), 0
+    for source, target in pairs:
+        count += 1
+        fit.add(source, target, held_out=count % hold_out == 0)
+    if count < hold_out:
         raise ValueError(f"a fit needs at least {hold_out} pairs of latents, every {hold_out}th to measure the error")
-    result = fitted.solve(ridge=ridge)
-    first, rest = held_out.errors(result)
-    return result, FitReport(first, rest, fitted.pairs, held_out.pairs)
+    return fit.solve()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.utils
@@ -15,7 +17,7 @@ from ..pyramid.axes import space_scale
 from ..pyramid.dead_leaves import area_resize, dead_leaves
 from ..pyramid.latent_shape import PATCH, VAE_TIME, LatentShape
 from ..pyramid.lift import Lift, LinearMap, ResizeDrop, ResizeLift
-from ..pyramid.lift_fit import FitReport, FrameFit, fit_drop, fit_lift
+from ..pyramid.lift_fit import DROP_RIDGE, LIFT_RIDGE, FitReport, RunningFit
 from ..pyramid.neighbourhoods import size_of
 from ..pyramid.resize import make_resize
 from .comfyui.finite import is_finite
@@ -28,21 +30,54 @@ LENGTH = 17
 SIDE = 16
 """Height and width of a clip in latents, at least; clips for a scale have the next size that it does not round."""
 
-CLIPS, STILLS = 24, 50
-"""Clips and single frames of a fit; stills serve latent frame 0, of which a clip has only one."""
+CLIPS, STILLS = 25, 50
+"""Maximum number of clips and single frames of a fit; stills serve latent frame 0, of which a clip has only one."""
 
-MOST_CLIPS = 48
+MOST_CLIPS = 50
 """Maximum number of clips cropped from the artist's own video."""
 
 HOLD_OUT = 5
-"""Every fifth clip is kept out of the fit and measures the errors."""
+"""Every fifth clip and every fifth still is kept out of the fit and measures the errors."""
+
+FLAT = 0.002
+"""The fit ends when five more clips explain less than this additional share of the variance."""
 
 Pair = tuple[Tensor, Tensor]
 """Latents of the small and of the large version of one clip."""
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A clip to fit on: a function that makes it, ``(LENGTH or 1, side, side, 3)``, and what it is in words."""
+
+    make: Callable[[], Tensor]
+    kind: str
+
+
+class _AxesFit:
+    """Growing fits of both directions of one set of axes, and the pairs that are kept out of them."""
+
+    def __init__(self) -> None:
+        self.lift, self.drop = RunningFit(ridge=LIFT_RIDGE), RunningFit(ridge=DROP_RIDGE)
+        self.held_out: list[Pair] = []
+        self._before: tuple[LinearMap, LinearMap] | None = None
+
+    def add(self, pair: Pair, *, held_out: bool) -> None:
+        small, large = pair
+        self.lift.add(small, large, held_out=held_out)
+        self.drop.add(large, small, held_out=held_out)
+        if held_out:
+            self.held_out.append(pair)
+
+    def is_flat(self) -> bool:
+        """Return whether the pairs since the last call were of no use in either direction."""
+        gains = [fit.gain(before) for fit, before in zip((self.lift, self.drop), self._before or (), strict=False)]
+        self._before = self.lift.solve()[0], self.drop.solve()[0]
+        return bool(gains) and max(gains) < FLAT
+
+
 def fit_axes(vae: Any, axes: Sequence[str], video: Tensor | None) -> dict[str, FittedAxes]:
-    """Fit the maps of several sets of axes on the same clips.
+    """Fit the maps of several sets of axes on the same clips, until more clips no longer improve them.
 
     Args:
         vae: VAE of ComfyUI.
@@ -56,16 +91,12 @@ def fit_axes(vae: Any, axes: Sequence[str], video: Tensor | None) -> dict[str, F
     for name in axes:
         by_side.setdefault(_side(name), []).append(name)
     pixels = vae.spacial_compression_encode()
-    groups = [(*_clips(side * pixels, video), names) for side, names in by_side.items()]
-    bar = comfy.utils.ProgressBar(sum(len(clips) for clips, *_ in groups))
-    source, fitted = RENDERED if video is None else source_of(video), {}
-    for clips, fitted_on, names in groups:
-        pairs: dict[str, list[Pair]] = {name: [] for name in names}
-        for clip in clips:
-            for name, pair in _encoded(vae, clip(), names).items():
-                pairs[name].append(pair)
-            bar.update(1)
-        fitted |= {name: _fitted(vae, name, pairs[name], source, fitted_on) for name in names}
+    groups = [(_sources(side * pixels, video), names) for side, names in by_side.items()]
+    bar = comfy.utils.ProgressBar(sum(len(part) for parts, _ in groups for part in parts))
+    name, fitted = RENDERED if video is None else source_of(video), {}
+    for parts, names in groups:
+        fits, used = _fits_on(vae, parts, names, bar)
+        fitted |= {axis: _fitted(vae, axis, fit, name, _described(used)) for axis, fit in fits.items()}
     return fitted
 
 
@@ -74,6 +105,23 @@ def _side(axes: str) -> int:
     scale = space_scale(axes)
     step = 1 if scale is None else PATCH * scale.denominator
     return -(-SIDE // step) * step
+
+
+def _fits_on(
+    vae: Any, parts: Sequence[list[_Source]], axes: Sequence[str], bar: comfy.utils.ProgressBar
+) -> tuple[dict[str, _AxesFit], list[_Source]]:
+    """Fit several sets of axes on parts of the clips until another part is of no use; also return the clips used."""
+    fits, used = {name: _AxesFit() for name in axes}, []
+    for part in parts:
+        for index, source in enumerate(part):
+            for name, pair in _encoded(vae, source.make(), axes).items():
+                fits[name].add(pair, held_out=index % HOLD_OUT == HOLD_OUT - 1)
+            bar.update(1)
+        used += part
+        if all([fit.is_flat() for fit in fits.values()]):
+            break
+    bar.update(sum(map(len, parts)) - len(used))
+    return fits, used
 
 
 def source_of(video: Tensor) -> str:
@@ -95,21 +143,33 @@ def check_vae(vae: Any) -> None:
         raise ValueError("a lift requires the VAE of a Wan model; this VAE is for images or for another video model")
 
 
-def _clips(side: int, video: Tensor | None) -> tuple[list[Callable[[], Tensor]], str]:
-    """Return functions that make the clips ``(LENGTH or 1, side, side, 3)``, clips before stills, and a description."""
-    clips, parts = [], []
+def _sources(side: int, video: Tensor | None) -> list[list[_Source]]:
+    """Return clips and stills of this many pixels in parts, each with as large a share of both."""
+    kinds = []
     for frames, least, most, unit in ((LENGTH, CLIPS, MOST_CLIPS, "clips"), (1, STILLS, STILLS, "frames")):
         given = [] if video is None else crops(video, frames, side, most)
-        number = max(0, least - len(given))
         render = functools.partial(dead_leaves, frames=frames, height=side, width=side)
-        clips += [functools.partial(_same, clip) for clip in given]
-        clips += [functools.partial(render, seed=seed) for seed in range(number)]
-        parts += [f"{count} {kind} {unit}" for count, kind in ((len(given), "given"), (number, "rendered")) if count]
-    return clips, ", ".join(parts)
+        kinds.append(
+            [_Source(functools.partial(_same, clip), f"given {unit}") for clip in given]
+            + [_Source(functools.partial(render, seed=seed), f"rendered {unit}") for seed in range(least - len(given))]
+        )
+    clips, stills = kinds
+    parts = max(1, len(clips) // HOLD_OUT)
+    share = HOLD_OUT * max(1, len(stills) // (parts * HOLD_OUT))
+    return [_part(clips, index, HOLD_OUT, parts) + _part(stills, index, share, parts) for index in range(parts)]
+
+
+def _part(sources: list[_Source], index: int, size: int, parts: int) -> list[_Source]:
+    """Return part ``index`` of ``parts`` parts of this size; the last one has the rest, too."""
+    return sources[index * size : (index + 1) * size if index < parts - 1 else None]
 
 
 def _same(clip: Tensor) -> Tensor:
     return clip
+
+
+def _described(sources: Sequence[_Source]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(source.kind for source in sources).items())
 
 
 def crops(video: Tensor, frames: int, side: int, most: int) -> list[Tensor]:
@@ -143,12 +203,11 @@ def _encoded(vae: Any, clip: Tensor, axes: Iterable[str]) -> dict[str, Pair]:
     return pairs
 
 
-def _fitted(vae: Any, axes: str, pairs: Sequence[Pair], source: str, fitted_on: str) -> FittedAxes:
-    resize, pixels = make_resize("haar", axes, size_of(pairs[0][1])[1:]), pixel_lift(vae)
-    upwards = pairs[HOLD_OUT - 1 :: HOLD_OUT]
-    downwards = [(large, small) for small, large in upwards]
-    lift = _with_references(fit_lift(pairs, hold_out=HOLD_OUT), upwards, ResizeLift(resize), pixels)
-    drop = _with_references(fit_drop(pairs, hold_out=HOLD_OUT), downwards, ResizeDrop(resize), pixels)
+def _fitted(vae: Any, axes: str, fit: _AxesFit, source: str, fitted_on: str) -> FittedAxes:
+    resize, pixels = make_resize("haar", axes, size_of(fit.held_out[0][1])[1:]), pixel_lift(vae)
+    downwards = [(large, small) for small, large in fit.held_out]
+    lift = _with_references(fit.lift.solve(), fit.held_out, ResizeLift(resize), pixels)
+    drop = _with_references(fit.drop.solve(), downwards, ResizeDrop(resize), pixels)
     return FittedAxes(lift, drop, source, fitted_on)
 
 
@@ -157,7 +216,7 @@ def _with_references(fitted: tuple[LinearMap, FitReport], held_out: Sequence[Pai
     linear, report = fitted
     of_resize, of_pixels = (_errors_of(function, held_out) for function in (resize, pixels))
     first, rest = (
-        Errors(fit.mean_error, of_resize[place], of_pixels[place], _mean_variance(fit))
+        Errors(fit.mean_error, of_resize[place], of_pixels[place], fit.mean_variance)
         for place, fit in enumerate((report.first, report.rest))
     )
     return FittedMap(linear, first, rest)
@@ -172,7 +231,3 @@ def _errors_of(function: Lift, pairs: Sequence[Pair]) -> tuple[float, float]:
             sums[place] += float(part.sum())
             counts[place] += part.numel()
     return sums[0] / counts[0], sums[1] / counts[1]
-
-
-def _mean_variance(fit: FrameFit) -> float:
-    return sum(fit.variance) / len(fit.variance)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -17,15 +20,21 @@ from tiny_wan.world.reading import read
 
 from .rows import ROOT, Row
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 FOLDER = ROOT / ".state" / "quality"
+NOT_SAMPLED = ("name", "label", "model", "loras", "clips", "config")
+"""Fields of a row that do not change its clips; the contents of its weights count instead of their names."""
+
 PROMPTS, SEEDS = 64, 4
 CAPTION_SEED = 4
 MEASURES = ("right", "detail", "motion", "features")
 
 
-def captions() -> list[Caption]:
-    """Return ``PROMPTS`` balanced prompts, each repeated ``SEEDS`` times."""
-    return [caption for caption in draw_captions(PROMPTS, seed=CAPTION_SEED) for _ in range(SEEDS)]
+def captions(clips: int = PROMPTS * SEEDS) -> list[Caption]:
+    """Return the first of ``PROMPTS`` balanced prompts, each repeated ``SEEDS`` times."""
+    return [caption for caption in draw_captions(PROMPTS, seed=CAPTION_SEED) for _ in range(SEEDS)][:clips]
 
 
 def weights(row: Row) -> list[Path]:
@@ -33,12 +42,26 @@ def weights(row: Row) -> list[Path]:
     return [ROOT / path for path in row.weights]
 
 
+def lift_folder(row: Row) -> Path:
+    """Return where the lift that is fitted for a row is kept."""
+    return FOLDER / "lifts" / row.lift
+
+
 def fingerprint(row: Row) -> str:
-    """Return a digest of a row's settings and weights."""
-    digest = hashlib.sha256(repr((row.steps, row.spec, row.cfg, row.sampler, row.grid, row.shift, row.lift)).encode())
+    """Return a digest of a row's settings, its weights and the lift that was fitted for them."""
+    settings = {name: value for name, value in _changed(row).items() if name not in NOT_SAMPLED}
+    digest = hashlib.sha256(repr(settings | {"spec": _changed(row.spec)}).encode())
     for path in weights(row):
         digest.update(path.read_bytes())
+    for path in sorted(lift_folder(row).glob("*.safetensors")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _changed(options: DataclassInstance) -> dict[str, object]:
+    """Return the fields that differ from their default, so that a new option does not make old results useless."""
+    values = {field.name: (getattr(options, field.name), field.default) for field in dataclasses.fields(options)}
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def measure(video: Tensor, prompts: Sequence[Caption]) -> dict[str, list]:
@@ -65,6 +88,13 @@ class Results:
         self.values: dict = {"fingerprint": fingerprint, "seconds": 0.0, **{name: [] for name in MEASURES}}
         if self.path.exists() and (before := json.loads(self.path.read_text()))["fingerprint"] == fingerprint:
             self.values = before
+
+    def first(self, clips: int) -> Results:
+        """Return the measurements of the first clips alone."""
+        part = copy.copy(self)
+        part.values = self.values | {name: self.values[name][:clips] for name in MEASURES}
+        part.values["seconds"] = self.seconds * len(part)
+        return part
 
     def __len__(self) -> int:
         return len(self.values["right"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from pyramid.noise_levels import shift_sigma
 from pyramid.stage_names import stage_name
 from pyramid.stages import PRESETS, PyramidSpec
 from pyramid.training.config.distill import DistillConfig
@@ -14,16 +17,18 @@ from pyramid.training.config.toml_config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "tiny_wan/weights/tiny_wan_t2v.safetensors"
+IMAGE_MODEL = "tiny_wan/weights/tiny_wan_i2v.safetensors"
 VAE = "tiny_wan/weights/tiny_wan_vae.safetensors"
 FINETUNED = "tiny_wan/weights/tiny_wan_t2v_20-20-10.safetensors"
 """The result of runs/tiny/20-20-10.toml, in fp16."""
 
-TWO = PRESETS["training-free"]
+TWO = PyramidSpec((0.8,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared")
+"""Stock weights in two stages, the first at half width and height."""
+
 LATE = replace(TWO, boundaries=(0.602,))
 """The boundary of SwD's trained stages (arXiv 2503.16397)."""
 
 THREE = replace(TWO, boundaries=(0.896, 0.602), downsample_axes=("HW", "HW"))
-THREE_IN_TIME = replace(THREE, downsample_axes=("THW", "THW"))
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ class Row:
         grid: Grid of the noise levels.
         shift: Flow shift of the grid.
         lift: Method of the lift, as of the node 'Pyramidal Lift'.
+        drop: Whether the lift also brings conditioning down; otherwise latents are averaged.
+        rival: Another method instead of the sampler node, one of ``rivals.RIVALS``.
+        clips: Number of clips.
         config: Configuration that trained the weights.
     """
 
@@ -56,6 +64,9 @@ class Row:
     grid: str = "auto"
     shift: float = 5.0
     lift: str = "none"
+    drop: bool = True
+    rival: str = ""
+    clips: int = 256
     config: str = ""
 
     @property
@@ -66,11 +77,6 @@ class Row:
 
 def _plain(steps: int) -> Row:
     return Row(f"plain-{steps}", f"plain, {steps} steps" if steps > 1 else "plain, 1 step", str(steps), PRESETS["plain"])
-
-
-def _at_boundary(name: str, label: str, spec: PyramidSpec, steps: str = "20-10") -> Row:
-    """Return a training-free row that keeps the pyramid's boundaries; the grid "auto" moves them to steps."""
-    return Row(name, label, steps, spec, grid="shift")
 
 
 def _exported(out: str, ending: str = "") -> str:
@@ -107,31 +113,100 @@ def _student(name: str, label: str) -> Row:
 
 FEW_STEP = "pyramid_few_step"
 PLAIN = "plain-50"
-"""The row with which all others are compared."""
 
 BASE = _plain(50)
+FITTED, ON_WORLD, THROUGH_PIXELS, WITHOUT = "auto", "linear", "pixels", "none"
+LIFTS = {
+    FITTED: "a fitted lift", ON_WORLD: "a lift fitted on clips of this world",
+    THROUGH_PIXELS: "a lift through the pixels", WITHOUT: "no lift",
+}  # fmt: skip
+
+
+def _lifted(lift: str, steps: str) -> Row:
+    """Return a training-free row with this method of the node 'Pyramidal Lift'."""
+    return Row(f"{lift}-{steps}", f"training-free, {LIFTS[lift]}", steps, TWO, lift=lift)
+
+
+def _with_boundary(lift: str, boundary: float) -> Row:
+    spec = replace(TWO, boundaries=(boundary,))
+    return Row(f"{lift}-{boundary}", f"{LIFTS[lift]}, boundary {boundary:g}", "20-10", spec, grid="shift", lift=lift)
+
+
 STOCK = (
-    *(_plain(steps) for steps in (25, 4, 2, 1)),
-    _at_boundary("two-early", "training-free, two stages H x W (the preset)", TWO),
-    _at_boundary("two-earlier", "the same, boundary 0.9 instead of 0.8", replace(TWO, boundaries=(0.9,))),
-    _at_boundary("two-calibrated", "the same, boundary 0.696, as calibrated", replace(TWO, boundaries=(0.696,))),
-    _at_boundary("two-20-10", "the same, boundary 0.602", LATE),
-    _at_boundary("two-35-15", "boundary 0.602, more steps", LATE, "35-15"),
-    _at_boundary("two-15-35", "boundary 0.602, most steps at full size", LATE, "15-35"),
-    _at_boundary(
-        "two-natural", "boundary 0.602, conditioned on natural instead of sigma", replace(LATE, timestep_source="natural")
-    ),
-    _at_boundary("three-20-20-10", "training-free, three stages H x W", THREE, "20-20-10"),
-    _at_boundary("three-time-20-20-10", "training-free, three stages T x H x W", THREE_IN_TIME, "20-20-10"),
+    *(_plain(steps) for steps in (10, 6, 5, 4, 3)),
+    *(_lifted(FITTED, steps) for steps in ("20-10", "8-6", "8-3", "4-2")),
+    *(_lifted(ON_WORLD, steps) for steps in ("20-10", "8-6", "8-3", "4-2")),
+    _lifted(THROUGH_PIXELS, "20-10"),
+    *(_lifted(WITHOUT, steps) for steps in ("20-10", "8-6", "8-3", "4-2")),
 )
-LIFTED = (
-    *(
-        Row(f"{lift}-{steps}", label, steps, TWO, lift=lift)
-        for steps in ("20-10", "8-6", "4-2")
-        for lift, label in (("auto", "a fitted lift"), ("none", "no lift"))
+EQUAL_COST = {"auto-20-10": PLAIN, "auto-8-6": "plain-10", "auto-8-3": "plain-6", "auto-4-2": "plain-4"}
+BOUNDARIES = (
+    *(_with_boundary(FITTED, boundary) for boundary in (0.602, 0.8, 0.9)),
+    _with_boundary(WITHOUT, 0.8),
+    Row("auto-three", "a fitted lift, three stages H x W", "20-20-10", THREE, grid="shift", lift=FITTED),
+)
+CUT_POWER = 0.64
+"""Mean square of the DCT coefficients of clean latents at the highest frequency of the low stage, 4 cycles, in the scale of the
+model: SPEED's power law, 3.43 w^-1.21, fitted to 32 rendered clips."""
+
+
+def speed_boundary(power: float, tolerance: float = 0.01) -> float:
+    """Return SPEED's boundary (arXiv 2605.18736) as a natural level.
+
+    The low stage ends where noise masks its highest frequency, at sigma = 1 / (1 + sqrt(d / (P (1 + P - d)))).
+
+    Args:
+        power: P, mean square of the coefficients at that frequency.
+        tolerance: d, the smallest of the values that SPEED recommends.
+    """
+    sigma = 1 / (1 + math.sqrt(tolerance / (power * (1 + power - tolerance))))
+    return shift_sigma(sigma, 2.0)
+
+
+RIVALS = (
+    Row(
+        "speed", "SPEED (noisy latent, DCT, its boundary)", "20-10",
+        replace(TWO, resize="dct", boundaries=(speed_boundary(CUT_POWER),)), grid="shift",
     ),
-    Row("auto-20-10-early", "a fitted lift, boundary 0.8", "20-10", TWO, lift="auto", grid="shift"),
-    Row("pixels-20-10", "a lift through the pixels", "20-10", TWO, lift="pixels"),
+    Row("selflift", "SelfLift-zero", "20-10", TWO, rival="selflift"),
+    Row("jenga", "ProRes of Jenga, as in LightX2V", "9-9", TWO, shift=8.0, rival="jenga"),
+)  # fmt: skip
+
+
+def _scanned(name: str, label: str, steps: str = "8-3", boundary: float = 0.8, **settings: Any) -> Row:
+    """Return a row of the scan: a fitted lift, few steps, the boundary where it is told."""
+    spec = replace(TWO, boundaries=(boundary,))
+    return Row(f"scan-{name}", label, steps, spec, grid="shift", lift=FITTED, clips=64, **settings)
+
+
+SCAN = (
+    *(
+        _scanned(f"{steps}-{boundary}", f"boundary {boundary:g}", steps, boundary)
+        for boundary in (0.602, 0.7, 0.8, 0.9, 0.95)
+        for steps in ("3-4", "8-3", "13-2")
+    ),
+    *(_scanned(f"cfg-{cfg}", f"boundary 0.8, cfg {cfg}", cfg=cfg) for cfg in ("6-4", "4-6", "4-2")),
+    *(_scanned(f"shift-{shift:g}", f"boundary 0.8, shift {shift:g}", shift=shift) for shift in (3.0, 8.0)),
+)
+
+
+def _from_image(name: str, label: str, steps: str, spec: PyramidSpec = TWO, **settings: Any) -> Row:
+    """Return a row of the image-to-video model, which is given the first frame of a rendered clip."""
+    return Row(f"i2v-{name}", label, steps, spec, model=IMAGE_MODEL, clips=64, **settings)
+
+
+PLAIN_FROM_IMAGE = _from_image("plain-50", "plain, 50 steps", "50", PRESETS["plain"])
+FROM_IMAGE = (
+    *(_from_image(f"plain-{steps}", f"plain, {steps} steps", steps, PRESETS["plain"]) for steps in ("10", "4")),
+    *(
+        row
+        for steps in ("20-10", "8-6", "4-2")
+        for row in (
+            _from_image(f"auto-{steps}", "training-free, a fitted lift", steps, lift=FITTED),
+            _from_image(f"averaged-{steps}", "the same, the image averaged instead of dropped", steps, lift=FITTED, drop=False),
+            _from_image(f"none-{steps}", "training-free, no lift", steps),
+        )
+    ),
 )
 BEST = Row(
     "finetuned", "**finetuned**, as the paper does it", "20-20-10", PRESETS["pyramidal-wan"], model=FINETUNED,
@@ -173,19 +248,24 @@ class Group:
 
     Attributes:
         title: Heading.
-        rows: The rows.
-        margin: Points by which a row may be worse than plain, 50 steps, at the pessimistic end of the confidence
+        rows: The rows; the first is the one with which the others are compared.
+        margin: Points by which a row may be worse than the first, at the pessimistic end of the confidence
             interval.
+        equal_cost: Training-free rows by name, and the plain ones of at least the same cost that they are compared with.
     """
 
     title: str
     rows: tuple[Row, ...]
     margin: float
+    equal_cost: Mapping[str, str] = field(default_factory=dict)
 
 
 GROUPS = (
-    Group("Stock weights", (BASE, *STOCK), 5.0),
-    Group("Stock weights with a lift", (BASE, *LIFTED), 5.0),
+    Group("Stock weights: training-free against plain steps", (BASE, *STOCK), 2.0, EQUAL_COST),
+    Group("Stock weights: other boundaries and stages", (BASE, *BOUNDARIES), 2.0),
+    Group("Stock weights: how to divide the cost of five steps", (BASE, *SCAN), 2.0),
+    Group("Stock weights: other methods", (BASE, *RIVALS), 2.0),
+    Group("Image to video, stock weights", (PLAIN_FROM_IMAGE, *FROM_IMAGE), 5.0),
     Group("Finetuned for three stages", (BASE, BEST, *ABLATIONS), 5.0),
     Group("Distilled to a few steps", (BASE, BEST, UNTRAINED, *STUDENTS), 6.0),
 )

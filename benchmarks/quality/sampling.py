@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from collections.abc import Sequence
 
@@ -9,44 +11,64 @@ import torch
 from torch import Tensor
 
 from harness.in_process import pack_module, use_comfyui
+from pyramid.latent_shape import LatentShape
+from pyramid.schedules import parse_steps
 from tiny_wan.world.grammar import Caption
-from tiny_wan.world.scenes import render, scene_for
+from tiny_wan.world.scenes import render, scene_at, scene_for
 from tiny_wan.world.words import embed_all
 
-from .results import FOLDER, ROOT, Results, captions, fingerprint, measure
-from .rows import VAE, Row
+from . import rivals
+from .results import PROMPTS, ROOT, SEEDS, Results, captions, fingerprint, lift_folder, measure
+from .rivals import RIVALS
+from .rows import IMAGE_MODEL, ON_WORLD, VAE, Row
 
 BATCH, DECODED = 16, 4
 NOISE_SEED = 1000
+LIFT_SEED, LIFT_CLIPS = 9, 25
 FRAMES, SIDE = 17, 128
 LATENT = (5, 16, 16)
 DATA = "data"
 
 
-def run_data() -> Results:
+def run_data(clips: int = PROMPTS * SEEDS) -> Results:
     """Measure the reference, rendered clips of the same prompts."""
-    results, prompts = Results(DATA, "rendered"), captions()
+    results, prompts = Results(DATA, "rendered"), captions(clips)
     for start in range(len(results), len(prompts), BATCH):
         part = prompts[start : start + BATCH]
-        scenes = [scene_for(caption, seed=NOISE_SEED + start + row) for row, caption in enumerate(part)]
-        results.add(measure(render(scenes, frames=FRAMES, height=SIDE, width=SIDE), part))
-    return results
+        results.add(measure(rendered(part, start), part))
+    return results.first(len(prompts))
 
 
-def run_row(row: Row) -> Results:
-    """Sample, decode and measure the clips that are missing."""
-    results, prompts = Results(row.name, fingerprint(row)), captions()
-    if len(results) == len(prompts):
-        return results
+def rendered(prompts: Sequence[Caption], start: int) -> Tensor:
+    """Return the rendered clips (B, 3, T, H, W) of prompts, the first of which is clip number ``start``."""
+    scenes = [scene_for(caption, seed=NOISE_SEED + start + row) for row, caption in enumerate(prompts)]
+    return render(scenes, frames=FRAMES, height=SIDE, width=SIDE)
+
+
+def world_clips() -> Tensor:
+    """Return frames (N, H, W, 3) in 0..1 of clips of the tiny world, which no row is asked for."""
+    scenes = [scene_at(index, seed=LIFT_SEED) for index in range(LIFT_CLIPS)]
+    videos = render(scenes, frames=FRAMES, height=SIDE, width=SIDE)
+    return videos.permute(0, 2, 3, 4, 1).flatten(0, 1).add(1).div(2)
+
+
+def run_row(row: Row, *, deadline: float = math.inf, clips: int = PROMPTS * SEEDS) -> None:
+    """Sample, decode and measure the clips that are missing, until a time of ``time.monotonic``."""
+    prompts = captions(min(clips, row.clips))
+    if len(Results(row.name, fingerprint(row))) >= len(prompts):
+        return
     sampler = ComfyUISampler(row)
+    results = Results(row.name, fingerprint(row))  # the sampler may just have fitted the lift
     for start in range(len(results), len(prompts), BATCH):
         part = prompts[start : start + BATCH]
+        conditioning = sampler.conditioning(part, start)
         began = time.process_time()
-        latents = sampler.sample(part, seed=NOISE_SEED + start)
+        latents = sampler.sample(conditioning, seed=NOISE_SEED + start)
         seconds = time.process_time() - began
         results.add(measure(sampler.decode(latents), part), seconds=seconds)
         print(f"{row.name}: {len(results)} of {len(prompts)}, {seconds / len(part):.2f} CPU seconds a clip", flush=True)
-    return results
+        if time.monotonic() > deadline:
+            break
 
 
 class ComfyUISampler:
@@ -67,16 +89,45 @@ class ComfyUISampler:
             self.model, _ = stage_lora.add_stage_lora(self.model, lora)
         self.vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(ROOT / VAE)))
         self.pyramid = pack_module("pyramid.stages").PyramidSpec.from_json(row.spec.to_json())
-        folder_paths.add_model_folder_path("pyramidal_lifts", str(FOLDER / "lifts"), is_default=True)
+        folder_paths.folder_names_and_paths["pyramidal_lifts"] = ([str(lift_folder(row))], set())  # no other kept lift
+        clips = world_clips() if row.lift == ON_WORLD else None
         with torch.no_grad():
-            self.lift, _ = pack_module("samplers.lifts").make_lift(self.vae, row.lift, None, self.pyramid)
+            lift, _ = pack_module("samplers.lifts").make_lift(self.vae, row.lift, clips, self.pyramid)
+        self.lift = lift if row.drop else dataclasses.replace(lift, drops={})
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[Caption], *, seed: int) -> Tensor:
-        """Return ComfyUI latents (B, 16, T, h, w); the full-size noise is a function of the seed alone."""
-        row = self.row
-        empty = {"samples": torch.zeros(len(prompts), 16, *LATENT)}
+    def conditioning(self, prompts: Sequence[Caption], start: int) -> tuple[list, list]:
+        """Return ComfyUI's positive and negative conditioning of prompts, the first of which is clip number ``start``.
+
+        An image-to-video model is also given the first frame of the rendered clips.
+        """
         positive, negative = ([[embed_all(list(texts)), {}]] for texts in (prompts, [None] * len(prompts)))
+        if self.row.model == IMAGE_MODEL:
+            images = rendered(prompts, start)[:, :, :1].permute(0, 2, 3, 4, 1).add(1).div(2)
+            values = [self._image_values(image) for image in images]
+            together = {name: torch.cat([value[name] for value in values]) for name in values[0]}
+            positive, negative = ([[tensor, together]] for [[tensor, _]] in (positive, negative))
+        return positive, negative
+
+    def _image_values(self, image: Tensor) -> dict[str, Tensor]:
+        """Return what ComfyUI's node adds to the conditioning for a first frame (1, H, W, 3) in 0..1."""
+        from comfy_extras.nodes_wan import WanImageToVideo
+
+        nothing = [[torch.zeros(1, 1, 1), {}]]
+        positive = WanImageToVideo.execute(nothing, nothing, self.vae, SIDE, SIDE, FRAMES, 1, start_image=image).args[0]
+        return {name: positive[0][1][name] for name in ("concat_latent_image", "concat_mask")}
+
+    @torch.no_grad()
+    def sample(self, conditioning: tuple[list, list], *, seed: int) -> Tensor:
+        """Return ComfyUI latents (B, 16, T, h, w); the full-size noise is a function of the seed alone."""
+        row, (positive, negative) = self.row, conditioning
+        if row.rival:
+            low, high = parse_steps(row.steps, 2)
+            return rivals.sample(
+                RIVALS[row.rival], self.model, self.vae, positive, negative, LatentShape(*LATENT),
+                steps=(low, high), cfg=float(row.cfg), shift=row.shift, seed=seed,
+            )  # fmt: skip
+        empty = {"samples": torch.zeros(positive[0][0].shape[0], 16, *LATENT)}
         output = pack_module("nodes.sampler").PyramidalWanSampler.execute(
             model=self.model, positive=positive, negative=negative, latent=empty, seed=seed, steps=row.steps, cfg=row.cfg,
             sampler_name=row.sampler, denoise=1.0, grid=row.grid, shift=row.shift, start_stage="auto", end_stage="auto",

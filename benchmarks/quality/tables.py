@@ -9,24 +9,30 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from pyramid.flops import WAN_DIMENSIONS, WanDimensions, schedule_cost, total_tflops
+from pyramid.flops import WAN_DIMENSIONS, WanDimensions, forward_tflops, schedule_cost, tokens, total_tflops
 from pyramid.latent_shape import LatentShape
 from pyramid.schedules import parse_steps
 from tiny_wan.world.grammar import ATTRIBUTES
 from tiny_wan.world.metrics import Interval, bootstrap, diversity, frechet_distance, within_margin
 from tiny_wan.world.words import TEXT_LENGTH
 
-from .results import PROMPTS, ROOT, SEEDS, Results
-from .rows import PLAIN, Group, Row
+from .results import ROOT, SEEDS, Results
+from .rivals import RIVALS
+from .rows import Group, Row
 
 TINY = WanDimensions(dim=128, ffn_dim=512, layers=6, text=TEXT_LENGTH)
 TINY_SHAPE, PAPER_SHAPE = LatentShape(5, 16, 16), LatentShape(21, 56, 104)
 ALL = "all six"
+NOT_RUN = "Not run yet."
 
 
 def cost(row: Row, shape: LatentShape, dimensions: WanDimensions) -> float:
     """Return the TFLOPs of one clip, cfg included."""
     steps = parse_steps(row.steps, row.spec.number_of_stages)
+    if row.rival:
+        counts = [tokens(size) for size in (RIVALS[row.rival].low_shape(shape), shape)]
+        guided = 2 if row.cfg != "1" else 1
+        return sum(guided * count * forward_tflops(n, dimensions) for count, n in zip(steps, counts, strict=True))
     return total_tflops(schedule_cost(row.spec, shape, steps, dimensions, cfg=row.cfg != "1"))
 
 
@@ -52,7 +58,7 @@ def saturation_note(columns: Sequence[str]) -> str:
     return f"Left out because every row has 100.0: {', '.join(columns)}."
 
 
-def accuracy_table(group: Group, results_by_row: Mapping[str, Results], baseline: Results) -> Iterator[str]:
+def accuracy_table(group: Group, results_by_row: Mapping[str, Results]) -> Iterator[str]:
     """Yield the lines of a group's prompt accuracies, without saturated columns."""
     saturated = saturated_columns(group.rows, results_by_row)
     columns = [name for name in (*ATTRIBUTES, ALL) if name not in saturated]
@@ -62,11 +68,11 @@ def accuracy_table(group: Group, results_by_row: Mapping[str, Results], baseline
         if (results := results_by_row.get(row.name)) is None:
             yield f"| {row.label} | {row.steps} | " + " | ".join(["not run"] * (len(columns) + 1)) + " |"
             continue
-        cells = []
+        baseline, cells = results_by_row[group.rows[0].name], []
         for column in columns:
             percent = f"{100 * scores(results, column).mean():.1f}"
             interval = difference(results, baseline, column)
-            cells.append(percent if row.name == PLAIN else f"{percent} ({interval.low:+.1f} to {interval.high:+.1f})")
+            cells.append(percent if row is group.rows[0] else f"{percent} ({interval.low:+.1f} to {interval.high:+.1f})")
         lost = [name for name, held in holds(results, baseline, margin=group.margin).items() if not held]
         cells.append(f"not {', '.join(lost)}" if lost else "all")
         yield f"| {row.label} | {row.steps} | " + " | ".join(cells) + " |"
@@ -74,9 +80,9 @@ def accuracy_table(group: Group, results_by_row: Mapping[str, Results], baseline
         yield f"\n{saturation_note(saturated)}"
 
 
-def other_table(rows: Sequence[Row], results_by_row: Mapping[str, Results], baseline: Results, data: Results) -> Iterator[str]:
+def other_table(rows: Sequence[Row], results_by_row: Mapping[str, Results], data: Results) -> Iterator[str]:
     """Yield the lines of a group's costs, detail, motion, distance and diversity."""
-    plain = next(row for row in rows if row.name == PLAIN)
+    plain = rows[0]
     yield (
         "| row | steps | TFLOPs | of plain | of plain, 1.3B | fine detail | coarser detail | motion | distance | diversity | "
         "CPU time, of plain |"
@@ -92,8 +98,31 @@ def other_table(rows: Sequence[Row], results_by_row: Mapping[str, Results], base
         if results is None:
             cells = ["not run"] * 6
         else:
-            cells = [*qualities(results, data), f"{results.seconds / baseline.seconds:.1%}"]
+            cells = [*qualities(results, data), f"{results.seconds / results_by_row[plain.name].seconds:.1%}"]
         yield f"| {row.label} | {row.steps} | {shares} | " + " | ".join(cells) + " |"
+
+
+def comparison_table(group: Group, results_by_row: Mapping[str, Results], data: Results) -> Iterator[str]:
+    """Yield the lines that compare training-free rows with plain ones of at least the same cost."""
+    by_name, plain_cost = {row.name: row for row in group.rows}, cost(group.rows[0], TINY_SHAPE, TINY)
+    yield "| row | steps | cost | than | cost | all six, difference in points | distance | fine detail | coarser detail |"
+    yield "|---" * 9 + "|"
+    for name, other in group.equal_cost.items():
+        row, plain = by_name[name], by_name[other]
+        shares = [f"{cost(each, TINY_SHAPE, TINY) / plain_cost:.1%}" for each in (row, plain)]
+        start = f"| {row.label} | {row.steps} | {shares[0]} | {plain.label} | {shares[1]} | "
+        if name not in results_by_row or other not in results_by_row:
+            yield start + " | ".join(["not run"] * 4) + " |"
+            continue
+        results, against = results_by_row[name], results_by_row[other]
+        interval = difference(results, against, ALL)
+        pairs = list(zip(qualities(results, data), qualities(against, data), strict=True))
+        cells = [f"{pairs[index][0]} against {pairs[index][1]}" for index in (DISTANCE, FINE, COARSER)]
+        yield start + " | ".join([f"{interval.value:+.1f} ({interval.low:+.1f} to {interval.high:+.1f})", *cells]) + " |"
+
+
+FINE, COARSER, DISTANCE = 0, 1, 3
+"""Places of measures in ``qualities``."""
 
 
 def qualities(results: Results, data: Results) -> list[str]:
@@ -120,33 +149,52 @@ def environment() -> str:
     return f"{platform.machine()}, {threads}, PyTorch {torch.__version__}, after commit {commit}"
 
 
-def page(groups: Sequence[Group], results_by_row: Mapping[str, Results], data: Results) -> str:
+def group_lines(group: Group, results_by_row: Mapping[str, Results], data: Results, environment: str) -> list[str]:
+    """Return the lines below a group's heading; without the first row, with which the others are compared, none was run."""
+    measured = {row.name: results_by_row[row.name] for row in group.rows if row.name in results_by_row}
+    if group.rows[0].name not in measured:
+        return [NOT_RUN]
+    number = min(map(len, measured.values()))
+    measured, data = {name: results.first(number) for name, results in measured.items()}, data.first(number)
+    lines = [f"n = {number}: {number // SEEDS} prompts, {SEEDS} seeds each. {environment}."]
+    lines += ["", *accuracy_table(group, measured), "", *other_table(group.rows, measured, data)]
+    if group.equal_cost:
+        lines += ["", "At no more than the cost of a plain run:", "", *comparison_table(group, measured, data)]
+    return lines
+
+
+def page(groups: Sequence[Group], results_by_row: Mapping[str, Results], data: Results, *, before: str = "") -> str:
     """Return the text of docs/benchmarks.md between its markers.
 
-    Raises:
-        ValueError: The row with which all others are compared is missing.
+    Args:
+        groups: The groups of rows.
+        results_by_row: Complete rows by name.
+        data: Measurements of the reference.
+        before: The page so far; a group without new results beside its first row keeps its tables.
     """
-    if PLAIN not in results_by_row:
-        raise ValueError(f"the row '{PLAIN}', with which all others are compared, is incomplete: run it first")
-    baseline, lines = results_by_row[PLAIN], []
+    lines = list(INTRODUCTION)
     for group in groups:
-        lines += ["", f"### {group.title}", "", *accuracy_table(group, results_by_row, baseline), ""]
-        lines += other_table(group.rows, results_by_row, baseline, data)
-    return "\n".join([*introduction(environment()), *lines])
+        lines += ["", f"### {group.title}", ""]
+        kept, first = section(before, group.title), group.rows[0].name in results_by_row
+        measured = first and any(row.name in results_by_row for row in group.rows[1:])
+        lines += [kept] if kept and not measured else group_lines(group, results_by_row, data, environment())
+    return "\n".join(lines)
 
 
-def introduction(environment: str) -> list[str]:
-    """Return the lines above the tables."""
-    return [
-        f"n = {PROMPTS * SEEDS} clips for each row: {PROMPTS} balanced prompts, {SEEDS} seeds each, the same noise in all "
-        f"rows. {environment}.",
-        "",
-        "**Prompt accuracy**: percentage of clips in which image analysis reads the prompt's attribute. In parentheses is the "
-        "95 % bootstrap interval of the paired difference from plain, 50 steps, in percentage points. A row is within the "
-        "margin if the worse end of the interval is.",
-        "",
-        "**Cost and other metrics.** Detail, motion and diversity are relative to rendered clips of the same prompts (1 is "
-        "equal). Distance is a Fréchet distance of 45 simple features (`tiny_wan/world/metrics.py`); smaller is better. TFLOPs "
-        "are those of one clip on the tiny transformer; the next two columns relate them to plain, 50 steps, on the tiny "
-        "transformer and for the same schedule on Wan2.1 1.3B at 81 x 448 x 832.",
-    ]
+def section(page: str, title: str) -> str:
+    """Return the lines of a page below the heading of a group, or nothing."""
+    return page.partition(f"### {title}\n")[2].partition("\n##")[0].partition("\n<!--")[0].strip("\n")
+
+
+INTRODUCTION = (
+    "All rows of a table have the same balanced prompts, seeds and noise.",
+    "",
+    "**Prompt accuracy**: percentage of clips in which image analysis reads the prompt's attribute. In parentheses is the "
+    "95 % bootstrap interval of the paired difference from the first row, in percentage points. A row is within the "
+    "margin if the worse end of the interval is.",
+    "",
+    "**Cost and other metrics.** Detail, motion and diversity are relative to rendered clips of the same prompts (1 is "
+    "equal). Distance is a Fréchet distance of 45 simple features (`tiny_wan/world/metrics.py`); smaller is better, and only "
+    "values of as many clips are comparable. TFLOPs are those of one clip on the tiny transformer; the next two columns relate "
+    "them to the first row, on the tiny transformer and for the same schedule on Wan2.1 1.3B at 81 x 448 x 832.",
+)

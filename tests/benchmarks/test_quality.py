@@ -1,5 +1,7 @@
 """The benchmark itself: rows, stored results, intervals, the page, and a real batch in ComfyUI."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -34,20 +36,34 @@ def results_with(name, right):
     return row
 
 
+BY_NAME = {row.name: row for row in ROWS}
+
+
+def tiny_cost(name):
+    return tables.cost(BY_NAME[name], tables.TINY_SHAPE, tables.TINY)
+
+
 def test_row_names_are_unique_and_costs_follow_the_formula():
-    assert len({row.name for row in ROWS}) == len(ROWS)
-    by_name = {row.name: row for row in ROWS}
-    whole, half = (tables.cost(by_name[name], tables.TINY_SHAPE, tables.TINY) for name in ("plain-50", "plain-25"))
-    assert whole == pytest.approx(2 * half)
+    assert len(BY_NAME) == len(ROWS)
+    assert tiny_cost("plain-50") == pytest.approx(5 * tiny_cost("plain-10"))
     shape, dimensions = tables.PAPER_SHAPE, tables.WAN_DIMENSIONS["1.3B"]
-    share = tables.cost(by_name["three-time-20-20-10"], shape, dimensions) / tables.cost(by_name[PLAIN], shape, dimensions)
+    share = tables.cost(BY_NAME["finetuned"], shape, dimensions) / tables.cost(BY_NAME[PLAIN], shape, dimensions)
     assert share == pytest.approx(2821 / 12592, rel=1e-3)
+    quarter = tables.forward_tflops(5 * 6 * 6, tables.TINY) / tables.forward_tflops(5 * 8 * 8, tables.TINY)
+    assert tiny_cost("jenga") == pytest.approx(tiny_cost("plain-10") / 10 * (9 * quarter + 9))
+
+
+def test_rows_are_compared_with_plain_ones_of_at_least_their_cost():
+    for group in GROUPS:
+        for row, plain in group.equal_cost.items():
+            assert tiny_cost(row) <= tiny_cost(plain) and BY_NAME[plain].spec.number_of_stages == 1
 
 
 def test_prompts_are_balanced_and_repeated_for_several_seeds():
     prompts = captions()
     assert len(prompts) == results.PROMPTS * results.SEEDS >= 256
     assert all(len(set(prompts[start : start + results.SEEDS])) == 1 for start in range(0, len(prompts), results.SEEDS))
+    assert captions(64) == prompts[:64]
     for name in ATTRIBUTES:
         counts = np.unique([getattr(caption, name) for caption in prompts], return_counts=True)[1]
         assert max(counts) - min(counts) <= results.SEEDS
@@ -71,6 +87,29 @@ def test_a_row_resumes_and_starts_again_with_other_weights(folder):
     assert len(Results("row", "others")) == 0
 
 
+def test_a_fingerprint_is_of_what_changes_the_clips(folder):
+    row = BY_NAME["auto-4-2"]
+    before = fingerprint(row)
+    assert fingerprint(dataclasses.replace(row, name="other", label="other", config="other", clips=8)) == before
+    others = ({"steps": "5-2"}, {"lift": "none"}, {"drop": False}, {"spec": dataclasses.replace(row.spec, boundaries=(0.7,))})
+    assert len({before, *(fingerprint(dataclasses.replace(row, **other)) for other in others)}) == 1 + len(others)
+    on_world = fingerprint(BY_NAME["linear-4-2"])
+    results.lift_folder(row).mkdir(parents=True)
+    (results.lift_folder(row) / "x.safetensors").write_bytes(b"another lift")
+    assert fingerprint(row) != before and fingerprint(BY_NAME["linear-4-2"]) == on_world
+
+
+def test_only_the_first_clips_of_a_row_can_be_read(folder):
+    results_with("a", np.eye(8, 6, dtype=int))
+    part = Results("a", "x").first(4)
+    assert (
+        len(part) == 4
+        and len(Results("a", "x")) == 8
+        and part["right"].tolist() == np.eye(4, 6).tolist()
+        and part.seconds == 1 / 8
+    )
+
+
 def test_intervals_are_of_paired_differences(folder):
     plain = results_with("a", np.ones((64, 6), dtype=int))
     worse = np.ones((64, 6), dtype=int)
@@ -83,32 +122,70 @@ def test_intervals_are_of_paired_differences(folder):
     assert not held[ATTRIBUTES[0]] and held[ATTRIBUTES[1]]
 
 
+def measured_groups(*names, number=256):
+    """Return the results of these rows, and the groups whose first row is among them."""
+    by_name = {name: results_with(name, np.ones((number, 6), dtype=int)) for name in names}
+    return by_name, [group for group in GROUPS if group.rows[0].name in by_name]
+
+
 def test_the_page_marks_rows_that_were_not_run(folder):
-    plain = results_with(PLAIN, np.ones((256, 6), dtype=int))
-    text = tables.page(GROUPS, {PLAIN: plain}, plain)
+    by_name, groups = measured_groups(PLAIN)
+    text = tables.page(groups, by_name, by_name[PLAIN])
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert sum("not run" in line for line in lines) == 2 * sum(len(group.rows) - 1 for group in GROUPS)
-    assert text.count("| plain, 50 steps | 50 | 100.0 | all |") == len(GROUPS)
-    with pytest.raises(ValueError, match="run it first"):
-        tables.page(GROUPS, {}, plain)
+    missing = sum(2 * (len(group.rows) - 1) + len(group.equal_cost) for group in groups)
+    assert sum("not run" in line for line in lines) == missing
+    assert text.count("| plain, 50 steps | 50 | 100.0 | all |") == len(groups)
+    assert text.count("n = 256: 64 prompts, 4 seeds each.") == len(groups)
+    without = tables.page(groups, {"plain-4": by_name[PLAIN]}, by_name[PLAIN])
+    assert without.count(tables.NOT_RUN) == len(groups) and "| " not in without
+
+
+def test_a_group_without_new_results_keeps_its_tables(folder):
+    by_name, _ = measured_groups(PLAIN, "plain-4")
+    stock, finetuned = (next(group for group in GROUPS if group.title.startswith(title)) for title in ("Stock", "Fine"))
+    before = f"### {finetuned.title}\n\nold tables\n\n### {stock.title}\n\nold tables\n\n<!-- end of x -->"
+    text = tables.page([stock, finetuned], by_name, by_name[PLAIN], before=before)
+    assert tables.section(text, finetuned.title) == "old tables"
+    assert tables.section(text, stock.title).startswith("n = 256") and "old" not in tables.section(text, stock.title)
+
+
+def test_a_group_is_compared_on_the_clips_that_all_of_its_rows_have(folder):
+    by_name, groups = measured_groups(PLAIN)
+    by_name["plain-4"] = results_with("plain-4", np.ones((64, 6), dtype=int))
+    text = tables.page(groups, by_name, by_name[PLAIN])
+    assert [tables.section(text, group.title)[:8] for group in groups[:2]] == ["n = 64: ", "n = 256:"]
+
+
+def test_rows_are_compared_with_plain_ones_at_their_cost(folder):
+    by_name, groups = measured_groups(PLAIN, "plain-4", number=64)
+    right = np.ones((64, 6), dtype=int)
+    right[:16, 0] = 0
+    by_name["auto-4-2"] = results_with("auto-4-2", right)
+    lines = list(tables.comparison_table(groups[0], by_name, by_name[PLAIN]))
+    assert sum("not run" in line for line in lines) == len(groups[0].equal_cost) - 1
+    line = next(line for line in lines if "4-2" in line)
+    assert "| 4-2 | 5.7% | plain, 4 steps | 8.0% | -25.0 (-3" in line and "| 1.00 against 1.00 |" in line
 
 
 def test_columns_that_are_right_in_every_row_are_left_out(folder):
     worse = np.ones((256, 6), dtype=int)
     worse[:8, ATTRIBUTES.index("pattern")] = 0
     by_row = {PLAIN: results_with(PLAIN, np.ones((256, 6), dtype=int)), "plain-4": results_with("plain-4", worse)}
-    lines = list(tables.accuracy_table(GROUPS[0], by_row, by_row[PLAIN]))
-    assert lines[0] == "| row | steps | pattern | all six | within 5 points |"
+    lines = list(tables.accuracy_table(GROUPS[0], by_row))
+    assert lines[0] == "| row | steps | pattern | all six | within 2 points |"
     assert lines[-1].strip() == "Left out because every row has 100.0: shape, colour, motion, place, ground."
     assert lines[2] == "| plain, 50 steps | 50 | 100.0 | 100.0 | all |" and "| 96.9 (" in "\n".join(lines)
 
 
 def test_the_published_page_has_the_rows_and_costs_that_the_code_has():
     page = (results.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert "\n".join(tables.introduction("")[1:]) in page
-    plain = tables.cost(ROWS[0], tables.TINY_SHAPE, tables.TINY)
+    assert "\n".join(tables.INTRODUCTION) in page
+    assert tables.section(page, "Finetuned for three stages") != tables.NOT_RUN
     for group in GROUPS:
-        section = page.partition(f"### {group.title}\n")[2].partition("\n##")[0]
+        plain = tables.cost(group.rows[0], tables.TINY_SHAPE, tables.TINY)
+        section = tables.section(page, group.title).partition("\nAt no more than")[0]
+        if section == tables.NOT_RUN:
+            continue
         lines = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| row |")]
         assert [line.split(" | ")[0] for line in lines] == 2 * [f"| {row.label}" for row in group.rows]
         for row, line in zip(group.rows, lines[len(group.rows) :], strict=True):
@@ -119,11 +196,11 @@ def test_the_published_page_has_the_rows_and_costs_that_the_code_has():
 @pytest.mark.skipif(not all(path.is_file() for path in results.weights(ROWS[0])), reason="no trained weights")
 def test_a_short_run_in_comfyui_has_the_colours_of_its_prompts(folder):
     """Four steps at full size are enough for the colours of the tiny model."""
-    row = next(row for row in ROWS if row.name == "plain-4")
-    prompts = captions()[::4][:4]
+    row, prompts = BY_NAME["plain-4"], captions()[::4][:4]
     sampler = sampling.ComfyUISampler(row)
-    latents = sampler.sample(prompts, seed=1)
-    assert latents.shape == (4, 16, 5, 16, 16) and torch.equal(latents, sampler.sample(prompts, seed=1))
+    conditioning = sampler.conditioning(prompts, 0)
+    latents = sampler.sample(conditioning, seed=1)
+    assert latents.shape == (4, 16, 5, 16, 16) and torch.equal(latents, sampler.sample(conditioning, seed=1))
     right = np.array(measure(sampler.decode(latents), prompts)["right"])
     assert right[:, ATTRIBUTES.index("colour")].mean() >= 0.75 and right[:, ATTRIBUTES.index("ground")].mean() >= 0.75
     assert fingerprint(row) != fingerprint(ROWS[0])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from gaussian_data import as_matrix, basis
 
 from pyramid.lift import METADATA_KEY, FunctionLift, LinearMap, ResizeDrop, ResizeLift, lift_correction
-from pyramid.lift_fit import PairSums, default_kernel, fit_drop, fit_lift
+from pyramid.lift_fit import PairSums, RunningFit, default_kernel, fit_drop, fit_lift
 from pyramid.noise_levels import add_noise
 from pyramid.resize import AXES, make_resize
 from pyramid.stages import LatentShape, PyramidSpec
@@ -296,6 +296,29 @@ def test_a_fit_needs_enough_pairs_of_one_ratio():
     image = (pair[0][:, :, :1], pair[1][:, :, :1])
     with pytest.raises(ValueError, match="do not cover every position"):
         fit_lift([pair, *[image] * 4])
+
+
+def test_a_running_fit_is_that_of_all_pairs_and_knows_its_gain():
+    """On pairs without any relation more pairs only help against overfitting, on exact ones the first few are enough."""
+    pairs = [(draw(1, 2, 3, 4, 4, seed=seed), draw(1, 2, 3, 8, 8, seed=seed + 50)) for seed in range(10)]
+    haar = make_resize("haar", "HW")
+    exact = [(small, haar.up(small)) for small, _ in pairs]
+    gains = []
+    for kind in (pairs, exact):
+        running = RunningFit(ridge=1e-6)
+        with pytest.raises(ValueError, match="needs pairs of latents, and others that are held out"):
+            running.solve()
+        for index, pair in enumerate(kind[:5]):
+            running.add(*pair, held_out=index == 4)
+        before, report = running.solve()
+        for index, pair in enumerate(kind[5:]):
+            running.add(*pair, held_out=index == 4)
+        after, _ = running.solve()
+        whole, of_all = fit_lift(kind, ridge=1e-6)
+        assert torch.equal(after.rest, whole.rest) and of_all.held_out_pairs == 2 and report.held_out_pairs == 1
+        gains.append(running.gain(before))
+        assert running.gain(after) == 0
+    assert gains[0] > 0.1 and abs(gains[1]) < 1e-4
 
 
 def test_single_frames_only_fit_the_map_of_frame_zero():

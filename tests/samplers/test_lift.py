@@ -238,6 +238,16 @@ def test_auto_fits_a_map_for_every_scale_that_it_chooses_from(vae, folder, monke
     assert torch.equal(kept.lifts["HW 3/4"].rest, lift.lifts["HW 3/4"].rest)
 
 
+@pytest.mark.parametrize(
+    ("flat", "expected"), [(1.0, "10 rendered clips, 10 rendered frames"), (-1.0, "15 rendered clips, 15")]
+)
+def test_the_fit_ends_when_more_clips_are_of_no_use(vae, monkeypatch, flat, expected):
+    for name, value in {"CLIPS": 15, "STILLS": 15, "SIDE": 4, "LENGTH": 5, "FLAT": flat}.items():
+        monkeypatch.setattr(lift_fitting, name, value)
+    fitted = lift_fitting.fit_axes(vae, ["HW"], None)["HW"]
+    assert fitted.fitted_on.startswith(expected)
+
+
 def test_the_pixel_lift_decodes_resizes_and_encodes(vae):
     lift, text = call(NODE["Lift"], vae, "pixels")
     clean = encode(vae, lift_fitting.dead_leaves(seed=3, frames=9, height=64, width=64))

@@ -14,6 +14,7 @@ from tiny_wan.recipes.judge import sample_plain
 from tiny_wan.recipes.loop import drawn_ahead
 from tiny_wan.recipes.patch_code import PatchCode, fit
 from tiny_wan.recipes.train_t2v import Batch, Phase, Recipe, Size, Trainer, draw_batch, flow_loss, size_at
+from tiny_wan.recipes.train_t2v_full_size import FullSizeRecipe
 from tiny_wan.recipes.training_state import Run
 from tiny_wan.world.grammar import VOCABULARY
 from tiny_wan.world.words import embed_all, word_vector
@@ -124,6 +125,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, code):
         for name, value in once[kind].items():
             assert torch.equal(value, twice[kind][name]), name
     assert (tmp_path / "once" / "log.jsonl").read_text().count("\n") == TINY.steps // 2
+
+
+def test_the_full_size_recipe_has_no_small_video_and_the_latent_space_of_the_other(code):
+    recipe = FullSizeRecipe()
+    sizes = {size for phase in recipe.phases for size in phase.sizes}
+    assert {size.side for size in sizes} == {16} and {5, 1} < {size.frames for size in sizes}
+    assert recipe.seed == Recipe().seed
+    image = draw_batch(0, Size(1, 16, 2, 1.0), recipe, code)
+    assert image.clean.shape == (2, 16, 1, 16, 16) and torch.isfinite(image.clean).all()
 
 
 def test_the_export_loads_in_comfyui(tmp_path):
