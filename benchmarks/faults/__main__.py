@@ -4,7 +4,7 @@
     python -m benchmarks.faults --parts kills --minutes 5    # one part
     python -m benchmarks.faults --minutes 0 --write          # write the table of the results so far into docs/reliability.md
 
-The same seed makes the same cases. Results are kept in .state/faults, so that the next call goes on with the cases that were
+The same seed makes the same cases. Results are kept in .state/faults, so that the next call continues with the cases that were
 not tried yet or failed; after a change of the code it starts again. Linux, with fork.
 """
 

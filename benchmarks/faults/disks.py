@@ -1,4 +1,4 @@
-"""Full disks and read-only folders: one sentence, and the same command goes on once there is space. Needs root, to mount."""
+"""Full disks and read-only folders: one sentence, and the same command resumes once there is space. Needs root, to mount."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _full(command: str, inputs: Inputs, undisturbed: Undisturbed, size: int, fol
     if outcome.status != 0:  # a run removes its old checkpoints, so that the largest disks suffice
         expect_sentence(outcome, "space")
     _mount(disk, size=2**28, again=True)
-    expect(_start(command, tables, folder).wait(SECONDS).status == 0, "did not go on with more space")
+    expect(_start(command, tables, folder).wait(SECONDS).status == 0, "did not resume with more space")
     expect_same(command, tables, undisturbed)
 
 
@@ -85,7 +85,7 @@ def _read_only(command: str, inputs: Inputs, undisturbed: Undisturbed, folder: P
     tables = inputs.tables(command, disk / "out")
     expect_sentence(_start(command, tables, folder).wait(SECONDS), "Read-only")
     _mount(disk, size=2**28, again=True)
-    expect(_start(command, tables, folder).wait(SECONDS).status == 0, "did not go on when it could write")
+    expect(_start(command, tables, folder).wait(SECONDS).status == 0, "did not resume when it could write")
     expect_same(command, tables, undisturbed)
 
 
@@ -99,13 +99,13 @@ def _late(command: str, inputs: Inputs, undisturbed: Undisturbed, folder: Path) 
     expect_sentence(_start(command, tables, folder).wait(SECONDS), "Read-only")
     expect(before == {path: path.read_bytes() for path in sorted(disk.rglob("*")) if path.is_file()}, "files changed")
     _mount(disk, size=2**28, again=True)
-    expect(start(command, tables).wait(SECONDS).status == 0, "did not go on when it could write")
+    expect(start(command, tables).wait(SECONDS).status == 0, "did not resume when it could write")
     expect_same(command, tables, undisturbed)
 
 
 PART = Part(
     "disks",
-    "a full disk or a read-only folder ends cache, finetune and distill with one sentence; with space they go on, bit for bit",
+    "a full disk or a read-only folder ends cache, finetune and distill with one sentence; with space they resume, bit for bit",
     cases,
     seconds=4 * SECONDS,
 )

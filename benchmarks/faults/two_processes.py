@@ -35,7 +35,7 @@ def cases(seed: int, shared: Path) -> Sequence[Case]:
         undisturbed = run_undisturbed(command, inputs)
         for name, check in (
             ("while the first one runs, a second one is refused", _second),
-            ("after the first one was killed, the second one goes on", _after_kill),
+            ("after the first one was killed, the second one resumes", _after_kill),
             ("started at once", _at_once),
         ):
             made.append(Case(f"{command}, {name}", functools.partial(check, command, inputs, undisturbed)))

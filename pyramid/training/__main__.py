@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return _report(f"the memory is not sufficient ({first_line(error)}); {LESS_MEMORY}")
     except KeyboardInterrupt:
-        _report("stopped; the same command goes on")
+        _report("stopped; the same command resumes")
         return 130
     return 0
 

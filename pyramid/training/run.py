@@ -78,7 +78,7 @@ def _claim(config: RunConfig, cache: Cache, held: ExitStack) -> None:
     for each in (folder, folder / FOLDER, folder / SAMPLES):
         atomic.remove_leftovers(each)
     digests = input_digests(config, cache)
-    if any((folder / FOLDER).glob("step-*")):  # before the first checkpoint there is nothing to go on with
+    if any((folder / FOLDER).glob("step-*")):  # before the first checkpoint there is nothing to resume
         check_unchanged(config, folder)
         check_inputs(digests, folder)
     atomic.write_text(folder / INPUTS, json.dumps(digests, indent=1))

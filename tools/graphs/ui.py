@@ -46,7 +46,7 @@ HEIGHTS = {
 }
 """Heights of nodes that show text, a picture or a video."""
 SPACE_BELOW = {"VAEDecode": 40}
-"""Space for a link that goes on below a node, in addition to the usual one."""
+"""Space for a link that continues below a node, in addition to the usual one."""
 
 PREVIEW = 160
 SHOWN = {

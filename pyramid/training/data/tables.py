@@ -74,7 +74,7 @@ def _checked(row: dict) -> Row | str:
 
 
 def _csv_rows(lines: Sequence[str | ValueError]) -> Iterator[Row | str]:
-    """Yield the rows below the header. After a row that cannot be parsed, such as one with an unclosed quotation mark, go on in
+    """Yield the rows below the header. After a row that cannot be parsed, such as one with an unclosed quotation mark, continue in
     the next line."""
     csv.field_size_limit(LONGEST_FIELD)
     header, start = _csv_row(lines, 0)
