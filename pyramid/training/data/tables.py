@@ -74,8 +74,10 @@ def _checked(row: dict) -> Row | str:
 
 
 def _csv_rows(lines: Sequence[str | ValueError]) -> Iterator[Row | str]:
-    """Yield the rows below the header. After a row that cannot be parsed, such as one with an unclosed quotation mark, continue in
-    the next line."""
+    """Yield the rows below the header.
+
+    After a row that cannot be parsed, such as one with an unclosed quotation mark, continue in the next line.
+    """
     csv.field_size_limit(LONGEST_FIELD)
     header, start = _csv_row(lines, 0)
     if isinstance(header, str):
