@@ -40,7 +40,7 @@ class Part:
         name: For the command line.
         promise: What holds in every case, for the table.
         cases: Return the cases for a seed. The folder holds inputs that the parts share; it is empty at first.
-        tested: Folders of the code under test; results are dropped when it changes.
+        tested: Folders and files of the code under test; results are dropped when it changes.
         seconds: Time limit of a case.
     """
 

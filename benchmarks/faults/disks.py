@@ -15,6 +15,7 @@ from .cases import Case, Child, Part, expect
 from .training_runs import (
     COMMANDS,
     SECONDS,
+    WRITERS,
     Inputs,
     Undisturbed,
     expect_same,
@@ -107,5 +108,6 @@ PART = Part(
     "disks",
     "a full disk or a read-only folder ends cache, finetune and distill with one sentence; with space they resume, bit for bit",
     cases,
+    tested=WRITERS,
     seconds=4 * SECONDS,
 )

@@ -13,6 +13,7 @@ from .cases import Case, Part, expect
 from .training_runs import (
     COMMANDS,
     SECONDS,
+    WRITERS,
     Inputs,
     Undisturbed,
     count_operations,
@@ -69,5 +70,6 @@ PART = Part(
     "kills",
     "cache, finetune and distill, killed at every file operation and at random moments, end bit for bit as if undisturbed",
     cases,
+    tested=WRITERS,
     seconds=3 * SECONDS,
 )

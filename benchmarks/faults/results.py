@@ -15,10 +15,11 @@ FOLDER = ROOT / ".state" / "faults"
 
 
 def fingerprint(tested: Iterable[str]) -> str:
-    """Return a digest of the code in folders of the project."""
+    """Return a digest of the code in folders and files of the project."""
     digest = hashlib.sha256()
     for folder in tested:
-        for file in sorted((ROOT / folder).rglob("*.py")):
+        path = ROOT / folder
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -27,6 +27,11 @@ from tiny_wan import training_files as tiny
 from .cases import Child, Outcome, expect
 
 COMMANDS = ("cache", "finetune", "distill")
+WRITERS = (
+    *("pyramid/training/data", "pyramid/training/engine", "pyramid/training/recipes"),
+    *("pyramid/training/export.py", "pyramid/training/run.py", "pyramid/training/validation.py"),
+)
+"""The code that determines what trainings leave in their folders."""
 SECONDS = 240.0
 """Time limit of one training; the machine may be busy."""
 Tables = dict[str, Any]

@@ -16,6 +16,7 @@ from .cases import Case, Child, Part, expect
 from .training_runs import (
     COMMANDS,
     SECONDS,
+    WRITERS,
     Inputs,
     Undisturbed,
     count_operations,
@@ -113,5 +114,6 @@ PART = Part(
     "two-processes",
     "a second process on the folder of a cache or a run is refused; a lock ends with its process",
     cases,
+    tested=WRITERS,
     seconds=3 * SECONDS,
 )

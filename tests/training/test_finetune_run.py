@@ -1,6 +1,7 @@
 """Whole finetuning runs: they resume exactly, processes agree, checkpoints stay intact, and ComfyUI loads what they export."""
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -229,6 +230,7 @@ def test_resuming_with_other_contents_behind_the_same_name_is_an_error(tmp_path,
     made = config(tmp_path, train__steps=1)
     runs.run_finetuning(made)
     if name == "data.cache":
+        shutil.rmtree(tmp_path / "cache")
         cache_folder(tmp_path / "cache", items=5)
     else:
         save_file({key: value + 1 for key, value in load_file(made.model.transformer).items()}, made.model.transformer)

@@ -91,7 +91,8 @@ def _open_single_file(path: Path) -> WanTransformer3DModel:
         dimensions = _dimensions_of_file(file, names, path)
         with torch.device("meta"):
             expected = {name: tuple(value.shape) for name, value in WanTransformer3DModel(**dimensions).state_dict().items()}
-        shapes = {diffusers_name(wan): tuple(file.get_slice(name).get_shape()) for wan, name in names.items()}
+        by_diffusers = _diffusers_names(names, path)
+        shapes = {ours: tuple(file.get_slice(name).get_shape()) for ours, name in by_diffusers.items()}
         if different := [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]:
             name = different[0]
             raise ValueError(
@@ -99,10 +100,21 @@ def _open_single_file(path: Path) -> WanTransformer3DModel:
             )
         network = WanTransformer3DModel(**dimensions)
         with opening(path, TRANSFORMER):
-            network.load_state_dict(
-                {diffusers_name(wan): file.get_tensor(name).float() for wan, name in names.items()}, assign=True
-            )
+            weights = {ours: file.get_tensor(name).float() for ours, name in by_diffusers.items()}
+            network.load_state_dict(weights, assign=True)
     return network
+
+
+def _diffusers_names(names: dict[str, str], path: Path) -> dict[str, str]:
+    """Return the key name in the file for every key name of diffusers.
+
+    Raises:
+        ValueError: A weight is not one of a Wan transformer.
+    """
+    try:
+        return {diffusers_name(wan): name for wan, name in names.items()}
+    except ValueError as error:
+        raise ValueError(f"{path} is not {TRANSFORMER}: {error}") from None
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
