@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from ..pyramid.outside import shown
 from ..pyramid.schedules import numbers_in, parse_steps
 from .schedule import steps_text
 
@@ -57,7 +58,7 @@ def settings_for(quality: str, widgets: Settings, number_of_stages: int | None =
     if quality == CUSTOM:
         return widgets, ""
     if quality not in QUALITIES:
-        raise ValueError(f"unknown quality '{quality}'; expected {', '.join(QUALITY_CHOICES)}")
+        raise ValueError(f"unknown quality {shown(quality)}; expected {', '.join(QUALITY_CHOICES)}")
     chosen = QUALITIES[quality]
     given = asdict(widgets)
     ignored = [f"{name} {given[name]}" for name, value in asdict(chosen).items() if given[name] != value]

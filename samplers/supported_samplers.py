@@ -12,6 +12,7 @@ from typing import Any
 
 import comfy.samplers
 
+from ..pyramid.outside import shown
 from ..pyramid.stages import PyramidSpec
 from .few_step import few_step_sampler, sample_few_step
 
@@ -119,7 +120,7 @@ def check_sampler_name(name: str | None, spec: PyramidSpec) -> None:
         ValueError: The name is unknown, or the sampler cannot run the stages of this pyramid.
     """
     if name is not None and name not in (*comfy.samplers.SAMPLER_NAMES, FEW_STEP):
-        raise ValueError(f"unknown sampler '{name}' in this ComfyUI; expected {', '.join(sampler_names())}")
+        raise ValueError(f"unknown sampler {shown(name)} in this ComfyUI; expected {', '.join(sampler_names())}")
     if name == "dpm_adaptive":
         raise ValueError(
             "sampler 'dpm_adaptive' chooses its own number of steps, but a pyramid requires a fixed one; use dpmpp_2m"

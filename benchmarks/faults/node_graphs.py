@@ -26,6 +26,17 @@ class Socket(str):
 
 def valid_inputs() -> dict[str, dict[str, Any]]:
     """Return inputs for every node with which it runs; files are missing, see ``write_files``."""
+    return {node: {**_defaults(node), **inputs} for node, inputs in _inputs().items()}
+
+
+def _defaults(node: str) -> dict[str, Any]:
+    """Return the defaults of a node's widgets."""
+    described = pack_module("nodes").__dict__[f"PyramidalWan{node}"].GET_SCHEMA().inputs
+    defaults = {widget.id: vars(widget).get("default") for widget in described}
+    return {name: default for name, default in defaults.items() if default is not None}
+
+
+def _inputs() -> dict[str, dict[str, Any]]:
     model, latent, pyramid, lift, noise = map(Socket, ("model", "latent", "pyramid", "lift", "noise"))
     conds: dict[str, Any] = {"positive": Socket("positive"), "negative": Socket("negative")}
     optional: dict[str, Any] = {"pyramid": pyramid, "first_stage_model": model, "lift": lift}
@@ -35,7 +46,7 @@ def valid_inputs() -> dict[str, dict[str, Any]]:
         "Sampler": {
             "model": model, **conds, "latent": latent, "seed": 1, "steps": "1-1", "cfg": "2", "sampler_name": "euler",
             "denoise": 1.0,
-            **GRID, **RANGE, **optional,
+            **GRID, **RANGE, **optional, "quality": "custom",
         },
         "SamplerAdvanced": {
             "noise": noise, "guider": Socket("guider"), "sampler": Socket("sampler"), "sigmas": Socket("sigmas"),
