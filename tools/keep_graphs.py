@@ -37,7 +37,7 @@ def every_node() -> Graph:
     graph.add("PyramidalWanPreset", preset="tpdiff")
     vae = graph.add("VAELoader", vae_name="my_vae.safetensors")
     lift = graph.add("PyramidalWanLift", vae=vae, method="pixels", pyramid=spec)
-    graph.add("PyramidalWanModel", model=lora, pyramid=spec, lift=lift)
+    graph.add("PyramidalWanModel", model=graph.add("PyramidalWanCompile", model=lora), pyramid=spec, lift=lift)
     trained = graph.add("PyramidalWanFromFile", file="loras/my_lora.safetensors")
     graph.group("Size, schedule", column=1)
     latent = graph.add("PyramidalWanEmptyLatent", width=640, height=384, frames=49, batch_size=2, snap="smaller", pyramid=spec)

@@ -5,14 +5,15 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from pyramidalwan.nodes.pyramid import describe
+from pyramidalwan.nodes.pyramid import preset_text
 from pyramidalwan.nodes.schema import as_shown
-from pyramidalwan.pyramid.stages import PRESETS
+from pyramidalwan.pyramid.axes import AUTO_SCALE
 from pyramidalwan.samplers.quality import QUALITIES
 from tools.graphs import SMALLEST, TinySize, tiny_graph, ui
 
 SAMPLER, PRESET = "PyramidalWanSampler", "PyramidalWanPreset"
 GRAPH = "wan_t2v_training_free"
+GRAPH_WITH_PRESET = "wan_t2v_pyramid_20-20-10"
 NEW_DESIGN = ("Comfy.VueNodes.Enabled", True)
 
 
@@ -33,24 +34,27 @@ def graph_with(seed, size=SMALLEST, **widgets):
 
 
 def test_a_preset_shows_its_values_at_once_and_after_every_change(front_end):
-    graph = tiny_graph(GRAPH)
+    graph = tiny_graph(GRAPH_WITH_PRESET)
     preset = only(graph, PRESET)
     front_end.open(ui(graph))
     for name in ("training-free", "pyramidal-wan", "plain"):
         front_end.choose(preset.id, "preset", name)
-        assert front_end.text_on(preset.id) == as_shown(describe(PRESETS[name]))
+        assert front_end.text_on(preset.id) == as_shown(preset_text(name, AUTO_SCALE))
+    front_end.choose(preset.id, "preset", "training-free")
+    front_end.choose(preset.id, "scale", "half")
+    assert front_end.text_on(preset.id) == as_shown(preset_text("training-free", "half"))
     front_end.check_nothing_asked()
 
 
 def test_a_preset_shows_its_values_in_the_new_node_design(fresh_front_end):
-    graph = tiny_graph(GRAPH)
+    graph = tiny_graph(GRAPH_WITH_PRESET)
     preset = only(graph, PRESET)
     with fresh_front_end.setting(*NEW_DESIGN, usually=False):
         fresh_front_end.open(ui(graph))
         shown = fresh_front_end.page.locator(f"[data-node-id='{preset.id}']")
-        expect(shown).to_contain_text("boundaries: 0.8")
-        fresh_front_end.choose(preset.id, "preset", "tpdiff")
-        expect(shown).to_contain_text("boundaries: 0.8, 0.414214")
+        expect(shown).to_contain_text("3 stages")
+        fresh_front_end.choose(preset.id, "preset", "training-free")
+        expect(shown).to_contain_text("boundaries: 0.8 (moved to steps)")
         fresh_front_end.screenshot("preset_new_design")
 
 

@@ -101,7 +101,7 @@ def test_a_graph_runs_and_invalid_graphs_are_rejected(tmp_path):
     (saved,) = outputs["save_all"]["images"]
     assert measure(workspace.output / saved["subfolder"] / saved["filename"]) == (64, 64, 2 * 17)
     steps = [progress for progress in seen if progress.node == "samples" and progress.steps]
-    assert (steps[-1].step, steps[-1].steps) == (5, 5)
+    assert steps[-1].step == steps[-1].steps > 0
 
 
 def measure(path):

@@ -229,7 +229,7 @@ class TestSizes:
         spec = STOCK.at_size(size.latent)
         assert snap(size, spec) == size and spec.at_size(size.latent) is spec
         lines = describe_stages(size, size, spec).splitlines()
-        assert lines[1].startswith(f"stage 0: {low} with 81 frames")
+        assert lines[1].startswith(f"low: {low} with 81 frames")
         small = min(map(int, low.split("x"))) < 464
         assert [line for line in lines if "stock Wan" in line] == lines[3:] and len(lines[3:]) == small
         if small:

@@ -150,6 +150,8 @@ def _tiny_value(name: str, value: Any, size: TinySize) -> Any:
         return _random_network(value)
     if name == "vae_name":
         return "tiny_wan_vae.safetensors" if size.trained else "tiny_random_wan_vae.safetensors"
+    if name == "method":
+        return "pixels"  # a fit takes a minute
     if name == "lora_name":
         return LORAS[value]
     if name == "steps":

@@ -51,7 +51,7 @@ SPACE_BELOW = {"VAEDecode": 40}
 PREVIEW = 160
 SHOWN = {
     "PyramidalWanPreset": 140,
-    "PyramidalWanEmptyLatent": 90,
+    "PyramidalWanEmptyLatent": 190,
     "PyramidalWanStageLoRA": 50,
     "PyramidalWanModel": 120,
     "PyramidalWanLift": 60,
