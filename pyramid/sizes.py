@@ -183,8 +183,5 @@ def small_stage_note(spec: PyramidSpec, full: LatentShape, *, pixels: int = VAE_
         short = min(shape.height, shape.width) * pixels
         if short < LEAST_SIDE:
             name = stage_name(index, spec.number_of_stages)
-            return [
-                f"stage '{name}' has a short side of {short} pixels; stock Wan was trained at {TRAINED_SIDE} and more, and "
-                "gets worse below: use a larger video or scale"
-            ]
+            return [f"stage '{name}' has a short side of {short} pixels, and stock Wan gets worse below {TRAINED_SIDE}"]
     return []

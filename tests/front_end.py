@@ -269,7 +269,8 @@ class FrontEnd:
         groups = {title: box(*bounds) for title, bounds in self.page.evaluate(GROUPS).items()}
         assert not overlapping(nodes) and not overlapping(groups)
         outside = [self.nodes()[key]["type"] for key, node in nodes.items() if len(around(groups, node)) != 1]
-        assert not outside, f"not in exactly one group: {outside}"
+        boxes = {self.nodes()[key]["type"]: node for key, node in nodes.items()}
+        assert not outside, f"not in exactly one group: {[(kind, boxes[kind]) for kind in outside]} of {groups}"
         assert self.page.locator(TEXTS).count() and not self.page.evaluate(CUT_OFF, TEXTS)
         drawn, crossed = self.page.evaluate(BENEATH, EDGE)
         assert drawn >= len(self.links()) and not crossed, f"a link passes beneath {crossed}"

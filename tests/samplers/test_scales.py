@@ -151,7 +151,7 @@ class TestAuto:
             sample_with_conds(t2v_model, prompt(1), prompt(2), latent, None, StageOptions("1"), **options)
             model = pyramidal_model(t2v_model, None, said.append)
             nodes.common_ksampler(model, 5, 2, 1.0, "euler", "simple", prompt(1), prompt(2), latent)
-        note = "stage 'low' has a short side of 368 pixels; stock Wan was trained at 480 and more"
+        note = "stage 'low' has a short side of 368 pixels, and stock Wan gets worse below 480"
         assert [note in text for text in said] == [False, True, True] and said[2].startswith("low 368x368 · 1 step; ")
 
     def test_every_node_chooses_the_same(self, t2v_model):

@@ -48,10 +48,10 @@ HEIGHTS = {
 SPACE_BELOW = {"VAEDecode": 40}
 """Space for a link that continues below a node, in addition to the usual one."""
 
-PREVIEW = 160
+PREVIEW = 195
 SHOWN = {
     "PyramidalWanPreset": 140,
-    "PyramidalWanEmptyLatent": 190,
+    "PyramidalWanEmptyLatent": 135,
     "PyramidalWanStageLoRA": 50,
     "PyramidalWanModel": 120,
     "PyramidalWanLift": 60,
