@@ -13,7 +13,7 @@ const PREFIX = "PyramidalWan"
 const OPTION = "pyramidalwan"
 const KEPT = "last run"
 const TEXT_WIDGET = "$$node-text-preview"
-const [LETTER, LINE, MARGIN] = [6.4, 16, 24] // of the text, in pixels
+const [LETTER, LINE, MARGIN] = [6.4, 16, 22] // of the text, in pixels
 const NARROWEST = 300 // shows the whole title of every node
 const ENDS = ["execution_success", "execution_error", "execution_interrupted"]
 

@@ -120,7 +120,7 @@ class TestMistakes:
         widgets = dict(steps="1-1", cfg="1", sampler_name="euler", grid="auto", shift=5.0)
         with pytest.raises(ValueError, match="has no map for HW"):
             NODE["Sampler"].check_lazy_status(
-                **widgets, start_stage="auto", end_stage="auto", pyramid=FREE, lift=random_lift("T"), model=None
+                **widgets, latent=empty(), start_stage="auto", end_stage="auto", pyramid=FREE, lift=random_lift("T"), model=None
             )
 
     def test_a_transition_without_the_clean_prediction(self, t2v_model):
@@ -344,7 +344,7 @@ class TestKeptLifts:
         said = []
         model = pyramidal_model(t2v_model, None, said.append)
         nodes.common_ksampler(model, 5, 2, 1.0, "euler", "simple", prompt(1), prompt(2), empty())
-        assert said[0].endswith(f"; lift: {fitted.name}")
+        assert said[0].endswith(f"\nlift: {fitted.name}")
 
 
 @pytest.mark.parametrize(

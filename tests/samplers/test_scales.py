@@ -137,22 +137,28 @@ class TestAuto:
     def test_720p_starts_at_480p(self):
         latent, text = call(NODE["EmptyLatent"], 1280, 720, 1, 1, "nearest")
         assert text.splitlines()[1:] == [
-            "stage 0: 848x480 with 1 frames (latent 1x60x106)", "stage 1: 1280x720 with 1 frames (latent 1x90x160)",
+            "low: 848x480 with 1 frames (latent 1x60x106)", "high: 1280x720 with 1 frames (latent 1x90x160)",
         ]  # fmt: skip
         assert "848x480" in call(NODE["Cost"], latent, "20-10", "6", "auto", 0.0)[0]
 
     def test_a_stage_that_is_small_for_stock_wan_is_told(self, t2v_model, monkeypatch):
         """Only for networks as wide as those of Wan."""
-        latent, said = empty(frames=1, height=60, width=60), []
+        latent, told = empty(frames=1, height=60, width=60), []
         widths = (set(), {t2v_model.model.diffusion_model.dim})
         for known in widths:
             monkeypatch.setattr(run_report, "WAN_WIDTHS", known)
-            options = dict(seed=5, steps="1-1", denoise=1.0, sampler_name="euler", grid="auto", shift=5.0, report=said.append)
-            sample_with_conds(t2v_model, prompt(1), prompt(2), latent, None, StageOptions("1"), **options)
-            model = pyramidal_model(t2v_model, None, said.append)
+            by_node, by_model = [], []
+            options = dict(
+                seed=5, steps="1-1", denoise=1.0, sampler_name="euler", grid="auto", shift=5.0, report=by_node.append
+            )
+            sample_with_conds(
+                t2v_model, prompt(1), prompt(2), latent, None, StageOptions("1"), **options, report=by_node.append
+            )
+            model = pyramidal_model(t2v_model, None, by_model.append)
             nodes.common_ksampler(model, 5, 2, 1.0, "euler", "simple", prompt(1), prompt(2), latent)
+            told += [by_node[0], by_model[0]]
         note = "stage 'low' has a short side of 368 pixels, and stock Wan gets worse below 480"
-        assert [note in text for text in said] == [False, True, True] and said[2].startswith("low 368x368 · 1 step; ")
+        assert [note in text for text in told] == [False, False, True, True] and told[3].startswith("low 368x368 · 1 step; ")
 
     def test_every_node_chooses_the_same(self, t2v_model):
         none = VideoLift("none", 16)

@@ -324,7 +324,7 @@ def calibrate(graph: Graph) -> None:
     frames = video_clip(graph, title="4 · Clip")
     encoded = graph.add("VAEEncode", pixels=frames.fitted, vae=parts.vae)
     graph.group("5 · Measure", column=3, drop=BELOW_A_LINK)
-    measured = graph.add("PyramidalWanCalibrate", latent=encoded, threshold=0.1)
+    measured = graph.add("PyramidalWanCalibrate", latent=encoded, threshold=0.1, pyramid=pyramid(graph, "training-free"))
     graph.group("6 · Size", column=4)
     latent = size(graph, measured["pyramid"])
     graph.group("7 · What was measured", column=4)

@@ -109,6 +109,7 @@ def tiny_graph(name: str, size: TinySize = SMALLEST) -> Graph:
     graph.nodes = [node for node in graph.nodes if node not in gone]
     for group in graph.groups:
         group.remove(gone)
+    graph.groups = [group for group in graph.groups if group.nodes]
     for node in graph.nodes:
         _make_tiny(node, gone, size)
     if size.trained:
