@@ -148,9 +148,7 @@ class TestAuto:
         for known in widths:
             monkeypatch.setattr(run_report, "WAN_WIDTHS", known)
             by_node, by_model = [], []
-            options = dict(
-                seed=5, steps="1-1", denoise=1.0, sampler_name="euler", grid="auto", shift=5.0, report=by_node.append
-            )
+            options = dict(seed=5, steps="1-1", denoise=1.0, sampler_name="euler", grid="auto", shift=5.0)
             sample_with_conds(
                 t2v_model, prompt(1), prompt(2), latent, None, StageOptions("1"), **options, report=by_node.append
             )
