@@ -99,7 +99,9 @@ def wiring() -> dict[str, tuple[list[Link], list[Link]]]:
                     right.setdefault((output, node.kind), Link(output, kind, node.kind))
     ours = sorted(name for name in found if name.startswith("PyramidalWan"))
     sides = {name: (list(found[name][0].values()), list(found[name][1].values())) for name in ours}
-    other = {name: tuple([Link(*link) for link in links] for links in both) for name, both in NOT_IN_GRAPHS.items()}
+    other = {
+        name: ([Link(*link) for link in left], [Link(*link) for link in right]) for name, (left, right) in NOT_IN_GRAPHS.items()
+    }
     return {**other, **sides}
 
 

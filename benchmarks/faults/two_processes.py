@@ -98,7 +98,11 @@ def _writers(folder: Path) -> None:
     path, contents = folder / "file", [bytes([value]) * 2**20 for value in (1, 2)]
 
     def write(content: bytes) -> Callable[[], None]:
-        return lambda: [atomic.write_bytes(path, content) for _ in range(20)] and None
+        def repeatedly() -> None:
+            for _ in range(20):
+                atomic.write_bytes(path, content)
+
+        return repeatedly
 
     children = [Child(write(content)) for content in contents]
     _wait_for(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from .any_sampler import any_graph, flf2v_two_experts, i2v_two_experts, t2v_two_experts, ti2v_5b, vace_inpaint
 from .graph import MUTED, Graph, Node
@@ -170,7 +171,7 @@ def t2v_hand_wired(graph: Graph) -> None:
         "sampler": graph.add("KSamplerSelect", sampler_name="euler"),
     }
     graph.group("7 · Stage low", column=3)
-    common = {"noise": shared["noise"], "pyramid": shared["spec"]}
+    common: dict[str, Any] = {"noise": shared["noise"], "pyramid": shared["spec"]}
     low = one_stage(graph, parts, shared, graph.add("PyramidalWanStageStart", latent=latent, **common), "low")
     graph.group("8 · Stage high", column=3, drop=LOOP)
     between = graph.add(
