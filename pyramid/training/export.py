@@ -95,7 +95,7 @@ def trained_network(config: RunConfig, checkpoints: Checkpoints, step: int) -> W
     adapters.prepare(network.transformer, config.adapter, config.pyramid.spec().number_of_stages, seed=config.train.seed)
     weights = {name: weight.detach() for name, weight in network.named_parameters() if weight.requires_grad}
     kind = "average" if config.exported_optimizer.ema else "weights"
-    checkpoints.load(step, {config.exported_network: {kind: weights}})
+    checkpoints.load(step, {config.exported_network: {kind: weights}}, alone=True)
     return network
 
 

@@ -147,7 +147,7 @@ def test_a_wrong_size_is_an_error_of_the_sampler_before_the_model_loads(fresh_fr
     sampler = only(graph, SAMPLER)
     size = only(graph, "PyramidalWanEmptyLatent")
     size.links.pop("pyramid", None)
-    sampler.links["pyramid"] = graph.add("PyramidalWanPreset", preset="pyramidal-wan")
+    sampler.links["pyramid"] = graph.add("PyramidalWanPreset", preset="pyramidal-wan")["pyramid"]
     sampler.values["steps"] = "1-1-1"
     size.values["frames"] = 21
     fresh_front_end.open(ui(graph))

@@ -135,14 +135,19 @@ class Checkpoints:
                 flush=True,
             )
 
-    def load(self, step: int, state: dict) -> dict:
-        """Load a checkpoint into the tensors of ``state``, in place, and return its notes. Every process must call it.
+    def load(self, step: int, state: dict, *, alone: bool = False) -> dict:
+        """Load a checkpoint into the tensors of ``state``, in place, and return its notes.
+
+        Args:
+            step: Its step.
+            state: Nested dictionaries of tensors.
+            alone: Whether this process alone loads it; otherwise every process must.
 
         Raises:
             ValueError: It holds other tensors.
         """
         try:
-            load(state, checkpoint_id=self.path(step), no_dist=not dist.is_initialized())
+            load(state, checkpoint_id=self.path(step), no_dist=alone or not dist.is_initialized())
         except (RuntimeError, CheckpointException) as error:
             raise ValueError(f"the checkpoint of step {step} in {self.folder} does not fit this run: {_cause(error)}") from None
         return self._notes(step)
