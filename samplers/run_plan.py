@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What runs.
+    """The stages of a run, the text about it and the key of its times.
 
     Attributes:
         running: The stages that run.

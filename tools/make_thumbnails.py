@@ -45,7 +45,7 @@ Frames = list[Image.Image]
 
 @dataclass(frozen=True)
 class Motif:
-    """What a picture shows.
+    """The subject of a picture.
 
     Attributes:
         prompt: A prompt of the tiny world.

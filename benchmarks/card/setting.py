@@ -21,7 +21,7 @@ TINY = WanDimensions(dim=128, ffn_dim=256, layers=2)
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured.
+    """The models and sizes of a measurement.
 
     Attributes:
         tiny: Whether to measure the tiny Wan, to try the script out.

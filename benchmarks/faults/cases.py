@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 class NotHeldError(AssertionError):
-    """What was promised did not hold; the message says what happened instead."""
+    """A promise that did not hold; the message says what happened instead."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def expect(held: bool, otherwise: str) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a child process left.
+    """The exit status and the output of a child process.
 
     Attributes:
         status: Its exit status; minus the number of the signal that killed it; None if it was stopped after its time limit.

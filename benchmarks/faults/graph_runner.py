@@ -34,7 +34,7 @@ ANY = AnyType("*")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a graph.
+    """The result of queueing a graph.
 
     Attributes:
         refused: What ComfyUI says about the graph before it runs; empty if the graph was accepted.

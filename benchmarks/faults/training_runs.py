@@ -39,7 +39,7 @@ Tables = dict[str, Any]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the trainings read, in a folder of the campaign.
+    """The input files of the trainings, in a folder of the campaign.
 
     Attributes:
         folder: Holds ``tiny.safetensors``, ``cache/``, ``videos/``, ``tiny_vae.safetensors`` and ``text/``.

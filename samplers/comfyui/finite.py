@@ -28,7 +28,7 @@ def is_finite(tensor: Tensor) -> bool:
     tensor = tensor if tensor.element_size() > 1 else tensor.float()  # there is no minimum of numbers of eight bits
     try:
         return all(math.isfinite(float(bound)) for bound in torch.aminmax(tensor.detach()))
-    except (RuntimeError, NotImplementedError):  # on a device that has no such operation
+    except RuntimeError:  # on a device that has no such operation
         return bool(torch.isfinite(tensor).all())
 
 
@@ -67,7 +67,7 @@ def _damaged_weights(model: ModelPatcher) -> Iterator[str]:
     for name, weight in model.model.named_parameters():
         try:
             finite = is_finite(weight)
-        except (RuntimeError, NotImplementedError):  # a type of weights that PyTorch cannot compare, such as packed ones
+        except RuntimeError:  # a type of weights that PyTorch cannot compare, such as packed ones
             continue
         if not finite:
             yield name.removeprefix("diffusion_model.")

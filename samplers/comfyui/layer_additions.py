@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Addition(Protocol):
-    """What is added to the output of a layer."""
+    """Function that returns an addition to the output of a layer."""
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Return the addition for a layer and its input."""

@@ -48,7 +48,7 @@ READERS = ("patches", "patches_replace", "optimized_attention_override")
 
 @dataclass(eq=False)
 class StageCompiler:
-    """What a MODEL carries that compiles its stages.
+    """The compiler that a MODEL carries for its stages.
 
     Attributes:
         backend: Backend of ``torch.compile``.

@@ -54,7 +54,8 @@ def test_a_workflow_opens_as_it_is_in_the_file(front_end, path):
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_graphs_of_every_release_open(front_end, path):
-    open_file(front_end, path)
+    flow = open_file(front_end, path)
+    assert len(front_end.nodes()) == len(flow["nodes"])
 
 
 def test_the_graphs_of_this_version_are_saved():

@@ -170,10 +170,10 @@ class Dots:
 
     @property
     def points(self) -> list[Point]:
-        """Where they are."""
+        """Positions of the reroutes."""
         return [(dot["pos"][0], dot["pos"][1]) for dot in self.saved]
 
     @property
     def extra(self) -> dict[str, list]:
-        """What a graph saves of them."""
+        """The fields of a saved graph that hold the reroutes."""
         return {"reroutes": self.saved, "linkExtensions": self.ends} if self.saved else {}

@@ -199,7 +199,7 @@ def _has_footer(node: Node) -> bool:
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Where a node with its title, or a column, is."""
+    """Position and size of a node with its title, or of a column."""
 
     left: int
     top: int
