@@ -16,7 +16,7 @@ from harness.client import GraphError
 from harness.server import ComfyUIServer
 from harness.workspace import Workspace, default_workspace, prepare
 
-COGVIDEOX_5B = {  # VBench's leaderboard, also in arXiv 2412.03603, table 4
+COGVIDEOX_5B = {  # VBench's leaderboard
     "subject_consistency": 96.23, "background_consistency": 96.52, "temporal_flickering": 98.66, "motion_smoothness": 96.92,
     "dynamic_degree": 70.97, "aesthetic_quality": 61.98, "imaging_quality": 62.90, "object_class": 85.23,
     "multiple_objects": 62.11, "human_action": 99.40, "color": 82.81, "spatial_relationship": 66.35, "scene": 53.20,
