@@ -111,7 +111,7 @@ def sampling_graph(sampling: Sampling, prompt: str, size: VideoSize = SIZE, *, s
         "vae": ("VAELoader", {"vae_name": "tiny_wan_vae.safetensors"}),
         "positive": ("PyramidalWanLoadConditioning", {"filename": prompt}),
         "negative": ("PyramidalWanLoadConditioning", {"filename": EMPTY_PROMPT}),
-        "pyramid": ("PyramidalWanPreset", {"preset": sampling.preset}),
+        "pyramid": ("PyramidalWanPreset", {"preset": sampling.preset, "scale": "half" if sampling.lift else "auto"}),
         "latent": ("PyramidalWanEmptyLatent", {**sides, "pyramid": ["pyramid", 0]}),
         "samples": ("PyramidalWanSampler", {**wires, **settings}),
         "frames": ("VAEDecode", {"samples": ["samples", 0], "vae": ["vae", 0]}),
