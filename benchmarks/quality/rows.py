@@ -123,8 +123,8 @@ LIFTS = {
 
 
 def _lifted(lift: str, steps: str) -> Row:
-    """Return a training-free row with this method of the node 'Pyramidal Lift'."""
-    return Row(f"{lift}-{steps}", f"training-free, {LIFTS[lift]}", steps, TWO, lift=lift)
+    """Return a training-free row with this method of the node 'Pyramidal Lift', which changes its size at the boundary."""
+    return Row(f"{lift}-{steps}", f"training-free, {LIFTS[lift]}", steps, TWO, grid="shift", lift=lift)
 
 
 def _with_boundary(lift: str, boundary: float) -> Row:
@@ -141,8 +141,8 @@ STOCK = (
 )
 EQUAL_COST = {"auto-20-10": PLAIN, "auto-8-6": "plain-10", "auto-8-3": "plain-6", "auto-4-2": "plain-4"}
 BOUNDARIES = (
-    *(_with_boundary(FITTED, boundary) for boundary in (0.602, 0.8, 0.9)),
-    _with_boundary(WITHOUT, 0.8),
+    *(_with_boundary(FITTED, boundary) for boundary in (0.602, 0.9)),
+    _with_boundary(ON_WORLD, 0.9),
     Row("auto-three", "a fitted lift, three stages H x W", "20-20-10", THREE, grid="shift", lift=FITTED),
 )
 CUT_POWER = 0.64
