@@ -39,6 +39,9 @@ MOST_CLIPS = 50
 HOLD_OUT = 5
 """Every fifth clip and every fifth still is kept out of the fit and measures the errors."""
 
+REFERENCES = 6
+"""Held-out clips and stills that the way through the pixels is measured on, which takes longer than the fit of as many."""
+
 FLAT = 0.002
 """The fit ends when five more clips explain less than this additional share of the variance."""
 
@@ -212,11 +215,18 @@ def _fitted(vae: Any, axes: str, fit: _AxesFit, source: str, fitted_on: str) -> 
 
 
 def _with_references(fitted: tuple[LinearMap, FitReport], held_out: Sequence[Pair], resize: Lift, pixels: Lift) -> FittedMap:
-    """Return the map with its errors, and those of the resize and of the way through the pixels on the same clips."""
+    """Return the map with its errors, and those of the resize and of the way through the pixels.
+
+    The latter is measured on the first pairs, relative to the map there, and scaled to the map's error on all of them.
+    """
     linear, report = fitted
-    of_resize, of_pixels = (_errors_of(function, held_out) for function in (resize, pixels))
+    few = held_out[:REFERENCES]
+    of_resize, of_pixels, of_linear = _errors_of(resize, held_out), _errors_of(pixels, few), _errors_of(linear, few)
+    scales = [
+        fit.mean_error / error if error else 1.0 for fit, error in zip((report.first, report.rest), of_linear, strict=True)
+    ]
     first, rest = (
-        Errors(fit.mean_error, of_resize[place], of_pixels[place], fit.mean_variance)
+        Errors(fit.mean_error, of_resize[place], of_pixels[place] * scales[place], fit.mean_variance)
         for place, fit in enumerate((report.first, report.rest))
     )
     return FittedMap(linear, first, rest)
