@@ -139,7 +139,11 @@ STOCK = (
     _lifted(THROUGH_PIXELS, "20-10"),
     *(_lifted(WITHOUT, steps) for steps in ("20-10", "8-6", "8-3", "4-2")),
 )
-EQUAL_COST = {"auto-20-10": PLAIN, "auto-8-6": "plain-10", "auto-8-3": "plain-6", "auto-4-2": "plain-4"}
+EQUAL_COST = {
+    f"{lift}-{steps}": plain
+    for lift in (ON_WORLD, FITTED)
+    for steps, plain in (("20-10", PLAIN), ("8-6", "plain-10"), ("8-3", "plain-6"), ("4-2", "plain-4"))
+}
 BOUNDARIES = (
     *(_with_boundary(FITTED, boundary) for boundary in (0.602, 0.9)),
     _with_boundary(ON_WORLD, 0.9),
