@@ -53,6 +53,7 @@ def _inputs() -> dict[str, dict[str, Any]]:
             "latent": latent,
             "cfg": "2", **RANGE, **optional,
         },
+        "Compile": {"model": model}, "FewStepSampler": {},
         "Preset": {"preset": "training-free", "scale": "auto"},
         "Custom": {
             "boundaries": "0.8", "downsample_axes": "HW", "resize": "haar", "field": "natural", "timestep_source": "sigma",

@@ -11,6 +11,13 @@ from benchmarks.faults.cases import NotHeldError
 from benchmarks.faults.damaged_files import damage
 from benchmarks.faults.graph_runner import Outcome
 from benchmarks.faults.malformed_nodes import expect_sentence
+from benchmarks.faults.node_graphs import valid_inputs
+from harness.in_process import pack_module
+
+
+def test_every_node_takes_part():
+    ids = {node.GET_SCHEMA().node_id for node in pack_module("nodes").NODES}
+    assert ids == {f"PyramidalWan{node}" for node in valid_inputs()}
 
 
 @pytest.mark.parametrize(
