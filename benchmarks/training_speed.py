@@ -31,8 +31,10 @@ from .written_page import write
 SCRIPT = "benchmarks/training_speed.py"
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "runs" / "tiny" / "20-20-10.toml"
-PER_STAGE = 4
 PAPER = ROOT / "runs" / "wan" / "1.3b_20-20-10.toml"
+PER_STAGE = 4
+PLAIN = ("pyramid.preset=plain", "validation.steps=50", "losses.teacher=0")
+"""Settings of a plain training."""
 
 
 def batches(spec: PyramidSpec, full: LatentShape, samples: int, text: int) -> list[StageBatch]:
@@ -69,7 +71,7 @@ def seconds(recipe: Finetuning, parts: list[StageBatch]) -> float:
 def lines(rounds: int) -> Iterator[str]:
     """Measure, and yield the lines of the table."""
     contenders = [
-        contender("pyramid.preset=plain", "losses.teacher=0", samples=3 * PER_STAGE),
+        contender(*PLAIN, samples=3 * PER_STAGE),
         contender("losses.teacher=0", samples=PER_STAGE),
         contender(samples=PER_STAGE),
     ]

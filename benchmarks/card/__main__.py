@@ -40,10 +40,20 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def start_comfyui() -> None:
+    """Make ComfyUI importable, on a CPU with the attention of a card: the CPU's own cannot be compiled."""
+    on_cpu = not torch.cuda.is_available()
+    use_comfyui(cpu=on_cpu, pack=False)
+    from comfy.cli_args import args
+
+    args.use_pytorch_cross_attention = args.use_pytorch_cross_attention or on_cpu  # read when the pack is imported
+    use_comfyui(cpu=on_cpu)
+
+
 def main() -> None:
     """Measure what is missing, print the table, and write it."""
     chosen = options()
-    use_comfyui(cpu=not torch.cuda.is_available())
+    start_comfyui()
     logging.disable(logging.INFO)
     if chosen.stream and not stream_weights():
         raise SystemExit("this ComfyUI does not stream weights on this device; leave out --stream")

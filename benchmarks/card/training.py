@@ -13,7 +13,7 @@ from pyramid.training.config.toml_config import load_config
 from pyramid.training.engine import parallel
 from pyramid.training.recipes.finetune import Finetuning
 
-from ..training_speed import CONFIG, PAPER, batches
+from ..training_speed import CONFIG, PAPER, PLAIN, batches
 from .recorder import Clock
 from .setting import Setting
 
@@ -26,7 +26,7 @@ def step_times(setting: Setting) -> tuple[float, float]:
             {name: weight.cpu() for name, weight in setting.weights(setting.dimensions, torch.bfloat16, seed=0).items()}, path
         )
         pyramidal = _seconds(setting, path, "losses.teacher=0", samples=1)
-        plain = _seconds(setting, path, "losses.teacher=0", "pyramid.preset=plain", samples=3)
+        plain = _seconds(setting, path, *PLAIN, samples=3)
     return pyramidal, plain
 
 

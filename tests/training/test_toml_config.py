@@ -94,6 +94,16 @@ def test_settings_from_the_command_line_override_the_file(tmp_path):
     assert (config.adapter.kind, config.losses.teacher) == ("lora", 0.0)
 
 
+def test_the_steps_of_one_stage_may_be_written_as_a_number(tmp_path):
+    """A message about them says "for example 10", which TOML reads as a number."""
+    path = tmp_path / "run.toml"
+    path.write_text('out = "o"\nmodel.transformer = "m"\ndata.cache = "c"\npyramid.preset = "plain"\n')
+    config = load_config(FinetuneConfig, path, ["validation.steps=10"])
+    assert config.validation.steps == "10" and 'steps = "10"' in to_toml(config)
+    with pytest.raises(ValueError, match="'validation.steps' is 2.5"):
+        load_config(FinetuneConfig, path, ["validation.steps=2.5"])
+
+
 @pytest.mark.parametrize(
     "setting, message", [("train.steps", "--set expects table.key=value"), ("out.x=3", "'out' is a value, not a table")]
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...schedules import parse_steps, stage_levels
 from ...stages import PyramidSpec
 from .run_config import MOST_STEPS, RunConfig, TrainSection, check_steps
-from .settings import Adapter, Name, Optimizer, Share, Validation
+from .settings import Adapter, Name, Optimizer, Share, StageSteps, Validation
 from .toml_config import Section
 
 
@@ -107,7 +107,7 @@ class DistillConfig(RunConfig):
         default="dmd-pt-star",
         description="dmd, adv: plain student; -ot, -od: plain teacher or features; -pt, -pt-star, -pd: pyramidal ones",
     )
-    schedule: str = Field(default="2-2-1", description="the student's steps, low to high resolution")
+    schedule: StageSteps = Field(default="2-2-1", description="the student's steps, low to high resolution")
     grid: Literal["uniform", "shift"] = Field(
         default="uniform", description="spacing of a stage's steps: uniform in its sigma (guess), or uniform before the shift"
     )

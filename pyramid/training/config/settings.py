@@ -6,9 +6,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from ...latent_shape import LatentShape
 from ...stages import FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
@@ -26,10 +35,17 @@ def _check_name(name: str) -> str:
     return name
 
 
+def _as_text(value: Any) -> Any:
+    """Return a whole number as text: the steps of a pyramid of one stage look like one."""
+    return str(value) if type(value) is int else value
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(_check_name)]
 """The path of a file or folder."""
+StageSteps = Annotated[str, BeforeValidator(_as_text)]
+"""The steps of every stage, low to high resolution: "20-20-10"."""
 
 
 class Pyramid(Section):
@@ -185,6 +201,6 @@ class Validation(Section):
 
     every: PositiveInt = Field(default=500, le=10_000_000, description="optimiser steps")
     videos: NonNegativeInt = Field(default=2, le=1000, description="number of held-out prompts to sample")
-    steps: str = Field(default="20-20-10", description="of the samples, low to high resolution")
+    steps: StageSteps = Field(default="20-20-10", description="of the samples, low to high resolution")
     cfg: NonNegativeFloat = Field(default=5.0, le=100.0, description="of the samples (Wan's default is 5 to 6)")
     vae: Name | None = Field(default=None, description="Wan VAE that decodes the samples to mp4; default: save latents")
