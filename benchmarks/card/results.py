@@ -38,11 +38,11 @@ class Row:
             return "-"
         return "yes" if self.value <= self.limit else "**no**"
 
-    def line(self) -> str:
-        """Return the row of the table."""
+    def line(self, *, judged: bool = True) -> str:
+        """Return the row of the table; without a verdict where the limit is for another model."""
         value = "not measured" if self.value is None else f"{_rounded(self.value)} {self.unit}"
         limit = "" if self.limit is None else f"{_rounded(self.limit)} {self.unit}"
-        return f"| {self.measure} | {value} | {limit} | {self.verdict} | {self.note} |"
+        return f"| {self.measure} | {value} | {limit} | {self.verdict if judged else '-'} | {self.note} |"
 
 
 class Results:
@@ -78,7 +78,7 @@ class Results:
         seconds = sum(section["seconds"] for section in self.sections.values())
         lines = [self.machine.sentence(), ""]
         lines += ["| measure | value | limit | kept | against |", "|---|---|---|---|---|"]
-        lines += [row.line() for _, row in self.rows()]
+        lines += [row.line(judged=not self.machine.tiny) for _, row in self.rows()]
         lines += ["", f"One run of {seconds:.0f} s. Every ratio is of numbers that were measured alternately in one process."]
         return [*lines, *([f"Not run: {', '.join(missing)}."] if missing else [])]
 

@@ -28,6 +28,11 @@ ROUNDS = 3
 STAGES = ("low", "mid", "high")
 PAPER = {"low": 7.62, "mid": 33.76, "high": 631.77}
 """Milliseconds of a forward pass that the paper publishes."""
+OTHER_METHODS = {
+    "tpdiff": ("TPDiff", "half the frames in each lower stage"),
+    "ppf": ("PPF", "larger patches in each lower stage"),
+}
+"""Presets of other methods: the names, and what is smaller in their lower stages."""
 LORA_RANK = 32
 MEBIBYTE = 2**20
 
@@ -56,12 +61,28 @@ def forwards(setting: Setting) -> Iterator[Row]:
     runs = recorder.rounds({"run": work}, 1)["run"]
     yield from _stage_rows(setting, runs[-1], rate, "as it is", limits={"high": 1.5})
     yield Row("run 6-6-4", total(runs) / sum(runs[-1].forwards), "x", 1.01, "the sum of its bare forwards")
-    if "tpdiff" in pack_module("pyramid.stages").PRESETS:
-        run = recorder.run(pyramid(setting, recorder.watched(setting.model), "2-2-2", name="tpdiff"))
-        for index, stage in enumerate(STAGES):
-            yield Row(f"TPDiff, forward {stage}", run.median(index), "ms", note="half the frames in each lower stage")
+    yield from _other_methods(setting, recorder)
     full = recorder.run(plain(setting, recorder.watched(setting.model), 3))
     yield Row("plain, forward", full.median(0), "ms", note="ComfyUI's KSampler")
+
+
+def _other_methods(setting: Setting, recorder: Recorder) -> Iterator[Row]:
+    """Measure the forward passes of the pyramids of other methods, as far as this version of the pack has them."""
+    for name, (title, note) in OTHER_METHODS.items():
+        if name not in pack_module("pyramid.stages").PRESETS:
+            continue
+        model = with_patches(setting.model) if name == "ppf" else setting.model
+        run = recorder.run(pyramid(setting, recorder.watched(model), "3-3-3", name=name))
+        for index, stage in enumerate(STAGES):  # by place: patches leave the latent at its size
+            yield Row(f"{title}, forward {stage}", statistics.median(run.forwards[3 * index :][1:3]), "ms", note=note)
+
+
+def with_patches(model: Any) -> Any:
+    """Return a MODEL with layers that read its latents in the larger patches of PPF."""
+    patches, attach = pack_module("pyramid.patches"), pack_module("samplers.comfyui.stage_patches").attach_patches
+    spec, own = preset("ppf"), patches.wan_layers(model.model.diffusion_model.state_dict())
+    tensors = patches.to_tensors([patches.lifted(own, cell) for cell in patches.coarse_cells(spec)])
+    return attach(model, pack_module("samplers.comfyui.patch_files").patch_set(tensors, spec.to_metadata(), "PPF"))[0]
 
 
 def compiled(setting: Setting) -> Iterator[Row]:
@@ -223,7 +244,8 @@ def lifts(setting: Setting) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         folder_paths.folder_names_and_paths["pyramidal_lifts"] = ([folder], {".safetensors"})
         began = time.perf_counter()
-        made = {"fitted": node.execute(vae, "auto").args[0], "pixels": node.execute(vae, "pixels").args[0]}
+        fitted = node.execute(vae, "auto", pyramid=preset("training-free")).args[0]
+        made = {"fitted": fitted, "pixels": node.execute(vae, "pixels").args[0]}
         fitting = time.perf_counter() - began
         without = node.execute(vae, "none").args[0]
         model = recorder.watched(setting.model)
@@ -231,7 +253,7 @@ def lifts(setting: Setting) -> Iterator[Row]:
             name: recorder.rounds({name: pyramid(setting, model, "2-2", name="training-free", lift=lift)}, 1)[name][0]
             for name, lift in {"none": without, **made}.items()
         }
-    yield Row("fitting a lift", fitting, "s", note="once per VAE")
+    yield Row("fitting a lift", fitting, "s", note="once per VAE, for one scale")
     stage = runs["none"].median(1) * 2
     for name in made:
         added = runs[name].pauses[0] - runs["none"].pauses[0]

@@ -1,5 +1,6 @@
 """The measurements of a card, end to end on the tiny Wan: all sections, resumed, and written into a page."""
 
+import dataclasses
 import json
 import sys
 
@@ -12,9 +13,10 @@ from benchmarks.card import __main__ as card
 from benchmarks.card.machine import Machine
 from benchmarks.card.recorder import Recorder, Run
 from benchmarks.card.results import Results, Row
-from benchmarks.card.sections import SECTIONS
+from benchmarks.card.sections import OTHER_METHODS, SECTIONS
 from benchmarks.card.setting import Setting, random_weights
 from pyramid.flops import WAN_DIMENSIONS
+from pyramid.stages import PRESETS
 from tiny_wan.checkpoints import transformer_shapes
 
 MACHINE = Machine("a card", "1.0", "2.11", "0.30.0", "abc", True, "random weights")
@@ -54,6 +56,8 @@ def test_a_tiny_run_measures_resumes_and_writes_its_table(tmp_path, monkeypatch,
     assert all(row["value"] is None or row["value"] >= 0 or row["unit"] == "ms" for row in rows.values())
     for measure in ("forward low, as it is", "2-2-1", "two experts with Pyramidal Model", "forward low, compiled"):
         assert f"| {measure} |" in text, measure
+    present = [title for name, (title, _) in OTHER_METHODS.items() if name in PRESETS]
+    assert "TPDiff" in present and all(f"| {title}, forward low |" in text for title in present)
     assert "Not run: training, lifts." in text and all(
         row["value"] == 0 for row in rows.values() if row["measure"] == "weights moved by a stage LoRA"
     )
@@ -113,6 +117,13 @@ def test_another_machine_starts_anew(tmp_path):
 )
 def test_a_row_of_the_table(row, line):
     assert row.line() == line
+
+
+def test_a_tiny_run_is_not_judged_by_the_limits_of_a_card(tmp_path):
+    for tiny in (True, False):
+        results = Results(tmp_path / f"{tiny}.json", dataclasses.replace(MACHINE, tiny=tiny))
+        results.add("one", [Row("a", 12.34, "ms", 3.0)], seconds=1)
+        assert f"| a | 12.3 ms | 3.00 ms | {'-' if tiny else '**no**'} |  |" in results.table([])
 
 
 def test_random_weights_keep_the_size_of_activations():

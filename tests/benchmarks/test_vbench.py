@@ -16,7 +16,7 @@ from harness.client import GraphError
 from harness.server import ComfyUIServer
 from harness.workspace import Workspace, default_workspace, prepare
 
-COGVIDEOX_5B = {  # VBench's leaderboard
+COGVIDEOX_5B = {  # VBench's leaderboard, cited in table 8 of Show-o2 (arXiv 2506.15564) and 4 of Lumina-Video (2502.06782)
     "subject_consistency": 96.23, "background_consistency": 96.52, "temporal_flickering": 98.66, "motion_smoothness": 96.92,
     "dynamic_degree": 70.97, "aesthetic_quality": 61.98, "imaging_quality": 62.90, "object_class": 85.23,
     "multiple_objects": 62.11, "human_action": 99.40, "color": 82.81, "spatial_relationship": 66.35, "scene": 53.20,
@@ -39,6 +39,34 @@ def test_published_rows_follow_from_their_sub_scores(row, quality, semantic, tot
     """Within what two decimals of the sub-scores leave open."""
     made = VBENCH.totals({name: value / 100 for name, value in row.items()})
     assert made == pytest.approx({"quality": quality, "semantic": semantic, "total": total}, abs=0.01)
+
+
+WAN_1_3B = {  # VBench-2.0, tables B.4 to B.6 of DreamWorld (arXiv 2603.00466)
+    "Human_Identity": 64.21, "Dynamic_Spatial_Relationship": 26.57, "Complex_Landscape": 16.22, "Instance_Preservation": 80.41,
+    "Multi-View_Consistency": 14.63, "Human_Clothes": 99.55, "Dynamic_Attribute": 22.34, "Complex_Plot": 10.53,
+    "Mechanics": 85.71, "Human_Anatomy": 64.51, "Composition": 40.19, "Human_Interaction": 15.00, "Motion_Rationality": 37.93,
+    "Material": 57.77, "Diversity": 51.65, "Motion_Order_Understanding": 7.31, "Camera_Motion": 19.75, "Thermotics": 65.27,
+}  # fmt: skip
+WAN_1_3B_FINETUNED = dict(
+    zip(
+        WAN_1_3B,
+        (
+            *(72.43, 28.50, 21.66, 88.24, 8.24, 90.13, 22.71, 11.77, 88.63, 68.71, 39.35, 14.66, 37.35, 60.67, 46.91, 6.42),
+            *(23.14, 60.49),
+        ),
+        strict=True,
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [(WAN_1_3B, (45.92, 59.17, 16.81, 76.09, 55.85, 50.77)), (WAN_1_3B_FINETUNED, (43.13, 62.80, 18.41, 77.09, 54.51, 51.18))],
+)
+def test_published_rows_of_vbench2_follow_from_their_sub_scores(row, parts):
+    made = VBENCH2.totals({name: value / 100 for name, value in row.items()})
+    names = ("creativity", "commonsense", "controllability", "human fidelity", "physics", "total")
+    assert made == pytest.approx(dict(zip(names, parts, strict=True)), abs=0.011)
 
 
 def test_the_total_of_vbench2_is_the_mean_of_its_five_parts():
