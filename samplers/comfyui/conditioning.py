@@ -65,6 +65,10 @@ TIMED = frozenset(
 )
 """Keys whose frames can be resampled in time."""
 
+PACKED_MASKS = frozenset({"driving_mask_28ch", "ref_mask_28ch"})
+"""Masks ``(B, T, 28, H, W)`` of SCAIL 2: four video frames of seven colours each. The second has the frames of the reference
+images before those of the video."""
+
 LIKE_THE_LATENT = ("concat_latent_image", "concat_mask")
 """Keys that have as many frames as the latent."""
 
@@ -181,7 +185,7 @@ def _check_times(cond: dict, full: LatentShape) -> None:
                 "width only"
             )
     for key, value in cond.items():
-        if key in SIZE_FREE or key in TIMED:
+        if key in SIZE_FREE | TIMED | PACKED_MASKS:
             continue
         for tensor in _tensors(value):
             if tensor.ndim == 5 and tensor.shape[2] == full.frames > 1:
@@ -236,7 +240,10 @@ def _coarser(key: str, value: Any, size: LatentShape, coarser: LatentShape, axes
         return halve_mask(value, axes)  # ComfyUI fits its height and width
     if key == "vace_mask":
         return halve_block_mask(value, axes)
-    in_time = axes if key in TIMED and value.ndim == 5 and value.shape[2] == size.frames else axes.replace("T", "")
+    if key in PACKED_MASKS and value.ndim == 5:
+        references = value.shape[1] - size.frames if key == "ref_mask_28ch" else 0
+        return _resized(halve_packed_mask(value, axes, references), grid_ratio(value, size), coarser, axes)
+    in_time = axes if _follows_in_time(key, value, size.frames) else axes.replace("T", "")
     if "T" in axes and key in TIMED and value.ndim == 5 and value.shape[2] == size.frames - 1:
         value = value[:, :, 1::2]  # without the frame of a reference image, which is frame 0 of the latent
     ratio = grid_ratio(value, size)
@@ -245,7 +252,19 @@ def _coarser(key: str, value: Any, size: LatentShape, coarser: LatentShape, axes
     if ratio == 1.0 and value.ndim == 5:
         return down(value, in_time)
     value = halve_latent(value, "T") if "T" in in_time else value
-    if "HW" not in axes:
+    return _resized(value, ratio, coarser, axes)
+
+
+def _follows_in_time(key: str, value: Tensor, frames: int) -> bool:
+    """Return whether a value has the frames of the video from the first on; a pose video may end early."""
+    if key not in TIMED or value.ndim != 5:
+        return False
+    return value.shape[2] == frames or (key == "pose_video_latent" and 1 < value.shape[2] < frames - 1)
+
+
+def _resized(value: Tensor, ratio: float | None, coarser: LatentShape, axes: str) -> Tensor:
+    """Return ``(..., H, W)`` averaged down to its share of the next coarser size, if the axes change height and width."""
+    if "HW" not in axes or ratio is None:
         return value
     return _area(value, round(coarser.height * ratio), round(coarser.width * ratio))
 
@@ -294,6 +313,16 @@ def halve_mask(mask: Tensor, axes: str) -> Tensor:
     pixels = rearrange(mask[:, :, 1:], "b four t h w -> b (t four) h w")[:, 1::2]
     pixels = pixels[:, : pixels.shape[1] // 4 * 4]
     return torch.cat([mask[:, :, :1], rearrange(pixels, "b (t four) h w -> b four t h w", four=4)], dim=2)
+
+
+def halve_packed_mask(mask: Tensor, axes: str, references: int = 0) -> Tensor:
+    """Return a mask ``(B, references + T, 4 * colours, H, W)`` of given video frames, halved in time if ``axes`` say so."""
+    if "T" not in axes:
+        return mask
+    still, video = mask[:, :references], mask[:, references:]
+    channels_last = rearrange(video, "b t (four c) h w -> (b c) four t h w", four=4)
+    halved = rearrange(halve_mask(channels_last, "T"), "(b c) four t h w -> b t (four c) h w", b=len(mask))
+    return torch.cat([still, halved], dim=1)
 
 
 def halve_block_mask(mask: Tensor, axes: str) -> Tensor:

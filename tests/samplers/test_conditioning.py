@@ -81,6 +81,42 @@ def test_a_pose_video_has_no_frame_for_the_reference_image():
     assert (made["pose_video_latent"][0, 0, :, 0, 0] / made["pose_video_latent"][0, 0, 0, 0, 0]).tolist() == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("frames", [5, 3], ids=["whole", "ends early"])
+def test_the_masks_of_scail_have_the_frames_of_its_poses_and_references(frames):
+    """Their channels are four video frames of seven colours; every second video frame stays, as in other masks."""
+    low, full = PyramidSpec((0.9,), ("THW",)).stages(LatentShape(5, 8, 8))[0], LatentShape(5, 8, 8)
+    times = torch.cat([torch.zeros(4), torch.arange(4.0 * (frames - 1))]).reshape(1, frames, 4, 1, 1, 1)
+    driving = (times + 100 * torch.arange(7.0).reshape(7, 1, 1)).reshape(1, frames, 28, 1, 1).expand(-1, -1, -1, 4, 4)
+    references = torch.cat([torch.full((1, 2, 28, 8, 8), 7.0), torch.zeros(1, 5, 28, 8, 8)], dim=1)
+    cond = {
+        "pose_video_latent": torch.randn(1, 16, frames, 4, 4), "driving_mask_28ch": driving, "ref_mask_28ch": references,
+    }  # fmt: skip
+    (made,) = stage_conds({"positive": [cond]}, full, low, ("THW",))["positive"]
+    kept = (frames + 1) // 2
+    assert made["pose_video_latent"].shape == (1, 16, kept, 2, 2) and made["driving_mask_28ch"].shape == (1, kept, 28, 2, 2)
+    assert made["driving_mask_28ch"][0, 1, ::7, 0, 0].tolist() == [1, 3, 5, 7]
+    assert made["driving_mask_28ch"][0, 1, :7, 0, 0].tolist() == [1 + 100 * colour for colour in range(7)]
+    assert made["ref_mask_28ch"].shape == (1, 2 + 3, 28, 4, 4)
+    assert made["ref_mask_28ch"][0, :, 0, 0, 0].tolist() == [7, 7, 0, 0, 0]
+
+
+def test_scail_2_runs_with_half_the_frames():
+    import comfy.sd
+
+    from tiny_wan.variants import VARIANTS, is_known, state_dict
+
+    if not is_known(VARIANTS["scail2"]):
+        pytest.skip("this ComfyUI has no SCAIL 2")
+    model = comfy.sd.load_diffusion_model_state_dict(state_dict(VARIANTS["scail2"]))
+    scail = {
+        "pose_video_latent": torch.randn(1, 16, 3, 8, 8), "driving_mask_28ch": torch.ones(1, 3, 28, 8, 8),
+        "reference_latents": [torch.randn(1, 16, 1, 16, 16)], "ref_mask_28ch": torch.ones(1, 1 + 5, 28, 16, 16),
+        "ref_mask_flag": True,
+    }  # fmt: skip
+    made = sample(model, PyramidSpec((0.9,), ("THW",)), prompt(1, **scail), steps=(1, 1))
+    assert torch.isfinite(made.output["samples"]).all()
+
+
 def test_conds_of_the_guider_stay_unchanged():
     conds = {
         "positive": [{"concat_latent_image": torch.randn(1, 16, 5, 8, 8), "concat_mask": torch.ones(1, 1, 5, 8, 8), "x": 1}]
