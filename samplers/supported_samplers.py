@@ -6,6 +6,7 @@ deviation in every band and frame (tests/samplers/test_comfyui_samplers.py).
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -102,15 +103,35 @@ def check_sampler(sampler: Any, spec: PyramidSpec, steps: Sequence[int]) -> None
         raise ValueError(f"'{node}' enlarges the latent itself, which a pyramid does between its stages; use 'KSamplerSelect'")
     check_sampler_name(name_of(sampler), spec)
     if name_of(sampler) is None and spec.field == "pyramidal":
-        logging.warning(
-            "PyramidalWan: cannot tell whether the sampler %s adds noise; finetuned pyramids require one that does not",
-            _function_name(sampler) or type(sampler).__name__,
-        )
+        _check_unknown(sampler)
     if name_of(sampler) == "dpm_fast" and steps[-1] < 2:
         raise ValueError("sampler 'dpm_fast' requires at least 2 steps at full resolution; use euler for a single step")
     churn = (getattr(sampler, "extra_options", None) or {}).get("s_churn", 0)
     if churn and spec.field == "pyramidal":
         raise ValueError(f"s_churn is {churn}: noise added inside a pyramidal stage gives wrong videos; set it to 0")
+
+
+def _check_unknown(sampler: Any) -> None:
+    """Raise ValueError for a SAMPLER of another pack that adds noise, and log a warning where that cannot be told."""
+    name = _function_name(sampler) or type(sampler).__name__
+    if _draws_noise(sampler):
+        raise ValueError(
+            f"the sampler {shown(name)} adds noise that does not fit a pyramidal stage and gives wrong videos; set its eta to "
+            "0, or use a deterministic one such as euler, heun, dpmpp_2m or uni_pc"
+        )
+    logging.warning(
+        "PyramidalWan: cannot tell whether the sampler %s adds noise; finetuned pyramids require one that does not", name
+    )
+
+
+def _draws_noise(sampler: Any) -> bool:
+    """Return whether the function of a SAMPLER takes a source of noise, and an eta, if it takes one, that is not 0."""
+    try:
+        parameters = inspect.signature(sampler.sampler_function).parameters
+    except (AttributeError, TypeError, ValueError):
+        return False
+    default = parameters["eta"].default if "eta" in parameters else 1.0
+    return "noise_sampler" in parameters and (getattr(sampler, "extra_options", None) or {}).get("eta", default) != 0
 
 
 def check_sampler_name(name: str | None, spec: PyramidSpec) -> None:

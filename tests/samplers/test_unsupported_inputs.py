@@ -163,6 +163,19 @@ class TestSamplersOfOtherNodes:
             with pytest.raises(ValueError, match="adds noise that does not fit a pyramidal stage"):
                 sample(t2v_model, sampler=sde.args[0])
 
+    def test_an_unknown_sampler_that_draws_noise_is_rejected_unless_its_eta_is_zero(self, t2v_model):
+        def sample_with_noise(model, x, sigmas, extra_args=None, callback=None, disable=None, eta=1.0, noise_sampler=None):
+            return comfy.k_diffusion.sampling.sample_euler_ancestral(
+                model, x, sigmas, extra_args, callback, disable, eta, noise_sampler=noise_sampler
+            )
+
+        noisy = comfy.samplers.KSAMPLER(sample_with_noise)
+        with pytest.raises(ValueError, match="the sampler 'sample_with_noise' adds noise.*set its eta to 0, or use"):
+            sample(t2v_model, sampler=noisy)
+        sample(t2v_model, FREE, sampler=noisy)
+        still = comfy.samplers.KSAMPLER(sample_with_noise, extra_options={"eta": 0.0})
+        assert torch.isfinite(sample(t2v_model, sampler=still).output["samples"]).all()
+
     def test_an_unknown_sampler_runs_with_a_warning(self, t2v_model, caplog):
         def sample_of_another_pack(model, x, sigmas, **options):
             return comfy.k_diffusion.sampling.sample_euler(model, x, sigmas, **options)
