@@ -18,7 +18,7 @@ Check = Callable[[Path], None]
 COUNTS = (0, -1, 10**12, 10**30, 2.5, "many", True, [1], {"a": 1})
 NUMBERS = (-1.0, 1e30, float("inf"), float("nan"), "much")
 PATHS = ("", " ", "a\0b", "a\nb", "x" * 5000, 3, [])
-STEPS = ("", "1", "1-1", "0-0-0", "1-0-1", "-1-1-1", "1,1,1", "99999999999-1-1", "1-" * 3000 + "1", 3)
+STEPS = ("", "1-1", "0-0-0", "1-0-1", "-1-1-1", "99999999999-1-1", "1-" * 3000 + "1", 2.5)
 WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
     "finetune": {
         "train.steps": COUNTS, "train.per_stage": COUNTS[:4], "train.accumulation": COUNTS[:3], "train.seed": (-1, 2**64, "x"),
