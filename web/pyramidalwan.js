@@ -5,6 +5,7 @@
  * - A choice shows its values on the node ('preset'): nodes/schema.py `explaining`.
  * - Widgets marked as advanced are shown where they have values of their own, so that nothing of a recipe is hidden.
  * - What a node told about its last run is saved with the graph and shown again when it is opened.
+ * - The template browser lists the pack's graphs by number; the server lists files in the order of the file system.
  */
 import { app } from "../../scripts/app.js"
 import { api } from "../../scripts/api.js"
@@ -16,6 +17,8 @@ const TEXT_WIDGET = "$$node-text-preview"
 const [LETTER, LINE, MARGIN] = [6.4, 16, 22] // of the text, in pixels
 const NARROWEST = 300 // shows the whole title of every node
 const ENDS = ["execution_success", "execution_error", "execution_interrupted"]
+
+const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.split("/extensions/").pop().split("/")[0])
 
 const definitions = new Map()
 const told = new Map()
@@ -141,10 +144,22 @@ function refreshAll(graph) {
   everyNode(graph).filter(isOurs).forEach(refresh)
 }
 
+/** Sort the pack's templates whenever the front end asks for all. */
+function sortTemplates() {
+  const list = api.getWorkflowTemplates
+  if (!list) return
+  api.getWorkflowTemplates = async function (...given) {
+    const templates = await list.apply(this, given)
+    templates?.[FOLDER]?.sort()
+    return templates
+  }
+}
+
 app.registerExtension({
   name: PREFIX,
 
   setup() {
+    sortTemplates()
     api.addEventListener("progress_text", ({ detail }) => {
       if (detail[OPTION] || !detail.nodeId || !running) return
       told.set(String(detail.nodeId), detail.text)

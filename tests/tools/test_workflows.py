@@ -20,10 +20,10 @@ from tools.build_workflows import FOLDER, rendered
 from tools.graphs import WORKFLOWS, api, build, has_trained, schemas, tiny_twin, title, write_inputs
 from tools.graphs.graph import MUTED
 from tools.graphs.parts import VAE22
-from tools.graphs.routes import beneath
+from tools.graphs.routes import INSET, beneath
 from tools.graphs.schemas import NOTE, node_schema
 from tools.graphs.tiny import DROPPED, SMALLEST, TinySize
-from tools.graphs.ui import COMFYUI_VERSION, CORNER, SCREEN, pack_version
+from tools.graphs.ui import COMFYUI_VERSION, CORNER, GROUP_TITLE, SCREEN, TITLE_HEIGHT, pack_version
 
 FILES = {"unet_name", "clip_name", "vae_name", "lora_name", "file", "image"}
 """Widgets that list the files of the computer on which a graph is opened."""
@@ -37,6 +37,11 @@ LOADERS = {
 }
 REPOSITORY = r"https://huggingface\.co/Comfy-Org/(?:Wan_2\.1_ComfyUI_repackaged|Wan_2\.2_ComfyUI_Repackaged)"
 PUBLIC = re.compile(REPOSITORY + r"/resolve/main/split_files/(\w+)/([\w.-]+)")
+SMALLEST_TEXT, TEXT = 8, 14
+"""The classic design draws no text that would be smaller than this many pixels; its texts have so many at 100 %."""
+BADGE = 150
+LETTER = 10
+"""Widths of the badge with the pack's name and of a letter of a group's title in the classic design, measured."""
 ANY = "*"
 OURS = {node.__name__ for node in NODES}
 
@@ -202,7 +207,20 @@ def test_every_group_fits_the_screen_and_the_first_view_shows_the_whole_graph(fl
 def test_graphs_for_stock_weights_with_one_sampler_are_shown_at_almost_100_percent():
     scales = {name: SHIPPED[title(name)]["extra"]["ds"]["scale"] for name in WORKFLOWS}
     assert min(scales[name] for name in ("wan_any_graph", "wan22_5b_ti2v", "wan_t2v_training_free")) >= 0.95
-    assert min(scales.values()) >= 0.5
+    assert min(scales.values()) >= SMALLEST_TEXT / TEXT
+
+
+@each_workflow
+def test_the_badge_of_a_node_covers_no_title_of_a_group(flow):
+    """The classic design draws the pack's name above the right end of a node's title."""
+    titles = {group["title"]: group["bounding"] for group in flow["groups"]}
+    for node in flow["nodes"]:
+        if node["type"].startswith("PyramidalWan"):
+            left = node["pos"][0] + node["size"][0] - BADGE
+            for title, (x, y, _, _) in titles.items():
+                below = node["pos"][1] - TITLE_HEIGHT - y
+                covered = 0 <= below <= GROUP_TITLE and x <= left <= x + INSET + LETTER * len(title)
+                assert not covered, (title, node["type"])
 
 
 @each_workflow

@@ -97,7 +97,7 @@ def any_graph(graph: Graph) -> None:
     positive, negative = prompts(graph, clip)
     graph.group("5 · Texture", column=1)
     texture = lift(graph, vae)
-    graph.group("6 · The one more node", column=2)
+    graph.group("6 · One node", column=2)
     parts = Parts(graph.add("PyramidalWanModel", model=shifted, lift=texture), vae, positive, negative)
     graph.group("7 · Sample", column=2)
     done = ksampler(graph, parts.model, parts, latent, steps=30, cfg=6.0, sampler_name="uni_pc")
@@ -174,18 +174,18 @@ def flf2v_two_experts(graph: Graph) -> None:
     graph.group("4 · Prompt", column=1)
     positive, negative = prompts(graph, clip, "One continuous shot, the first picture turns smoothly into the last one.")
     high = pyramidal(graph, high, vae)
-    graph.group("7 · First and last frame", column=2)
+    graph.group("7 · First and last frame", column=0)
     first = graph.add("LoadImage", title="First frame", image="example.png")
     graph.next_column()
     last = graph.add("LoadImage", title="Last frame", image="example.png")
-    graph.group("8 · Frames and size", column=4)
+    graph.group("8 · Frames and size", column=3)
     start = graph.add(
         "WanFirstLastFrameToVideo", positive=positive, negative=negative, vae=vae, width=video.width, height=video.height,
         length=video.frames, batch_size=1, start_image=first["IMAGE"], end_image=last["IMAGE"],
     )  # fmt: skip
     parts = Parts(low, vae, start["positive"], start["negative"])
-    done = two_samplers(graph, high, parts, start["latent"], number=9, column=5)
-    save_video(graph, parts, done, graph.name, title="10 · Video", column=7)
+    done = two_samplers(graph, high, parts, start["latent"], number=9)
+    save_video(graph, parts, done, graph.name, title="10 · Video", column=6)
     about = f"""# Wan 2.2 14B, first to last frame: two experts, four steps
 
 **Choose two images of your own**: the video begins with the first and ends with the second. 'Pyramidal Model' is on the
@@ -194,7 +194,7 @@ def flf2v_two_experts(graph: Graph) -> None:
 {WITHOUT_LORAS}
 
 {PLAIN_GRAPH}"""
-    add_notes(graph, about, (I2V_HIGH, I2V_HIGH_LORA, I2V_LOW, I2V_LOW_LORA, TEXT_ENCODER, VAE), column=7)
+    add_notes(graph, about, (I2V_HIGH, I2V_HIGH_LORA, I2V_LOW, I2V_LOW_LORA, TEXT_ENCODER, VAE), column=6)
 
 
 def ti2v_5b(graph: Graph) -> None:
@@ -257,9 +257,9 @@ def vace_inpaint(graph: Graph) -> None:
     parts = Parts(model, vae, start["positive"], start["negative"])
     graph.group("8 · Sample", column=5)
     done = ksampler(graph, model, parts, start["latent"], steps=20, cfg=6.0, sampler_name="uni_pc")
-    graph.group("9 · Without the reference", column=6)
+    graph.group("9 · Without the reference", column=5)
     trimmed = graph.add("TrimVideoLatent", samples=done, trim_amount=start["trim_latent"])
-    save_video(graph, parts, trimmed, graph.name, title="10 · Video", column=7, fps=frames.parts["fps"])
+    save_video(graph, parts, trimmed, graph.name, title="10 · Video", column=6, fps=frames.parts["fps"])
     about = f"""# Inpainting with VACE
 
 **Choose a video of your own in 'Load Video', and in 'Load Image' one of its frames.** Right-click 'Load Image', open the mask
@@ -270,7 +270,7 @@ editor, and paint what should change; the mask holds for all frames. The prompt 
 Reference images, control videos and moving masks work as usual, and so does **wan2.1_vace_14B_fp16**.
 
 {PLAIN_GRAPH}"""
-    add_notes(graph, about, (VACE, TEXT_ENCODER, VAE), column=7)
+    add_notes(graph, about, (VACE, TEXT_ENCODER, VAE), column=6)
 
 
 @dataclass(frozen=True)
@@ -320,13 +320,13 @@ def pyramidal(graph: Graph, model: Value, vae: Value) -> Node:
     return graph.add("PyramidalWanModel", model=model, lift=texture)
 
 
-def two_samplers(graph: Graph, high: Value, parts: Parts, latent: Value, *, number: int, column: int = 4) -> Node:
+def two_samplers(graph: Graph, high: Value, parts: Parts, latent: Value, *, number: int) -> Node:
     """Add two of four steps with the high-noise expert, and two with the model of the parts, in two columns."""
     same = {
         "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "positive": parts.positive,
         "negative": parts.negative,
     }  # fmt: skip
-    graph.group(f"{number} · Sample", column=column)
+    graph.group(f"{number} · Sample", column=4)
     begun = graph.add(
         "KSamplerAdvanced", title="High noise: smaller size", model=high, add_noise="enable", noise_seed=0, latent_image=latent,
         start_at_step=0, end_at_step=2, return_with_leftover_noise="enable", **same,

@@ -125,7 +125,7 @@ distilled, load them as the model, bypass the LoRA, and connect 'Pyramid from Fi
 
 def t2v_stage_lora(graph: Graph) -> None:
     model, clip, vae = models(graph)
-    graph.group("2 · LoRAs: choose your own", column=1)
+    graph.group("2 · LoRAs", column=1)
     lora = {"model": model, "lora_name": STYLE_LORA, "strength": 0.8, "stages": "all"}
     everywhere = graph.add("PyramidalWanStageLoRA", title="All stages", **lora)
     graph.next_column()
@@ -160,7 +160,7 @@ def t2v_hand_wired(graph: Graph) -> None:
     parts = Parts(model, vae, *prompts(graph, clip, T2V_PROMPT))
     graph.group("5 · Texture", column=1)
     texture = lift(graph, vae)
-    graph.group("6 · Schedule, noise, sampler", column=2)
+    graph.group("6 · Settings", column=2)
     schedule = graph.add("PyramidalWanSchedule", pyramid=spec, steps="20-10", model=parts.model)
     shared: dict[str, Value] = {
         "spec": schedule["pyramid"],  # the grid may move the boundaries of `spec`
@@ -269,9 +269,9 @@ def draft_then_finish(graph: Graph) -> None:
     graph.group("5 · Draft", column=2)
     draft = sample(graph, parts, latent, **same, end_stage="low")
     save_video(graph, parts, draft["drafts"], f"{graph.name}_draft", title="6 · Draft as video", column=3)
-    graph.group("7 · Finish (muted: Ctrl+M)", column=5, mode=MUTED)
+    graph.group("7 · Finish", column=5, mode=MUTED)
     done = sample(graph, parts, draft["latent"], **same)
-    save_video(graph, parts, done, graph.name, title="8 · Video (muted: Ctrl+M)", column=6, mode=MUTED)
+    save_video(graph, parts, done, graph.name, title="8 · Video", column=6, mode=MUTED)
     about = f"""# Look at a draft, then finish it
 
 1. Queue. Only the small stage runs.
@@ -302,7 +302,7 @@ def compare(graph: Graph) -> None:
     done = sample(graph, parts, latent, model=shifted, **widgets)
     save_video(graph, parts, plain, f"{graph.name}_plain", title="7 · Plain, as video", column=5)
     save_video(graph, parts, done, f"{graph.name}_pyramid", title="8 · Pyramid, as video", column=5)
-    graph.group("9 · Cost", column=3)
+    graph.group("9 · Cost", column=5)
     cost = graph.add("PyramidalWanCost", latent=latent, steps="20-10", cfg="6", model=shifted)
     graph.next_column()
     graph.add("PreviewImage", images=cost["chart"])
@@ -331,7 +331,7 @@ def calibrate(graph: Graph) -> None:
     graph.group("7 · What was measured", column=4)
     graph.add("PreviewImage", images=measured["chart"])
     graph.add("PreviewAny", source=measured["text"])
-    graph.group("8 · Sample with it", column=5)
+    graph.group("8 · Sample", column=5)
     widgets = {"pyramid": measured["pyramid"], "steps": "20-10", "cfg": "6", "sampler_name": "euler", "grid": "shift"}
     done = sample(graph, parts, latent, **widgets, lift=texture)
     save_video(graph, parts, done, graph.name, title="9 · Video", column=6)

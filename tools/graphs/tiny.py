@@ -71,7 +71,6 @@ class TinySize:
         frames: Frames.
         most_steps: Limit of the steps per stage.
         trained: Use the trained tiny Wan and a prompt of its world, instead of random weights and prompts.
-        prompt: That prompt.
     """
 
     width: int = 64
@@ -79,7 +78,6 @@ class TinySize:
     frames: int = 17
     most_steps: int = 2
     trained: bool = False
-    prompt: str = TRAINED_PROMPT
 
 
 SMALLEST = TinySize()
@@ -131,7 +129,7 @@ def _use_student(graph: Graph) -> None:
 def _make_tiny(node: Node, gone: set[Node], size: TinySize) -> None:
     node.models = ()
     if node.kind == "CLIPTextEncode":
-        prompts = (prompt_file(size.prompt), EMPTY_PROMPT) if size.trained else PROMPTS
+        prompts = (prompt_file(TRAINED_PROMPT), EMPTY_PROMPT) if size.trained else PROMPTS
         filename = prompts[node.values["text"] == NEGATIVE]
         node.kind, node.values, node.links = "PyramidalWanLoadConditioning", {"filename": filename}, {}
         return
