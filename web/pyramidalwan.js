@@ -191,6 +191,7 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (!isOurs(node)) return
+    for (const widget of node.widgets ?? []) widget.value ??= "" // a list without files would show "undefined"
     for (const [name, option] of definitionOf(node).choices) {
       const combo = widgetOf(node, name)
       if (!combo) continue

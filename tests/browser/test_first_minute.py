@@ -17,6 +17,14 @@ GRAPH_WITH_PRESET = "wan_t2v_pyramid_20-20-10"
 NEW_DESIGN = ("Comfy.VueNodes.Enabled", True)
 
 
+SOCKET = """([id, name]) => {
+  const node = app.graph.getNodeById(id), {ds, canvas} = app.canvas
+  const [x, y] = node.getInputPos(node.findInputSlot(name)), {left, top} = canvas.getBoundingClientRect()
+  return [left + (x + 4 + ds.offset[0]) * ds.scale, top + (y + ds.offset[1]) * ds.scale]
+}"""
+"""The place of an input's socket on the page."""
+
+
 def only(graph, kind):
     (node,) = [node for node in graph.nodes if node.kind == kind]
     return node
@@ -56,6 +64,27 @@ def test_a_preset_shows_its_values_in_the_new_node_design(fresh_front_end):
         fresh_front_end.choose(preset.id, "preset", "training-free")
         expect(shown).to_contain_text("boundaries: 0.8 (moved to steps)")
         fresh_front_end.screenshot("preset_new_design")
+
+
+def test_the_socket_of_the_first_expert_names_it(front_end):
+    graph = tiny_graph(GRAPH)
+    sampler = only(graph, SAMPLER)
+    front_end.open(ui(graph))
+    front_end.screenshot("sockets")
+    place = front_end.page.evaluate(SOCKET, [sampler.id, "first_stage_model"])
+    front_end.page.mouse.move(*place)
+    front_end.page.mouse.move(place[0] + 2, place[1])
+    tooltip = front_end.page.locator(".node-tooltip")
+    expect(tooltip).to_contain_text("runs first: the Wan 2.2 high-noise expert")
+
+
+def test_presets_of_the_two_experts_change_the_size_where_the_expert_changes(front_end):
+    graph = tiny_graph(GRAPH_WITH_PRESET)
+    preset = only(graph, PRESET)
+    front_end.open(ui(graph))
+    for name, boundary in (("wan2.2-t2v", "0.875"), ("wan2.2-i2v", "0.9")):
+        front_end.choose(preset.id, "preset", name)
+        assert f"boundaries: {boundary}" in front_end.text_on(preset.id)
 
 
 def test_the_text_tells_the_step_and_the_time_left(front_end):
@@ -191,13 +220,17 @@ ROOM = 50
 """Pixels beside a title, for the button that collapses the node."""
 
 
-def test_titles_fit_their_nodes(fresh_front_end):
+def test_fresh_nodes_show_whole_titles_and_no_undefined_values(fresh_front_end):
     from pyramidalwan.nodes import NODES
 
     sizes = fresh_front_end.page.evaluate(ADD, [node.__name__ for node in NODES])
     fresh_front_end.drawn()
     fresh_front_end.screenshot("every_node")
     assert not [title for title, text, width in sizes if text + ROOM > width]
+    values = fresh_front_end.page.evaluate(
+        "app.graph.nodes.flatMap(node => (node.widgets ?? []).map(widget => typeof widget.value))"
+    )
+    assert "undefined" not in values
 
 
 @pytest.mark.parametrize("query", ["pyramid", "wan fast"])

@@ -119,7 +119,9 @@ class Graph:
         links = {name: value for name, value in given.items() if isinstance(value, Output)}
         values = {name: value for name, value in given.items() if name not in links}
         group = self.groups[-1]
-        node = Node(len(self.nodes) + 1, kind, values, links, title, models, size, color, group.mode)
+        node = Node(
+            1 + max((node.id for node in self.nodes), default=0), kind, values, links, title, models, size, color, group.mode
+        )
         _check_and_fill(node)
         self.nodes.append(node)
         group.columns[-1].append(node)
