@@ -33,7 +33,7 @@ from .pictures.layout import (
     with_stills,
 )
 
-FRAMES, MILLISECONDS, QUALITY = 16, 130, 55
+FRAMES, MILLISECONDS, QUALITY = 14, 150, 42
 
 
 def day_and_night(time: float) -> Image.Image:
@@ -70,7 +70,8 @@ def animation(draw: Callable[[float], Image.Image]) -> list[Image.Image]:
 def save(frames: list[Image.Image], path: Path) -> None:
     """Write an animated WebP that plays without end."""
     first, *others = frames
-    first.save(path, "WEBP", save_all=True, append_images=others, duration=MILLISECONDS, loop=0, quality=QUALITY, method=4)
+    motion = {"save_all": True, "append_images": others, "duration": MILLISECONDS, "loop": 0}
+    first.save(path, "WEBP", quality=QUALITY, method=6, minimize_size=True, **motion)
 
 
 def main() -> None:

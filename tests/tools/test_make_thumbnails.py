@@ -13,7 +13,7 @@ from tools.make_thumbnails import FRAMES, PICTURES, save
 from tools.pictures.canvas import Canvas, mixed, wave
 from tools.pictures.layout import HEIGHT, LABEL, LABEL_HEIGHT, SIDE, compared, growing, labelled, swept, with_steps, with_stills
 
-LARGEST = 120_000
+LARGEST = 100_000
 """Bytes."""
 RED, GREEN = "#dc1e1e", "#1edc1e"
 LIT = (255, 198, 92)

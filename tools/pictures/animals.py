@@ -192,7 +192,7 @@ def starlings(time: float) -> Image.Image:
     canvas.glow((0.68, 0.74), 0.35, "#ffe3a8", strength=0.8)
     canvas.disc((0.68, 0.71), 0.05, "#fff0c9")
     rng = np.random.default_rng(5)
-    for angle, distance, size in rng.random((420, 3)):
+    for angle, distance, size in rng.random((340, 3)):
         turn, far = 2 * math.pi * angle, math.sqrt(distance)
         fold = 1 + 0.45 * math.sin(3 * turn + 2 * math.pi * time) + 0.2 * math.sin(5 * turn - 4 * math.pi * time)
         x = 0.46 + 0.05 * wave(time) + 0.3 * far * fold * math.cos(turn)

@@ -325,7 +325,7 @@ def tram(time: float) -> Image.Image:
     canvas.line([(x + 0.3, 0.43), (x + 0.36, 0.365), (x + 0.42, 0.43)], 0.006, "#0a0c1e")
     canvas.glow((x + 0.7, 0.6), 0.14, "#fff6d0", strength=0.9)
     canvas.mirror(0.66, light=0.62, ripple=3 * time)
-    for left, top, length in rng.random((70, 3)):
+    for left, top, length in rng.random((45, 3)):
         y = (top + 2 * time) % 1
         canvas.line([(left, y), (left - 0.008, y + 0.02 + 0.03 * length)], 0.003, "#cfe0ff", opacity=0.4)
     return canvas.image
