@@ -8,7 +8,7 @@ from .analysis import PyramidalWanCalibrate, PyramidalWanCost
 from .compile import PyramidalWanCompile
 from .conditioning import PyramidalWanLoadConditioning, PyramidalWanSaveConditioning
 from .drafts import PyramidalWanLoadDraft, PyramidalWanSaveDraft
-from .files import PyramidalWanFromFile, PyramidalWanStageLoRA
+from .files import PyramidalWanFromFile, PyramidalWanPatches, PyramidalWanStageLoRA
 from .latent import PyramidalWanEmptyLatent
 from .lift import PyramidalWanLift
 from .model import PyramidalWanModel
@@ -36,6 +36,7 @@ NODES: list[type[io.ComfyNode]] = [
     PyramidalWanSchedule,
     PyramidalWanFewStepSampler,
     PyramidalWanStageLoRA,
+    PyramidalWanPatches,
     PyramidalWanCompile,
     PyramidalWanStageStart,
     PyramidalWanStageModel,

@@ -1,4 +1,4 @@
-"""Nodes that read files: a LoRA per stage, and the pyramid that a file was trained for."""
+"""Nodes that read files: a LoRA per stage, the pyramid that a file was trained for, and its patches."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from ..pyramid.key_names import Expert
 from ..pyramid.outside import shown
 from ..pyramid.stage_names import stages_problem
 from ..samplers.comfyui.checkpoint_metadata import expert_of
-from ..samplers.comfyui.model_files import lora_from_list, lora_names, lora_problem, spec_file_names, spec_from_file
+from ..samplers.comfyui.model_files import (
+    lora_from_list,
+    lora_names,
+    lora_problem,
+    patches_from_file,
+    spec_file_names,
+    spec_from_file,
+)
 from ..samplers.comfyui.stage_lora import StageLora, add_stage_lora
+from ..samplers.comfyui.stage_patches import attach_patches
 from .schema import Pyramid, advanced, checked, schema, tell
 
 EXPERTS: dict[str, Expert | None] = {"auto": None, "high-noise": "high", "low-noise": "low"}
@@ -100,3 +108,37 @@ class PyramidalWanFromFile(io.ComfyNode):
     def execute(cls, file) -> io.NodeOutput:
         """Return the pyramid in the file's metadata."""
         return io.NodeOutput(spec_from_file(file))
+
+
+class PyramidalWanPatches(io.ComfyNode):
+    """The layers with which the coarse stages of a pyramid of patches read latents."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return schema(
+            node_id="PyramidalWanPatches",
+            display_name="Pyramidal Patches from File",
+            description="Gives a model the layers that read a noisy video in larger patches, from a checkpoint that was "
+            "trained for them (ppf). Loaders leave these layers out; nothing else of the file is read here.",
+            hidden=[io.Hidden.unique_id],
+            search_aliases=["ppf", "patchification", "patch size", "pyramid"],
+            inputs=[
+                io.Model.Input("model", tooltip="The Wan model that the file was trained as, from any loader, also quantised."),
+                io.Combo.Input(
+                    "file",
+                    options=spec_file_names(),
+                    tooltip="A safetensors file in models/diffusion_models, models/loras or models/checkpoints. It also names "
+                    "its pyramid: leave the sampler's pyramid input open.",
+                ),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with the layers.")],
+        )
+
+    @classmethod
+    @checked
+    def execute(cls, model, file) -> io.NodeOutput:
+        """Return the model with the layers and show the sizes of their patches."""
+        made, report = attach_patches(model, patches_from_file(file))
+        tell(cls, report)
+        return io.NodeOutput(made)

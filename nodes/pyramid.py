@@ -7,11 +7,11 @@ from comfy_api.latest import io
 from ..pyramid.axes import AUTO_SCALE, SCALES
 from ..pyramid.outside import shown
 from ..pyramid.resize import RESIZES
-from ..pyramid.stages import FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
+from ..pyramid.stages import COARSE, FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
 from .schema import Pyramid, checked, explaining, schema, tell
 
 DEFAULT = "training-free"
-CHOICES = [DEFAULT, "wan2.2-t2v", "wan2.2-i2v", "pyramidal-wan", "pyramidal-flow", "tpdiff", "plain"]
+CHOICES = [DEFAULT, "wan2.2-t2v", "wan2.2-i2v", "pyramidal-wan", "pyramidal-flow", "tpdiff", "plain", "ppf"]
 SEARCH = ["pyramid", "multi-stage", "stages", "2-2-1"]
 FOR_NODES = "For every node with a pyramid input."
 
@@ -38,7 +38,8 @@ class PyramidalWanPreset(io.ComfyNode):
                         tooltip="training-free: stock weights, 2 stages in width and height. wan2.2-t2v, wan2.2-i2v: "
                         "the same for its two experts, changing size with the expert. pyramidal-wan: finetuned weights, "
                         "3 stages, halves time, width and height. pyramidal-flow: 3 stages, width and height. tpdiff: "
-                        "3 stages, frame rate. plain: 1 stage, ordinary sampling.",
+                        "3 stages, frame rate. plain: 1 stage, ordinary sampling. ppf: finetuned weights, 3 stages of full "
+                        "size, larger patches.",
                     ),
                     {(name, scale): preset_text(name, scale) for name in CHOICES for scale in (AUTO_SCALE, *SCALES)},
                     also="scale",
@@ -84,11 +85,12 @@ class PyramidalWanCustom(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, boundaries: str, downsample_axes: str, resize: str, field: str, timestep_source: str, first_frame: str, rope: str
-    ) -> io.NodeOutput:
+        cls, boundaries: str, downsample_axes: str, resize: str, field: str, timestep_source: str, first_frame: str, rope: str,
+        coarse: str = "latents",
+    ) -> io.NodeOutput:  # fmt: skip
         """Return the pyramid that the widgets describe."""
         levels, axes = parse_boundaries(boundaries), parse_axes(downsample_axes)
-        return io.NodeOutput(PyramidSpec(levels, axes, resize, field, timestep_source, first_frame, rope))
+        return io.NodeOutput(PyramidSpec(levels, axes, resize, field, timestep_source, first_frame, rope, coarse))
 
 
 def _transition_widgets() -> list[io.Input]:
@@ -146,6 +148,14 @@ def _weights_widgets() -> list[io.Input]:
             default=default.rope,
             tooltip="Positions of the rotary embedding. native: 0, 1, 2 in every stage. scaled: spaced as in the full video.",
         ),
+        io.Combo.Input(
+            "coarse",
+            options=list(COARSE),
+            default=default.coarse,
+            optional=True,
+            tooltip="What is coarser in the early stages. latents: the video is smaller. patches: the video keeps its size and "
+            "is read in larger patches, which needs weights with layers for them (ppf).",
+        ),
     ]
 
 
@@ -177,7 +187,7 @@ def preset_spec(preset: str, scale: str) -> PyramidSpec:
     if scale not in (AUTO_SCALE, *SCALES):
         raise ValueError(f"unknown scale {scale!r}; expected {', '.join((AUTO_SCALE, *SCALES))}")
     spec = PRESETS[preset]
-    if spec.field == "natural":
+    if spec.for_stock_weights:
         return spec.scaled(scale)
     if scale != AUTO_SCALE:
         raise ValueError(f"the weights of '{preset}' were finetuned for its scales; set scale to auto, got '{scale}'")
@@ -198,7 +208,7 @@ def describe(spec: PyramidSpec) -> str:
     if not spec.boundaries:
         return f"{count}, ordinary sampling"
     levels = ", ".join(f"{boundary:.6g}" for boundary in spec.boundaries)
-    moved = " (moved to steps)" if spec.field == "natural" else ""
+    moved = " (moved to steps)" if spec.for_stock_weights else ""
     lines = (
         count,
         f"boundaries: {levels}{moved}",
@@ -206,5 +216,6 @@ def describe(spec: PyramidSpec) -> str:
         f"resize: {spec.resize} · field: {spec.field}",
         f"timestep_source: {spec.timestep_source}",
         f"first_frame: {spec.first_frame} · rope: {spec.rope}",
+        f"coarse: {spec.coarse}",
     )
     return "\n".join(lines)

@@ -55,7 +55,7 @@ def tokens(shape: LatentShape) -> int:
     return count
 
 
-def forward_tflops(tokens: int, dimensions: WanDimensions) -> float:
+def forward_tflops(tokens: int, dimensions: WanDimensions, *, cell: int = 1) -> float:
     """Return the TFLOPs of one forward pass of one latent with one prompt.
 
     Counted per layer: four projections of self-attention and two of cross-attention on the video tokens (``6 d^2``), the MLP,
@@ -65,12 +65,13 @@ def forward_tflops(tokens: int, dimensions: WanDimensions) -> float:
     Args:
         tokens: Tokens of the latent.
         dimensions: Sizes of the transformer.
+        cell: Latents that a pyramid of patches reads as one; every token then covers as many more.
     """
     d, n, text = dimensions.dim, tokens, dimensions.text
     projections = 2 * n * (6 * d**2 + 2 * d * dimensions.ffn_dim)
     attention = 4 * n**2 * d + 4 * n * text * d
     text_projections = 2 * text * 2 * d**2
-    patch = math.prod(PATCH_SHAPE)
+    patch = math.prod(PATCH_SHAPE) * cell
     ends = 2 * n * d * patch * (dimensions.in_channels + dimensions.out_channels)
     text_embedding = 2 * text * (dimensions.text_dim * d + d**2)
     return (dimensions.layers * (projections + attention + text_projections) + ends + text_embedding) / 1e12
@@ -87,6 +88,7 @@ class StageCost:
         steps: Number of its steps.
         forward_tflops: TFLOPs of one forward pass.
         tflops: TFLOPs of all steps, including those of cfg.
+        cell: Latents that the network reads as one on the time, height and width axes.
     """
 
     index: int
@@ -95,6 +97,7 @@ class StageCost:
     steps: int
     forward_tflops: float
     tflops: float
+    cell: tuple[int, int, int] = (1, 1, 1)
 
 
 def schedule_cost(
@@ -110,10 +113,12 @@ def schedule_cost(
         cfg: Whether classifier-free guidance doubles the cost.
     """
     costs = []
-    for index, (shape, count) in enumerate(zip(spec.shapes(full), steps, strict=True)):
-        n = tokens(shape)
-        forward = forward_tflops(n, dimensions)
-        costs.append(StageCost(index, shape, n, count, forward, forward * count * (2 if cfg else 1)))
+    grids = spec.grids(full)
+    for stage, grid, count in zip(spec.stages(full), grids, steps, strict=True):
+        n = tokens(grid)
+        forward = forward_tflops(n, dimensions, cell=math.prod(stage.cell))
+        tflops = forward * count * (2 if cfg else 1)
+        costs.append(StageCost(stage.index, stage.shape, n, count, forward, tflops, stage.cell))
     return costs
 
 

@@ -133,8 +133,12 @@ def distilled_levels(
         full: As for ``stage_levels``.
 
     Raises:
-        ValueError: The field is pyramidal; such weights have fixed boundaries.
+        ValueError: The pyramid needs trained weights, whose boundaries are fixed.
     """
+    if spec.coarse == "patches":
+        raise ValueError(
+            "step-distilled models for plain Wan cannot read larger patches; use a pyramid of latents, such as training-free"
+        )
     if spec.field != "natural":
         raise ValueError(
             "step-distilled models for plain Wan require a pyramid of field 'natural', such as training-free; "

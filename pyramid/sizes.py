@@ -12,7 +12,7 @@ from .axes import has_scale
 from .latent_shape import PATCH, VAE_SPACE, VAE_TIME, LatentShape
 from .outside import shown
 from .stage_names import stage_name
-from .stages import LEAST_SIDE, TRAINED_SIDE, PyramidSpec
+from .stages import LEAST_SIDE, TRAINED_SIDE, PyramidSpec, Stage
 
 SNAPS = ("nearest", "smaller", "larger")
 """Rules for the choice of a size that fits."""
@@ -94,10 +94,10 @@ def _fits_side(side: int, spec: PyramidSpec) -> bool:
     """Return whether a side in pixels is whole patches in every stage."""
     latents = side // VAE_SPACE
     try:
-        shapes = spec.shapes(LatentShape(1 + 2 ** len(spec.downsample_axes), latents, latents))
+        grids = spec.grids(LatentShape(1 + 2 ** len(spec.downsample_axes), latents, latents))
     except ValueError:
         return False
-    return all(shape.height % PATCH == 0 for shape in shapes)
+    return all(grid.height % PATCH == 0 for grid in grids)
 
 
 def check_shape(shape: LatentShape, spec: PyramidSpec, *, pixels: int = VAE_SPACE) -> None:
@@ -143,29 +143,40 @@ def _text(size: VideoSize) -> str:
     return f"{size.width}x{size.height} with {size.frames} frames"
 
 
+def patch_text(cell: tuple[int, int, int]) -> str:
+    """Return the latents per token on the time, height and width axes as text, such as "4x8x8" for cells of 4x4x4."""
+    time, height, width = cell
+    return f"{time}x{height * PATCH}x{width * PATCH}"
+
+
 def stage_labels(spec: PyramidSpec, full: LatentShape, *, pixels: int = VAE_SPACE) -> list[str]:
-    """Return the name and the size of each stage, such as "low 416x240", with its frames where they change.
+    """Return the name and the size of each stage, such as "low 416x240", with its frames where they change, or its patches.
 
     Args:
         spec: The pyramid.
         full: Size of the full-resolution latent.
         pixels: Pixels per latent on the height and width axes.
     """
-    shapes, count = spec.shapes(full), spec.number_of_stages
-    in_time = any("T" in axes for axes in spec.downsample_axes)
+    count, in_time = spec.number_of_stages, any("T" in axes for axes in spec.latent_axes)
     return [
-        f"{stage_name(index, count)} {shape.width * pixels}x{shape.height * pixels}"
-        + (f" ({video_size(shape).frames} frames)" if in_time else "")
-        for index, shape in enumerate(shapes)
+        f"{stage_name(stage.index, count)} {stage.shape.width * pixels}x{stage.shape.height * pixels}"
+        + (f" ({video_size(stage.shape).frames} frames)" if in_time else "")
+        + _in_patches(spec, stage)
+        for stage in spec.stages(full)
     ]
+
+
+def _in_patches(spec: PyramidSpec, stage: Stage) -> str:
+    """Return the patches of a stage where they differ from stage to stage, as a part of a text."""
+    return "" if spec.coarse == "latents" else f" in patches of {patch_text(stage.cell)}"
 
 
 def describe_stages(requested: VideoSize, size: VideoSize, spec: PyramidSpec) -> str:
     """Return one line with the chosen size and one for each stage, low to high resolution."""
     lines = [_text(size) if size == requested else f"{_text(size)} instead of {_text(requested)}"]
-    for index, shape in enumerate(spec.shapes(size.latent)):
-        name = stage_name(index, spec.number_of_stages)
-        lines.append(f"{name}: {_text(video_size(shape))} (latent {shape.frames}x{shape.height}x{shape.width})")
+    for stage in spec.stages(size.latent):
+        name, latent = stage_name(stage.index, spec.number_of_stages), "x".join(map(str, stage.shape))
+        lines.append(f"{name}: {_text(video_size(stage.shape))} (latent {latent}{_in_patches(spec, stage)})")
     return "\n".join([*lines, *small_stage_note(spec, size.latent)])
 
 
@@ -177,7 +188,7 @@ def small_stage_note(spec: PyramidSpec, full: LatentShape, *, pixels: int = VAE_
         full: Size of the full-resolution latent.
         pixels: Pixels per latent on the height and width axes.
     """
-    if spec.field != "natural" or spec.number_of_stages == 1:
+    if not spec.for_stock_weights or spec.number_of_stages == 1:
         return []
     for index, shape in enumerate(spec.shapes(full)):
         short = min(shape.height, shape.width) * pixels

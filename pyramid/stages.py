@@ -29,8 +29,12 @@ FIELDS = ("pyramidal", "natural")
 TIMESTEP_SOURCES = ("natural", "sigma", "pyramid-flow")
 FIRST_FRAME = ("per-frame", "shared")
 ROPE = ("native", "scaled")
+COARSE = ("latents", "patches")
 
 FORMAT = 1
+PATCHES_FORMAT = 2
+"""Format of the pyramids that grow the patches, which earlier versions cannot run. Format 1 does not have their field."""
+
 METADATA_KEY = "pyramid_spec"
 
 CLOSEST = 1e-7
@@ -73,6 +77,8 @@ class Stage:
         downsample_factor: Full-resolution latents per latent of this stage in frames other than 0 (the paper's N).
         from_coarser: Resize between the coarser stage and this one; None where the pyramid starts.
         rope_scale: Distance of neighbouring positions on the time, height and width axes.
+        cell: Latents that the network reads as one on the time, height and width axes; more than one in the coarse stages
+            of a pyramid of patches.
     """
 
     index: int
@@ -85,6 +91,7 @@ class Stage:
     downsample_factor: float
     from_coarser: OrthonormalResize | None
     rope_scale: tuple[float, float, float]
+    cell: tuple[int, int, int] = (1, 1, 1)
 
     @property
     def has_blur(self) -> bool:
@@ -177,6 +184,9 @@ class PyramidSpec:
             its noise.
         rope: "native" positions count from 0 in every stage; "scaled" ones keep their distance in the full video
             (TPDiff, arXiv 2503.09566).
+        coarse: What is coarser in the early stages: the "latents", which grow from stage to stage, or the "patches" in which
+            the network reads latents of full size (Pyramidal Patchification Flow, arXiv 2506.23543). ``downsample_axes`` are
+            then the axes on which patches halve. Their path is the ordinary flow, of which nothing changes at a boundary.
     """
 
     boundaries: tuple[float, ...] = (0.896, 0.602)
@@ -186,6 +196,7 @@ class PyramidSpec:
     timestep_source: str = "natural"
     first_frame: str = "per-frame"
     rope: str = "native"
+    coarse: str = "latents"
 
     def __post_init__(self) -> None:
         """Convert lists to tuples, spell the axes in one way, and check the fields."""
@@ -209,11 +220,22 @@ class PyramidSpec:
                 f"the scale 'auto' is for stock weights; weights of field '{self.field}' were finetuned for fixed scales, such "
                 "as HW 2/3"
             )
+        _check_patches(self)
 
     @property
     def number_of_stages(self) -> int:
         """Return the number of stages."""
         return len(self.boundaries) + 1
+
+    @property
+    def for_stock_weights(self) -> bool:
+        """Return whether stock weights can run the pyramid, so that nothing was trained with its boundaries."""
+        return self.field == "natural" and self.coarse == "latents"
+
+    @property
+    def latent_axes(self) -> tuple[str, ...]:
+        """Return the axes of the latent that shrink at each transition, in running order; "" where only patches grow."""
+        return self.downsample_axes if self.coarse == "latents" else ("",) * len(self.downsample_axes)
 
     def starting_at(self, index: int) -> PyramidSpec:
         """Return the pyramid without its first ``index`` stages; the next one then starts from pure noise."""
@@ -258,15 +280,24 @@ class PyramidSpec:
         return dataclasses.replace(self, downsample_axes=tuple(reversed(known)))
 
     def shapes(self, full: LatentShape) -> tuple[LatentShape, ...]:
-        """Return the size of every stage in running order.
+        """Return the size of every stage's latent in running order.
 
         Raises:
             ValueError: ``full`` cannot shrink that often.
         """
-        shapes = [full]
+        grids = self.grids(full)
+        return grids if self.coarse == "latents" else (full,) * len(grids)
+
+    def grids(self, full: LatentShape) -> tuple[LatentShape, ...]:
+        """Return the size of what the network reads in every stage, in running order: the latent, or its folded cells.
+
+        Raises:
+            ValueError: ``full`` cannot shrink that often.
+        """
+        grids = [full]
         for axes in reversed(self.downsample_axes):
-            shapes.append(shapes[-1].coarser(axes))
-        return tuple(reversed(shapes))
+            grids.append(grids[-1].coarser(axes))
+        return tuple(reversed(grids))
 
     def full_shape(self, shape: LatentShape, index: int) -> LatentShape:
         """Return the full-resolution size of a pyramid whose stage ``index`` has this size; the inverse of ``shapes``.
@@ -274,7 +305,7 @@ class PyramidSpec:
         Raises:
             ValueError: Several sizes have such a stage, because a transition rounds.
         """
-        for axes in self.downsample_axes[index:]:
+        for axes in self.latent_axes[index:]:
             if has_scale(axes):
                 raise ValueError(
                     f"the full size does not follow from a stage of {shape.height}x{shape.width} latents, because the "
@@ -300,7 +331,7 @@ class PyramidSpec:
 
     def stages(self, full: LatentShape) -> tuple[Stage, ...]:
         """Return the stages of a full-resolution latent of this size, in running order."""
-        shapes = self.shapes(full)
+        shapes, grids = self.shapes(full), self.grids(full)
         ends = self._ends(shapes)
         return tuple(
             Stage(
@@ -312,8 +343,9 @@ class PyramidSpec:
                 noisy=noisy,
                 clean=clean,
                 downsample_factor=self._downsample_factors(index, shapes)[1],
-                from_coarser=make_resize(self.resize, self.downsample_axes[index - 1], shapes[index][1:]) if index else None,
-                rope_scale=self._rope_scale(index, shapes),
+                from_coarser=make_resize(self.resize, self.latent_axes[index - 1], shapes[index][1:]) if index else None,
+                rope_scale=self._rope_scale(index, grids),
+                cell=(1, 1, 1) if self.coarse == "latents" else self.cell(index),
             )
             for index, (noisy, clean) in enumerate(ends)
         )
@@ -331,7 +363,7 @@ class PyramidSpec:
 
     def _downsample_factors(self, index: int, shapes: Sequence[LatentShape]) -> PerFrame:
         """Return full-resolution latents per latent of a stage, for frame 0 and for the other frames."""
-        transitions = zip(self.downsample_axes[index:], shapes[index + 1 :], strict=True)
+        transitions = zip(self.latent_axes[index:], shapes[index + 1 :], strict=True)
         per_transition = [volume_ratio(axes, fine[1:]) for axes, fine in transitions]
         return math.prod(first for first, _ in per_transition), math.prod(rest for _, rest in per_transition)
 
@@ -339,16 +371,25 @@ class PyramidSpec:
         first, rest = (shift_sigma(natural, 1 / math.sqrt(n)) for n in self._downsample_factors(index, shapes))
         return (rest if self.first_frame == "shared" else first), rest
 
-    def _rope_scale(self, index: int, shapes: Sequence[LatentShape]) -> tuple[float, float, float]:
+    def _rope_scale(self, index: int, grids: Sequence[LatentShape]) -> tuple[float, float, float]:
         if self.rope == "native":
             return 1.0, 1.0, 1.0
-        full, stage = shapes[-1], shapes[index]
+        full, stage = grids[-1], grids[index]
         time = 2.0 ** sum("T" in axes for axes in self.downsample_axes[index:])
         return time, full.height / stage.height, full.width / stage.width
 
+    def cell(self, index: int) -> tuple[int, int, int]:
+        """Return the latents on the time, height and width axes that a stage of a pyramid of patches reads as one."""
+        time = 2 ** sum("T" in axes for axes in self.downsample_axes[index:])
+        space = 2 ** sum("HW" in axes for axes in self.downsample_axes[index:])
+        return time, space, space
+
     def to_json(self) -> str:
         """Return the spec as a JSON object with its format number."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)})
+        values = dataclasses.asdict(self)
+        if self.coarse == "latents":
+            del values["coarse"]
+        return json.dumps({"format": FORMAT if self.coarse == "latents" else PATCHES_FORMAT, **values})
 
     @classmethod
     def from_json(cls, text: str) -> PyramidSpec:
@@ -370,8 +411,12 @@ class PyramidSpec:
             raise ValueError(f"a pyramid spec must be a JSON object, got {shown(values)}")
         values = dict(values)
         version = values.pop("format", None)
-        if version != FORMAT:
-            raise ValueError(f"unsupported pyramid spec format {shown(version)}; this version reads format {FORMAT}")
+        if version not in (FORMAT, PATCHES_FORMAT):
+            raise ValueError(
+                f"unsupported pyramid spec format {shown(version)}; this version reads formats {FORMAT} and {PATCHES_FORMAT}"
+            )
+        if version == FORMAT:
+            values.setdefault("coarse", "latents")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - known):
             names = ", ".join(map(str, unknown))
@@ -429,12 +474,30 @@ def _check_choices(spec: PyramidSpec) -> None:
         "timestep_source": TIMESTEP_SOURCES,
         "first_frame": FIRST_FRAME,
         "rope": ROPE,
+        "coarse": COARSE,
     }
     for name, allowed in choices.items():
         value = vars(spec)[name]
         if value not in allowed:
             choice = ", ".join(allowed if len(allowed) < 9 else [*allowed[:4], "...", allowed[-1]])
             raise ValueError(f"unknown {name} {shown(value)}; expected {choice}")
+
+
+def _check_patches(spec: PyramidSpec) -> None:
+    """Raise ValueError for a pyramid of patches that does not follow the ordinary flow at full size."""
+    if spec.coarse == "latents":
+        return
+    for name, required in (("field", "natural"), ("timestep_source", "natural"), ("resize", "haar")):
+        if vars(spec)[name] != required:
+            raise ValueError(
+                "a pyramid of patches follows the ordinary flow of latents that keep their size: "
+                f"{name} must be '{required}', got '{vars(spec)[name]}'"
+            )
+    for axes in filter(has_scale, spec.downsample_axes):
+        raise ValueError(
+            f"patches double from stage to stage, so downsample_axes must be THW, HW or T, got '{axes}'; use "
+            f"{axes.split(' ')[0]}"
+        )
 
 
 def _check_boundaries(boundaries: tuple[float, ...], downsample_axes: tuple[str, ...]) -> None:
@@ -471,6 +534,9 @@ PRESETS: dict[str, PyramidSpec] = {
     "pyramidal-flow": PyramidSpec((8 / 9, 1 / 2), ("HW", "HW"), timestep_source="pyramid-flow", first_frame="shared"),
     # arXiv 2503.09566: three equal stages in frame rate; sigma_c = 2/3 and 1/3 with n = 2.
     "tpdiff": PyramidSpec((shift_sigma(2 / 3, 2), shift_sigma(1 / 3, math.sqrt(2))), ("T", "T"), rope="scaled"),
+    # PyramidalWan's third system (arXiv 2601.04792) did not publish its boundaries; these kept the most fine detail on the
+    # tiny Wan. Early ones cost nothing, because the steps of each stage decide what a run costs.
+    "ppf": PyramidSpec((0.95, 0.8), ("THW", "THW"), field="natural", first_frame="shared", coarse="patches"),
     "plain": PyramidSpec((), (), field="natural", timestep_source="sigma", first_frame="shared"),
     # Stock weights. Time is not halved: a stock model would make 41 frames that are then played as 81, in slow motion. The
     # boundary is earlier than SwD's trained stages (0.602), because detail that half size cannot hold must still be noise

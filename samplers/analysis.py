@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,8 @@ def cost_of(
     dimensions = WAN_DIMENSIONS["1.3B"] if model is None else dimensions_of(model)
     batch = samples.shape[0]
     costs = [
-        StageCost(c.index, c.shape, c.tokens, c.steps, c.forward_tflops, c.tflops * factor * batch)
-        for c, factor in zip(schedule_cost(spec, full, counts, dimensions), factors, strict=True)
+        dataclasses.replace(cost, tflops=cost.tflops * factor * batch)
+        for cost, factor in zip(schedule_cost(spec, full, counts, dimensions), factors, strict=True)
     ]
     plain = PLAIN_STEPS * forward_tflops(tokens(full), dimensions) * max(factors) * batch
     return costs, plain
@@ -123,6 +124,11 @@ def calibrate(latent: dict, spec: PyramidSpec, threshold: float) -> tuple[Pyrami
         raise ValueError("the LATENT is empty; calibration needs encoded clips ('VAE Encode')")
     if spec.number_of_stages == 1:
         raise ValueError("a pyramid of 1 stage has no boundary to calibrate")
+    if spec.coarse == "patches":
+        raise ValueError(
+            "a pyramid of patches keeps all detail in every stage, so no boundary can be measured; use a pyramid of latents, "
+            "such as pyramidal-wan"
+        )
     bands = band_energies([comfy.latent_formats.Wan21().process_in(samples)], spec, threshold=threshold)
     return propose_boundaries(spec, bands), bands
 

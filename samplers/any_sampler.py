@@ -15,19 +15,24 @@ import comfy.model_patcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..pyramid.schedules import TOLERANCE
+from ..pyramid.latent_shape import LatentShape
+from ..pyramid.schedules import TOLERANCE, merge_schedule
 from ..pyramid.segments import NEARLY_NOISE
 from ..pyramid.stages import STOCK, PyramidSpec
 from .comfyui.checkpoint_metadata import check_spec, distilled_for, spec_trained_for
-from .comfyui.latents import check_latent, spec_at
+from .comfyui.latents import check_latent, pixels_per_latent, spec_at
+from .comfyui.network_size import dimensions_of
 from .comfyui.node_inputs import check_latent_input
 from .comfyui.stage_lora import stage_loras
 from .comfyui.stage_model import check_model
 from .comfyui.stage_wrappers import MODEL_KEY, add_outermost_wrapper
 from .lifts import choose_lift
 from .noise import batch_index_of
+from .patches_by_level import run_by_level
 from .run import PyramidRun
-from .schedule import Levels, follow_sigmas
+from .run_report import describe_run, doubts, plan
+from .schedule import Levels, follow_sigmas, levels_by_stage
+from .supported_samplers import name_of
 from .video_lift import VideoLift
 
 if TYPE_CHECKING:
@@ -98,6 +103,10 @@ def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift:
         check_latent_input("the sampler", {"samples": latent_image, "noise_mask": denoise_mask})
         chosen, levels = _levels(guider.model_patcher, chosen, sigmas)
         chosen_lift, note = choose_lift(lift, guider.model_patcher, chosen)
+        if chosen.coarse == "patches":
+            report(_describe(guider, chosen, levels, sampler, latent_image))
+            rest = (sampler, sigmas.new_tensor(merge_schedule(levels)), denoise_mask, callback, disable_pbar, seed)
+            return run_by_level(executor, chosen, noise, latent_image, *rest, **kwargs)
         run = PyramidRun(
             _without_pyramid(guider),
             DrawnNoise(noise.cpu(), seed or 0),
@@ -110,19 +119,34 @@ def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift:
             notes=[note] if note else [],
             follows_sampler=True,
         )
-        latent = {"samples": latent_image.cpu(), "batch_index": batch_index_of(noise.cpu(), seed or 0)}
-        if denoise_mask is not None:
-            latent["noise_mask"] = denoise_mask.cpu()
+        latent = _latent(latent_image, denoise_mask, batch_index_of(noise.cpu(), seed or 0))
         return run.sample(latent).output["samples"].to(latent_image.device)
 
     return outer_sample
 
 
+def _latent(samples: Tensor, mask: Tensor | None, batch_index: list[int] | None) -> dict:
+    """Return the LATENT of a sampler's run."""
+    latent = {"samples": samples.cpu(), "batch_index": batch_index}
+    return latent if mask is None else {**latent, "noise_mask": mask.cpu()}
+
+
+def _describe(guider: Any, spec: PyramidSpec, levels: Levels, sampler: Any, latent: Tensor) -> str:
+    """Return the text about a run in patches, whose only stages are the sizes of the patches."""
+    model, steps = guider.model_patcher, [max(0, len(stage) - 1) for stage in levels]
+    full = LatentShape(*latent.shape[-3:])
+    stages = plan(spec, full, steps, pixels=pixels_per_latent(model), dimensions=dimensions_of(model))
+    cfg = getattr(guider, "cfg", None)
+    cfgs = [float(cfg)] if isinstance(cfg, (int, float)) else []
+    wrong = doubts(model, spec, levels, name_of(sampler), cfgs)
+    return "\n".join([*(f"warning: {doubt}" for doubt in wrong), describe_run(stages)])
+
+
 def _levels(model: ModelPatcher, spec: PyramidSpec, sigmas: Tensor) -> tuple[PyramidSpec, Levels]:
     """Return the levels that follow SIGMAS; a distilled model uses its trained levels; the step counts must match."""
-    student = distilled_for(model) if spec.field == "pyramidal" else None
+    student = None if spec.for_stock_weights else distilled_for(model)
     if student is None:
-        return follow_sigmas(sigmas, spec)
+        return (spec, levels_by_stage(sigmas, spec)) if spec.coarse == "patches" else follow_sigmas(sigmas, spec)
     name, trained = student
     if sigmas[0] < NEARLY_NOISE or sigmas[-1] > TOLERANCE:
         raise ValueError(

@@ -172,7 +172,7 @@ class Execution:
     def _stage_guider(self, stage: Stage, given: KeptVideo | None) -> Any:
         """Return a shallow copy of the GUIDER with the stage's model and conds."""
         run, base, bound = self.run, self.run.guider, copy.copy(self.run.guider)
-        count, axes = run.spec.number_of_stages, run.spec.downsample_axes[stage.index :]
+        count, axes = run.spec.number_of_stages, run.spec.latent_axes[stage.index :]
         bind = functools.partial(bind_stage, stage=stage, number_of_stages=count, curve=merge_schedule(run.levels), given=given)
         bound.model_patcher = bind(run.models.get(stage.index, base.model_patcher))
         if (negative := negative_model(base)) is not None:

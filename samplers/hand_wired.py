@@ -27,7 +27,8 @@ from .comfyui.latents import check_latent, full_size, spec_at
 from .comfyui.model_objects import check_objects, stage_objects
 from .comfyui.node_inputs import check_latent_input
 from .comfyui.stage_lora import check_lora_stages
-from .comfyui.stage_model import bind_stage, check_model, check_no_context_windows, sized
+from .comfyui.stage_model import bind_stage, check_context_windows, check_model, sized
+from .comfyui.stage_patches import check_patches
 from .comfyui.stage_wrappers import add_outermost_wrapper
 from .noise import DerivedNoise, Noise, full_noise, seeded_noise, top_up_noise
 from .schedule import from_sigmas
@@ -205,11 +206,12 @@ def stage_model(
     check_model(model)
     check_spec(model, spec)
     check_lora_stages(model, spec.number_of_stages)
+    check_patches(model, spec, [index])
     if lift is not None:
         latent_format: Any = model.get_model_object("latent_format")
         lift.check(spec, latent_format.latent_channels)
     bound = bind_stage(model, stages[index], spec.number_of_stages)
-    check_no_context_windows(bound.model_options, stages)
+    check_context_windows(bound.model_options, stages)
 
     def outer_sample(
         executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
@@ -265,7 +267,7 @@ def _sized_stage(stage: Stage, x: Tensor, full: LatentShape | None) -> Stage:
 
 def _fit_run(executor: Any, spec: PyramidSpec, full: LatentShape, stage: Stage, down: LatentDown | None) -> Any:
     """Return the rest of a sampling run, with conds and the objects of other nodes at the size of a stage."""
-    guider, axes = executor.class_obj, spec.downsample_axes[stage.index :]
+    guider, axes = executor.class_obj, spec.latent_axes[stage.index :]
     check_conds(guider.conds, full, spec.stages(full))
     guider.conds = stage_conds(guider.conds, full, stage, axes, down)
     attached = {"options": guider.model_options, "wrappers": executor.wrappers}

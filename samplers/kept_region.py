@@ -33,7 +33,7 @@ class KeptRegion:
         video, mask, noise = self.video, self.mask, self.noise
         for finer in reversed(stages[stage.index + 1 :]):
             assert finer.from_coarser is not None  # only the first stage of a pyramid has none
-            axes = spec.downsample_axes[finer.index - 1]
+            axes = spec.latent_axes[finer.index - 1]
             video = finer.from_coarser.down(video) if down is None else down(video, axes)
             noise = whiten(finer.from_coarser.down(noise), finer.from_coarser)
             mask = coarser_mask(mask, axes)

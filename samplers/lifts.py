@@ -23,7 +23,7 @@ from .lift_files import (
 )
 from .lift_fitting import check_vae, fit_axes, source_of
 from .pixel_lift import pixel_lift
-from .video_lift import VideoLift
+from .video_lift import VideoLift, check_changes_size
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -68,8 +68,9 @@ def choose_lift(given: VideoLift | None, model: ModelPatcher, spec: PyramidSpec)
     Weights that were finetuned for a pyramid never use a kept lift: they were trained with the plain transition.
     """
     if given is not None:
+        given.check_axes(spec)
         return given, f"lift: {given.name}"
-    if spec.field != "natural" or spec.number_of_stages == 1:
+    if not spec.for_stock_weights or spec.number_of_stages == 1:
         return None, ""
     latent_format: Any = model.get_model_object("latent_format")
     channels = latent_format.latent_channels
@@ -133,6 +134,7 @@ def _serves(kept: FittedAxes, clips: Tensor | None) -> bool:
 
 def _axes(spec: PyramidSpec) -> list[str]:
     """Return the transitions that a pyramid requires; conditioning without a time axis only shrinks in space."""
+    check_changes_size(spec)
     axes: dict[str, None] = {}
     for name in spec.downsample_axes:
         known = [name.replace(f"HW {AUTO_SCALE}", scale) for scale in SCALES.values()] if is_auto(name) else [name]

@@ -19,7 +19,8 @@ from .comfyui.conditioning import LatentDown, check_conds, check_finite_conds, c
 from .comfyui.model_objects import check_objects
 from .comfyui.node_inputs import is_number
 from .comfyui.stage_lora import check_lora_stages
-from .comfyui.stage_model import check_model, check_no_context_windows
+from .comfyui.stage_model import check_context_windows, check_model
+from .comfyui.stage_patches import check_patches
 from .execution import Execution, Result, negative_model
 from .noise import Noise
 from .progress import Progress, SamplerCallback
@@ -118,6 +119,7 @@ class PyramidRun:
             if self.lift is not None:
                 latent_format: Any = model.get_model_object("latent_format")
                 self.lift.check(self.spec, latent_format.latent_channels)
+        self._check_patches(negative)
         check_finite_conds(self.guider.original_conds)
         for model in (self.guider.model_patcher, *self.models.values()):
             check_widths(self.guider.original_conds, model)
@@ -125,11 +127,17 @@ class PyramidRun:
             _check_takes_cfg(self.guider, self.cfgs)
         _check_cfg(self.guider)
 
+    def _check_patches(self, negative: ModelPatcher | None) -> None:
+        """Check that the MODEL of every stage with steps has the layers of the stage's patches."""
+        for index in (index for index, levels in enumerate(self.levels) if len(levels) > 1):
+            for model in (self.models.get(index, self.guider.model_patcher), *([] if negative is None else [negative])):
+                check_patches(model, self.spec, [index])
+
     def _check_conds(self, start: Start) -> None:
         check_conds(self.guider.original_conds, start.full, start.stages)
         models = [self.guider.model_patcher, *self.models.values()]
         for model_options in (self.guider.model_options, *(model.model_options for model in models[1:])):
-            check_no_context_windows(model_options, start.stages)
+            check_context_windows(model_options, start.stages)
         for model in models:
             check_objects({"options": model.model_options, "wrappers": model.wrappers}, start.full, start.stages)
 

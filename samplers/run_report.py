@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..pyramid.flops import WanDimensions, forward_tflops, tokens
+from ..pyramid.flops import WanDimensions, schedule_cost
 from ..pyramid.latent_shape import LatentShape
 from ..pyramid.schedules import TOLERANCE, merge_schedule
 from ..pyramid.segments import NEARLY_NOISE
@@ -31,7 +31,7 @@ class PlannedStage:
     Attributes:
         index: Its index in running order.
         label: Its name and size, such as "low 416x240".
-        tokens: Tokens of its latent.
+        tokens: Tokens that the network reads.
         steps: Number of its steps; 0 for a stage that is left out.
         tflops: TFLOPs of one forward pass of one video with one prompt.
         calls: Forward passes per step and video: 2 with classifier-free guidance, otherwise 1.
@@ -71,10 +71,9 @@ def plan(
     """
     stages = []
     labels = stage_labels(spec, full, pixels=pixels)
-    for index, (shape, count) in enumerate(zip(spec.shapes(full), steps, strict=True)):
-        calls = 1 if cfgs is None or cfgs.get(index, 1.0) == 1 else 2
-        each = forward_tflops(tokens(shape), dimensions)
-        stages.append(PlannedStage(index, labels[index], tokens(shape), count, each, calls))
+    for cost in schedule_cost(spec, full, steps, dimensions):
+        calls = 1 if cfgs is None or cfgs.get(cost.index, 1.0) == 1 else 2
+        stages.append(PlannedStage(cost.index, labels[cost.index], cost.tokens, cost.steps, cost.forward_tflops, calls))
     return stages
 
 
@@ -125,7 +124,7 @@ def doubts(
     if student is not None:
         if guided is not None:
             found.append(f"{student[0]} was distilled to run with cfg 1, got {guided:g}")
-        if spec.field == "pyramidal" and sampler not in (FEW_STEP, None):
+        if not spec.for_stock_weights and sampler not in (FEW_STEP, None):
             found.append(f"{student[0]} was distilled for the sampler '{FEW_STEP}', got '{sampler}'")
     elif sampler == FEW_STEP and (guided is not None or total > MOST_FEW_STEPS):
         got = f"cfg {guided:g}" if guided is not None else f"{total} steps"

@@ -21,10 +21,13 @@ from ..pyramid.schedules import (
     without_skipped,
 )
 from ..pyramid.segments import follow_curve, plain_levels, split_at_boundaries
-from ..pyramid.stages import PyramidSpec
+from ..pyramid.stages import PyramidSpec, Stage
 from .comfyui.latents import full_size, spec_at
 
 DISTILLED = "distilled"
+BOUNDARY = 1e-5
+"""Difference between a level and a boundary that rounding in float32 explains."""
+
 GRID_CHOICES = ("auto", *GRIDS, DISTILLED)
 
 Levels = list[tuple[float, ...]]
@@ -50,7 +53,7 @@ def levels_for(
     spec, counts = without_skipped(spec, steps_per_stage(steps, spec, shift))
     if grid == DISTILLED:
         return distilled_levels(spec, counts, shift, full)
-    if grid == "auto" and spec.field == "natural":
+    if grid == "auto" and spec.for_stock_weights:
         return plain_levels(spec, counts, shift)
     if grid == "auto":
         grid = "uniform"
@@ -89,7 +92,7 @@ def steps_per_stage(steps: str, spec: PyramidSpec, shift: float) -> tuple[int, .
         ValueError: The steps do not fit the pyramid.
     """
     counts = parse_steps(steps, spec.number_of_stages)
-    if len(numbers_in(steps)) == 1 < spec.number_of_stages and spec.field == "natural":
+    if len(numbers_in(steps)) == 1 < spec.number_of_stages and spec.for_stock_weights:
         return split_at_boundaries(sum(counts), spec, shift)
     return counts
 
@@ -136,7 +139,7 @@ def follow_sigmas(sigmas: Tensor, spec: PyramidSpec) -> tuple[PyramidSpec, Level
     curve = [float(level) for level in sigmas]
     if not all(map(math.isfinite, curve)):
         raise ValueError("the SIGMAS hold NaN or infinity; connect a scheduler for flow models, such as 'Pyramidal Schedule'")
-    if spec.field == "natural":
+    if spec.for_stock_weights:
         return follow_curve(spec, curve)
     if not curve or curve[-1] <= TOLERANCE:
         return spec, split_schedule(curve, spec.boundaries)
@@ -147,6 +150,27 @@ def follow_sigmas(sigmas: Tensor, spec: PyramidSpec) -> tuple[PyramidSpec, Level
         )
     levels = split_schedule([*curve, 0.0], spec.boundaries)
     return spec, [*levels[:-1], levels[-1][:-1]]
+
+
+def levels_by_stage(sigmas: Tensor, spec: PyramidSpec) -> Levels:
+    """Return SIGMAS of natural levels, each step in the stage that its level lies in; no level moves.
+
+    Args:
+        sigmas: Falling levels. The last one starts no step.
+        spec: A pyramid of patches, of which nothing but the size of the patches changes at a boundary.
+    """
+    curve, stages = [float(level) for level in sigmas], spec.stages(spec.smallest_shape())
+    places = [stage_at(stages, level).index for level in curve[:-1]]
+    levels: Levels = []
+    for index in range(len(stages)):
+        steps = [step for step, place in enumerate(places) if place == index]
+        levels.append(tuple(curve[steps[0] : steps[-1] + 2]) if steps else ())
+    return levels
+
+
+def stage_at(stages: Sequence[Stage], natural: float) -> Stage:
+    """Return the stage that a step from a natural level belongs to; at a boundary that is the finer one."""
+    return next((stage for stage in stages if natural > stage.clean.natural + BOUNDARY), stages[-1])
 
 
 def steps_problem(steps: str) -> str | None:

@@ -222,7 +222,7 @@ def _at_stage(
     """Return a full-size latent at the size of a stage: its low band, or what ``down`` makes of it."""
     for finer in reversed(stages[index + 1 :]):
         assert finer.from_coarser is not None  # only the first stage of a pyramid has none
-        samples = finer.from_coarser.down(samples) if down is None else down(samples, spec.downsample_axes[finer.index - 1])
+        samples = finer.from_coarser.down(samples) if down is None else down(samples, spec.latent_axes[finer.index - 1])
     return samples
 
 

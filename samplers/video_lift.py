@@ -16,6 +16,14 @@ from .comfyui.conditioning import halve_latent
 from .comfyui.finite import is_finite
 
 
+def check_changes_size(spec: PyramidSpec) -> None:
+    """Raise ValueError for a pyramid of patches, whose latents keep their size."""
+    if spec.coarse == "patches":
+        raise ValueError(
+            "a lift enlarges latents, but those of a pyramid of patches keep their size; disconnect 'Pyramidal Lift'"
+        )
+
+
 @dataclass(frozen=True)
 class VideoLift:
     """Lifts and drops for the latents of one VAE, in its scale; if empty, latents are resized.
@@ -51,8 +59,10 @@ class VideoLift:
         """Check that there is a lift for every transition of a pyramid.
 
         Raises:
-            ValueError: A transition has no lift.
+            ValueError: A transition has no lift, or the pyramid's latents keep their size.
         """
+        if self.lifts or self.everywhere:
+            check_changes_size(spec)
         missing = sorted({axes for axes in spec.downsample_axes if not is_auto(axes)} - self.lifts.keys())
         if self.lifts and not self.everywhere and missing:
             raise ValueError(

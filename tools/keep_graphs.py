@@ -32,8 +32,9 @@ def every_node() -> Graph:
     graph.add("PyramidalWanSaveConditioning", conditioning=prompt, filename="again")
     spec = graph.add(
         "PyramidalWanCustom", boundaries="0.9, 0.6", downsample_axes="HW, THW", resize="dct", field="pyramidal",
-        timestep_source="natural", first_frame="per-frame", rope="scaled",
+        timestep_source="natural", first_frame="per-frame", rope="scaled", coarse="latents",
     )  # fmt: skip
+    graph.add("PyramidalWanPatches", model=model, file="diffusion_models/my_model.safetensors")
     graph.add("PyramidalWanPreset", preset="tpdiff")
     vae = graph.add("VAELoader", vae_name="my_vae.safetensors")
     lift = graph.add("PyramidalWanLift", vae=vae, method="pixels", pyramid=spec)

@@ -231,6 +231,7 @@ FILES: Mapping[str, Callable[[Path], tuple[Path, Graph]]] = {
         base / "loras" / "spec.safetensors",
         followed_by_sampler(graph_of("FromFile", valid_inputs()["FromFile"]), pyramid=("node", 0)),
     ),
+    "patches": lambda base: (base / "loras" / "patches.safetensors", graph_of("Patches", valid_inputs()["Patches"])),
     "lift": lambda base: (
         base / "pyramidal_lifts" / "0123456789abcdef.safetensors",
         graph_of("Sampler", {key: value for key, value in valid_inputs()["Sampler"].items() if key != "lift"}),

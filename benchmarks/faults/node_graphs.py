@@ -64,6 +64,7 @@ def _inputs() -> dict[str, dict[str, Any]]:
         "EmptyLatent": {"width": 64, "height": 64, "frames": 9, "batch_size": 1, "snap": "nearest", "pyramid": pyramid},
         "Schedule": {"pyramid": pyramid, "steps": "1-1", **GRID, "model": model, "latent": latent},
         "StageLoRA": {"model": model, "lora_name": "lora.safetensors", "strength": 1.0, "stages": "all", "expert": "auto"},
+        "Patches": {"model": model, "file": "loras/patches.safetensors"},
         "StageStart": {"noise": noise, "latent": latent, "pyramid": pyramid},
         "StageModel": {"model": model, **by_hand, "lift": lift},
         "StageSigmas": {"sigmas": Socket("sigmas"), **by_hand},
@@ -151,6 +152,15 @@ def _wrong_models(model: Any, spec: Any) -> dict[str, Any]:
     }
 
 
+def _patches(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the layers of a pyramid of patches that fit a MODEL, and their metadata."""
+    patches, stages = pack_module("pyramid.patches"), pack_module("pyramid.stages")
+    spec = stages.PyramidSpec((0.8,), ("HW",), field="natural", first_frame="shared", coarse="patches")
+    wan = patches.wan_layers(model.model.diffusion_model.state_dict())
+    layers = [patches.lifted(wan, cell) for cell in patches.coarse_cells(spec)]
+    return patches.to_tensors(layers), spec.to_metadata()
+
+
 def write_files(base: Path, given: Mapping[str, Any]) -> None:
     """Write valid files of every kind into folders as ComfyUI has them, under ``base``."""
     from safetensors.torch import save_file
@@ -172,6 +182,8 @@ def write_files(base: Path, given: Mapping[str, Any]) -> None:
         {**tensors, f"{query}.alpha": torch.tensor(2.0)}, base / "loras" / "lora.safetensors", {**spec.to_metadata(), **levels}
     )
     save_file(tensors, base / "loras" / "spec.safetensors", spec.to_metadata())
+    tensors_of_patches, metadata = _patches(given["model"])
+    save_file(tensors_of_patches, base / "loras" / "patches.safetensors", metadata)
     save_file(_other_adapters(), base / "loras" / "adapters.safetensors")
     peft = {
         f"base_model.model.blocks.0.self_attn.q.lora_{part}.weight": t for part, t in zip("BA", tensors.values(), strict=True)

@@ -1,9 +1,8 @@
-"""The pyramid that a MODEL was trained for, from the metadata of its stage LoRAs and of its checkpoint file."""
+"""The pyramid that a MODEL was trained for, from the metadata of its stage LoRAs, patches and checkpoint file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,10 @@ from ...pyramid.key_names import Expert
 from ...pyramid.outside import first_line
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, PyramidSpec
+from .checkpoint_files import loaded_from
 from .safetensors_file import read_metadata
 from .stage_lora import differences, stage_loras
+from .stage_patches import attached_patches
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def trained_for(model: ModelPatcher) -> list[tuple[str, PyramidSpec]]:
     """Return a name and the pyramid for every part of a MODEL whose metadata has a pyramid."""
     loras = [(f"the LoRA '{lora.file.name}'", lora.file.spec) for lora in stage_loras(model) if lora.file.spec is not None]
-    return [*loras, *(("the checkpoint", spec) for spec, _ in _checkpoints(model))]
+    patches = [(f"the file '{each.name}'", each.spec) for each in attached_patches(model) if each.spec is not None]
+    return [*loras, *patches, *(("the checkpoint", spec) for spec, _ in _checkpoints(model))]
 
 
 def distilled_for(model: ModelPatcher) -> tuple[str, list[tuple[float, ...]]] | None:
@@ -29,6 +31,9 @@ def distilled_for(model: ModelPatcher) -> tuple[str, list[tuple[float, ...]]] | 
     for lora in stage_loras(model):
         if lora.file.levels is not None:
             return f"the LoRA '{lora.file.name}'", lora.file.levels
+    for patches in attached_patches(model):
+        if patches.levels is not None:
+            return f"the file '{patches.name}'", patches.levels
     for _, levels in _checkpoints(model):
         if levels is not None:
             return "the checkpoint", levels
@@ -63,7 +68,7 @@ def _checkpoints(model: ModelPatcher) -> list[tuple[PyramidSpec, list[tuple[floa
         ValueError: A file cannot be read, or its pyramid is none.
     """
     pyramids = []
-    for path in _files(model):
+    for path in loaded_from(model):
         if not (path.endswith(".safetensors") and Path(path).is_file()):
             continue
         name = f"the checkpoint '{Path(path).name}'"
@@ -77,19 +82,9 @@ def _checkpoints(model: ModelPatcher) -> list[tuple[PyramidSpec, list[tuple[floa
     return pyramids
 
 
-def _files(model: ModelPatcher) -> Iterator[str]:
-    """Yield the files that a MODEL was loaded from.
-
-    Newer versions of ComfyUI keep the loading function and its arguments on the model, for checkpoints also which of its
-    results the MODEL is; older ones do not keep the file.
-    """
-    if loaded_by := getattr(model, "cached_patcher_init", None):
-        yield from (path for path in loaded_by[1] if isinstance(path, str))
-
-
 def expert_of(model: ModelPatcher) -> Expert | None:
     """Return the network of Wan 2.2 that the name of a MODEL's file says it is, or None."""
-    for path in _files(model):
+    for path in loaded_from(model):
         if found := re.search(r"(high|low)[-_ ]?noise", PurePath(path.replace("\\", "/")).name, re.IGNORECASE):
             return "high" if found[1].lower() == "high" else "low"
     return None

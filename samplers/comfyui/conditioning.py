@@ -17,6 +17,7 @@ from torch.nn import functional
 from ...pyramid.axes import space_scale
 from ...pyramid.latent_shape import VAE_SPACE, LatentShape
 from ...pyramid.outside import shown
+from ...pyramid.patches import WHOLE
 from ...pyramid.resize import make_resize, scaled_sides
 from ...pyramid.stages import Stage
 from .finite import place_of_nan
@@ -29,6 +30,12 @@ UNSUPPORTED = {
     "gligen": "GLIGEN boxes",
 }
 """Keys of a cond that cannot follow the stages, with the names that error messages use."""
+
+IN_TOKENS = {
+    "time_dim_concat": "frames that are read beside the video",
+    "context_latents": "reference videos",
+}
+"""Keys of a cond that the network reads with its own patches, with the names that error messages use."""
 
 MADE_BY_COMFYUI = ("model_conds", "uuid")
 """Keys that ComfyUI adds to a cond."""
@@ -119,8 +126,10 @@ def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> N
         for key, name in UNSUPPORTED.items():
             if cond.get(key) is not None:
                 raise ValueError(f"the conditioning carries {name}, which cannot be resized; remove it")
+        if stages[0].cell != WHOLE:
+            _check_read_in_patches(cond)
         area = cond.get("area")
-        if area is not None and area[0] != "percentage":
+        if area is not None and area[0] != "percentage" and stages[0].cell == WHOLE:
             raise ValueError(
                 "the conditioning has an area in pixels, which would be misplaced in the smaller stages; "
                 "use 'ConditioningSetAreaPercentageVideo'"
@@ -130,6 +139,16 @@ def check_conds(conds: Conds, full: LatentShape, stages: tuple[Stage, ...]) -> N
                 _check_frames(key, cond[key], full.frames)
         if time_changes:
             _check_times(cond, full)
+
+
+def _check_read_in_patches(cond: dict) -> None:
+    """Raise ValueError for a cond that the network would read beside the video, in patches of another size."""
+    for key, name in IN_TOKENS.items():
+        if cond.get(key) is not None:
+            raise ValueError(
+                f"the conditioning carries {name}, which patches of several sizes cannot read; use a pyramid of latents, such "
+                "as training-free"
+            )
 
 
 def check_finite_conds(conds: Any) -> None:

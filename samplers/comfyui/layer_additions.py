@@ -11,6 +11,7 @@ import torch
 from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
 
+from .device_copies import OnDevice
 from .lora_match import find_layer
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class LowRank:
         scale: Its factor.
     """
 
-    up: _OnDevice
-    down: _OnDevice
+    up: OnDevice
+    down: OnDevice
     scale: float
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class Bias:
         scale: Its factor.
     """
 
-    difference: _OnDevice
+    difference: OnDevice
     scale: float
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
@@ -82,36 +83,12 @@ class Bias:
 
 def low_rank(up: Tensor, down: Tensor, scale: float) -> Addition:
     """Return the addition ``scale * up (down x)`` for linear and convolution layers."""
-    return LowRank(_OnDevice(up.flatten(1)), _OnDevice(down.flatten(1)), scale)
+    return LowRank(OnDevice(up.flatten(1)), OnDevice(down.flatten(1)), scale)
 
 
 def bias(difference: Tensor, scale: float) -> Addition:
     """Return the addition of a scaled difference of the bias."""
-    return Bias(_OnDevice(difference), scale)
-
-
-class _OnDevice:
-    """A small tensor with a copy for every device and dtype that asks for one: several devices may run at once.
-
-    A compiled layer makes no copies: what it depends on must be the same at every call.
-    """
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        self.copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-
-    def __call__(self, like: Tensor) -> Tensor:
-        kept = self.copies.get((like.device, like.dtype))
-        if kept is not None:
-            return kept
-        if torch.compiler.is_compiling():
-            return self.tensor.to(device=like.device, dtype=like.dtype)
-        self.place(like.device, like.dtype)
-        return self.copies[like.device, like.dtype]
-
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Keep a copy on a device in a dtype."""
-        self.copies[device, dtype] = self.tensor.to(device=device, dtype=dtype)
+    return Bias(OnDevice(difference), scale)
 
 
 def set_additions(model: ModelPatcher, key: str, additions: Mapping[str, Sequence[Addition]]) -> None:

@@ -19,6 +19,7 @@ from ...pyramid.outside import MOST_JSON, first_line, read_json, shown
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, PyramidSpec
 from .finite import is_finite
+from .patch_files import PatchSet, is_patch_key, patch_set
 from .safetensors_file import file_problem
 
 UP, DOWN = "lora_up.weight", "lora_down.weight"
@@ -36,12 +37,14 @@ class LoraFile:
         layers: The adapter's tensors per layer, both named as in ``LoraKey``.
         spec: The pyramid that the LoRA was trained for.
         levels: The noise levels of a distilled model's steps.
+        patches: The layers with which the coarse stages of a pyramid of patches read latents, if the file has any.
     """
 
     name: str
     layers: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
     spec: PyramidSpec | None = None
     levels: list[tuple[float, ...]] | None = None
+    patches: PatchSet | None = None
 
 
 _LOADED: weakref.WeakValueDictionary[tuple[str, int, int, Expert | None], LoraFile] = weakref.WeakValueDictionary()
@@ -77,7 +80,7 @@ def load_lora_file(path: str | Path, name: str, expert: Expert | None = None) ->
     _check_values(layers, name)
     for layer in layers.values():
         _complete(layer)
-    loaded = LoraFile(name, layers, spec, levels)
+    loaded = LoraFile(name, layers, spec, levels, patch_set(tensors, metadata, name))
     _LOADED[key] = loaded
     return loaded
 
@@ -95,7 +98,11 @@ def _read(path: Path, name: str) -> tuple[Mapping[str, Any], Mapping[str, str]]:
 
 def _layers(tensors: Mapping[str, Any], name: str, expert: Expert | None) -> dict[str, dict[str, Tensor]]:
     """Group a file's tensors by layer."""
-    keys = {key: lora_key(key) for key, value in tensors.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    keys = {
+        key: lora_key(key)
+        for key, value in tensors.items()
+        if isinstance(key, str) and isinstance(value, Tensor) and not is_patch_key(key)
+    }
     if _holds_two_experts(list(keys.values())):
         unnamed, requested = _unnamed(keys), _requested(expert, name)
         keys = {key: read for key, read in keys.items() if (read.expert or unnamed) == requested}

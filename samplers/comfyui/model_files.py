@@ -8,8 +8,10 @@ import folder_paths
 
 from ...pyramid.key_names import Expert
 from ...pyramid.outside import first_line, shown
+from ...pyramid.patches import PREFIX
 from ...pyramid.stages import PyramidSpec
 from .lora_file import LoraFile, load_lora_file
+from .patch_files import PatchSet, read_patches
 from .safetensors_file import read_metadata
 
 SPEC_FOLDERS = ("diffusion_models", "loras", "checkpoints")
@@ -65,6 +67,24 @@ def spec_file_names() -> list[str]:
     ]
 
 
+def patches_from_file(name: str) -> PatchSet:
+    """Return the layers of coarse stages in a file.
+
+    Args:
+        name: ``folder/name``, one of ``spec_file_names``.
+
+    Raises:
+        ValueError: The file cannot be read, or has no such layers.
+    """
+    patches = read_patches(_listed_path(name), name)
+    if patches is None:
+        raise ValueError(
+            f"'{name}' has no layers for larger patches ({PREFIX}*): it was not trained for a pyramid of patches; "
+            "use it without this node"
+        )
+    return patches
+
+
 def spec_from_file(name: str) -> PyramidSpec:
     """Return the pyramid in the metadata of a file.
 
@@ -74,12 +94,21 @@ def spec_from_file(name: str) -> PyramidSpec:
     Raises:
         ValueError: The file cannot be read, or has no pyramid.
     """
-    folder, _, file = name.partition("/")
-    path = folder_paths.get_full_path(folder, file) if folder in SPEC_FOLDERS else None
-    if path is None:
-        raise ValueError(f"there is no file {shown(name)} in models; expected one in {', '.join(SPEC_FOLDERS)}")
-    metadata = read_metadata(path, f"'{name}'")
+    metadata = read_metadata(_listed_path(name), f"'{name}'")
     try:
         return PyramidSpec.from_metadata(metadata)
     except ValueError as error:
         raise ValueError(f"'{name}': {first_line(error)}") from None
+
+
+def _listed_path(name: str) -> str:
+    """Return the path of a file ``folder/name``.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    folder, _, file = name.partition("/")
+    path = folder_paths.get_full_path(folder, file) if folder in SPEC_FOLDERS else None
+    if path is None:
+        raise ValueError(f"there is no file {shown(name)} in models; expected one in {', '.join(SPEC_FOLDERS)}")
+    return path

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...pyramid.latent_shape import PATCH, LatentShape
+from ...pyramid.patches import WHOLE
 from ...pyramid.stages import Stage
 from .conditioning import LatentDown, coarser_entry, grid_ratio
 
@@ -60,8 +61,11 @@ def check_objects(objects: Objects, full: LatentShape, stages: Sequence[Stage]) 
     """Check that the objects can follow every stage.
 
     Raises:
-        ValueError: One of them holds frames at the size of the video, and a stage has fewer frames.
+        ValueError: One of them holds frames at the size of the video, and a stage has fewer frames; or one holds what belongs
+            to the latent, and a stage reads it in larger patches.
     """
+    if stages[0].cell != WHOLE:
+        _check_patches(objects, full)
     if stages[0].shape.frames == full.frames:
         return
 
@@ -70,6 +74,18 @@ def check_objects(objects: Objects, full: LatentShape, stages: Sequence[Stage]) 
             raise ValueError(
                 f"the MODEL carries '{key}' from another node, which a pyramid cannot resize in time; use a pyramid that "
                 "halves height and width only"
+            )
+        return value
+
+    _fitted("", objects, check, {})
+
+
+def _check_patches(objects: Objects, full: LatentShape) -> None:
+    def check(key: str, value: Tensor) -> Tensor:
+        if _is_token_mask(value, full) or (value.ndim == 5 and grid_ratio(value, full) is not None):
+            raise ValueError(
+                f"the MODEL carries '{key}' from another node, which patches of several sizes cannot read; use a pyramid of "
+                "latents, such as training-free"
             )
         return value
 

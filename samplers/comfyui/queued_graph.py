@@ -59,10 +59,12 @@ def _values(inputs: Sequence[dict[str, Any]]) -> Iterator[Any]:
 
 
 def _spec_of(name: str) -> PyramidSpec | None:
-    """Return the pyramid in the header of a file in the model folders; None for any other text."""
+    """Return the pyramid in the header of a file ``name`` or ``folder/name`` of the model folders; None for any other text."""
     if not name.endswith(".safetensors"):
         return None
-    for path in filter(None, (folder_paths.get_full_path(folder, name) for folder in SPEC_FOLDERS)):
+    folder, _, rest = name.partition("/")
+    places = [(folder, rest)] if folder in SPEC_FOLDERS else [(each, name) for each in SPEC_FOLDERS]
+    for path in filter(None, (folder_paths.get_full_path(*place) for place in places)):
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -55,13 +55,24 @@ def read_metadata(path: str | Path, what: str) -> dict[str, str]:
     return _opened(path, what, lambda file: file.metadata() or {})
 
 
-def read_safetensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the metadata of a file; the arguments are those of ``read_metadata``.
+def read_safetensors(
+    path: str | Path, what: str, *, keep: Callable[[str], bool] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a file.
+
+    Args:
+        path: The file.
+        what: The name of the file in messages.
+        keep: Chooses tensors by name; the others are not read. None reads all.
 
     Raises:
         ValueError: It cannot be read.
     """
-    return _opened(path, what, lambda file: ({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}))
+
+    def read(file: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+        return {key: file.get_tensor(key) for key in file.keys() if keep is None or keep(key)}, file.metadata() or {}
+
+    return _opened(path, what, read)
 
 
 def _opened(path: str | Path, what: str, read: Callable[[Any], Result]) -> Result:

@@ -134,15 +134,26 @@ def streams(model: ModelPatcher) -> bool:
 
 def apply_stage_compiler(bound: ModelPatcher, stage: Stage, number_of_stages: int, dimensions: WanDimensions) -> None:
     """Let a stage's own clone of a MODEL run compiled if the MODEL carries a compiler; changes ``bound``."""
+    if (apply_model := compiling_wrapper(bound, stage_name(stage.index, number_of_stages), dimensions)) is not None:
+        from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
+
+        bound.add_wrapper_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY, apply_model)
+
+
+def compiling_wrapper(bound: ModelPatcher, name: str, dimensions: WanDimensions) -> Callable[..., Any] | None:
+    """Return the wrapper of the kind ``APPLY_MODEL`` that compiles a MODEL's network; None if the MODEL carries no compiler.
+
+    Args:
+        bound: A clone of the MODEL.
+        name: What is compiled, for reports.
+        dimensions: Sizes of the network.
+    """
     compiler = bound.get_attachment(KEY)
     if compiler is None or compiler.failure is not None:
-        return
-    from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
-
+        return None
     in_blocks = _comfyui_wrapper(bound, compiler.backend, _block_names(bound), graphs=False)
     at_once = _comfyui_wrapper(bound, compiler.backend, [NETWORK], graphs=True)
-    compiled = _CompiledStage(compiler, stage_name(stage.index, number_of_stages), dimensions, in_blocks, at_once)
-    bound.add_wrapper_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY, compiled.apply_model)
+    return _CompiledStage(compiler, name, dimensions, in_blocks, at_once).apply_model
 
 
 def is_small(latents: Tensor, dimensions: WanDimensions) -> bool:

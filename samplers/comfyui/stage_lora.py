@@ -22,6 +22,7 @@ from ...pyramid.stages import PyramidSpec, Stage
 from .layer_additions import Addition, bias, low_rank, set_additions
 from .lora_file import DOWN, UP, LoraFile, lora_scale
 from .lora_match import NETWORK, find_layer, match, takes_patches
+from .stage_patches import attach_patches
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -62,13 +63,23 @@ def add_stage_lora(model: ModelPatcher, lora: StageLora) -> tuple[ModelPatcher, 
     if lora.strength == 0:
         return model, f"'{lora.file.name}' has strength 0 and changes nothing"
     stage_set(lora.stages, None)
+    _check_agreement([*stage_loras(model), lora])
+    if lora.file.patches is None:
+        return _with_adapters(model, lora)
+    model, patches = attach_patches(model, lora.file.patches)
+    if not lora.file.layers:
+        return model, patches
+    model, report = _with_adapters(model, lora)
+    return model, f"{report}; {patches}"
+
+
+def _with_adapters(model: ModelPatcher, lora: StageLora) -> tuple[ModelPatcher, str]:
+    """Return a clone of a MODEL that carries the adapters of a LoRA, and a text about what acts."""
     planned = plan(model, lora)
-    total = len(lora.file.layers)
-    report = f"'{lora.file.name}': {planned.acting} of {total} modules applied"
+    report = f"'{lora.file.name}': {planned.acting} of {len(lora.file.layers)} modules applied"
     if planned.left_out:
         report += f"; skipped: {_list(planned.left_out)}"
         logging.warning("PyramidalWan: %s", report)
-    _check_agreement([*stage_loras(model), lora])
     clone = model.clone()
     clone.set_attachments(KEY, (*stage_loras(model), lora))
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
@@ -76,9 +87,15 @@ def add_stage_lora(model: ModelPatcher, lora: StageLora) -> tuple[ModelPatcher, 
     return clone, report
 
 
-def _reject_run_without_pyramid(executor: Callable[..., Tensor], *_: Any, **__: Any) -> Tensor:
-    """Raise ValueError in place of a run without stages, in which stage LoRAs would have no effect."""
-    names = ", ".join(f"'{lora.file.name}'" for lora in stage_loras(executor.class_obj.model_patcher))
+def _reject_run_without_pyramid(executor: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """Raise ValueError in place of a run without stages, in which stage LoRAs would have no effect.
+
+    They have one if the MODEL was exchanged for a clone from ``apply_stage_loras``.
+    """
+    model: ModelPatcher = executor.class_obj.model_patcher  # pyright: ignore[reportFunctionMemberAccess] - WrapperExecutor
+    if not model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
+        return executor(*args, **kwargs)
+    names = ", ".join(f"'{lora.file.name}'" for lora in stage_loras(model))
     raise ValueError(
         f"the LoRA {names} acts in the stages of a pyramid, but this sampler runs without one; put 'Pyramidal Model' in front "
         "of the sampler, or load the LoRA with 'LoraLoaderModelOnly'"

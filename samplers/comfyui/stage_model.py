@@ -22,12 +22,14 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...pyramid.latent_shape import LatentShape
+from ...pyramid.patches import WHOLE
 from ...pyramid.paths import clean_prediction
 from ...pyramid.stages import Stage
 from ...pyramid.transition import renoise
 from .network_size import dimensions_of
 from .stage_compile import apply_stage_compiler
 from .stage_lora import apply_stage_loras, check_stage_loras
+from .stage_patches import check_windows, use_patches
 from .stage_wrappers import MODEL_KEY, add_stage_wrappers
 
 if TYPE_CHECKING:
@@ -69,7 +71,8 @@ def bind_stage(
         given: Initial state of the stage where a noise mask keeps a part of the video.
 
     Raises:
-        ValueError: This ComfyUI cannot scale RoPE positions and the stage requires it.
+        ValueError: This ComfyUI cannot scale RoPE positions and the stage requires it, or the MODEL lacks the layers of the
+            stage's patches.
     """
     bound = model.clone()
     sampling = model.get_model_object("model_sampling")
@@ -80,6 +83,8 @@ def bind_stage(
         is_clean = _comfyui_prediction_is_clean(stage)
         clean = None if is_clean else functools.partial(comfyui_clean_prediction, stage=stage)
         add_stage_wrappers(bound, stage, sampling, curve, clean)
+    if stage.cell != WHOLE:
+        use_patches(bound, stage)
     apply_stage_loras(bound, stage, number_of_stages)
     apply_stage_compiler(bound, stage, number_of_stages, dimensions_of(bound))
     return bound
@@ -247,12 +252,13 @@ def _sampling_kind(sampling: Any) -> str:
     return next((kind.__name__ for kind in types if not issubclass(kind, nn.Module)), type(sampling).__name__)
 
 
-def check_no_context_windows(model_options: dict, stages: tuple[Stage, ...]) -> None:
-    """Check that no context windows run with per-frame sigmas: later windows do not begin with frame 0.
+def check_context_windows(model_options: dict, stages: tuple[Stage, ...]) -> None:
+    """Check that no context windows run with per-frame sigmas, whose later windows do not begin with frame 0.
 
     Raises:
-        ValueError: Context windows are on and frame 0 has its own sigmas.
+        ValueError: Context windows are on and frame 0 has its own sigmas, or they are not made of whole patches.
     """
+    check_windows(model_options, stages)
     if model_options.get("context_handler") is None or all(stage.frames_agree for stage in stages):
         return
     raise ValueError(

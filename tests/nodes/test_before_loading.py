@@ -132,6 +132,16 @@ def test_the_pyramid_is_read_from_the_files_that_the_graph_loads(loras, files, s
     assert spec_in_graph(chain(*files, strength=strength), "sampler", ["model", "first_stage_model"]) == spec
 
 
+def test_the_pyramid_is_read_from_the_file_of_larger_patches(loras):
+    graph = chain()
+    graph.original_prompt["patches"] = {
+        "class_type": "PyramidalWanPatches",
+        "inputs": {"model": ["model", 0], "file": "loras/wan.safetensors"},
+    }
+    graph.original_prompt["sampler"]["inputs"]["model"] = ["patches", 0]
+    assert spec_in_graph(graph, "sampler", ["model", "first_stage_model"]) == WAN
+
+
 def test_without_a_graph_the_pyramid_is_not_known():
     assert spec_in_graph(None, None, ["model"]) is None
 

@@ -33,7 +33,7 @@ def values(output):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_the_one_of_that_name(name):
-    spec = PRESETS[name].scaled("auto") if PRESETS[name].field == "natural" else PRESETS[name]
+    spec = PRESETS[name].scaled("auto") if PRESETS[name].for_stock_weights else PRESETS[name]
     assert values(PyramidalWanPreset.execute(name)) == (spec,)
     if spec != PRESETS[name]:
         assert values(PyramidalWanPreset.execute(name, "half")) == (PRESETS[name],)
@@ -55,7 +55,7 @@ def test_the_values_shown_on_a_preset_make_the_same_custom_pyramid(name, monkeyp
     assert node is PyramidalWanPreset and first == f"{len(spec.boundaries) + 1} stages"
     assert spec.boundaries == pytest.approx(preset.boundaries, rel=1e-5)
     assert dataclasses.replace(spec, boundaries=preset.boundaries) == preset
-    assert ("moved to steps" in text) == (preset.field == "natural")
+    assert ("moved to steps" in text) == preset.for_stock_weights
     widget = PyramidalWanPreset.define_schema().inputs[0]
     assert widget.extra_dict["pyramidalwan"]["texts"][f"{name}, {AUTO_SCALE}"] == as_shown(text)
 

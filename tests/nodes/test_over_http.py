@@ -12,6 +12,7 @@ from harness.server import ComfyUIServer, GraphError
 from harness.workspace import Workspace, default_workspace, prepare
 from pyramid.stages import PyramidSpec
 from pyramidalwan.nodes import NODES
+from tools.graphs.tiny import PATCHES, write_patches
 
 WIDTH = HEIGHT = 128
 FRAMES = 17
@@ -99,6 +100,10 @@ def everything_else(graph, model, positive, negative, latent, spec, one, vae):
         cfg="1",
     )
     graph.save(with_lora, "lora")
+    patched = graph.add("PyramidalWanPatches", model=model, file=f"diffusion_models/{PATCHES}")
+    conds = {"positive": positive, "negative": negative}
+    few = {"steps": "2-2-1", "cfg": "1", "sampler_name": "pyramid_few_step"}
+    graph.save(graph.add("PyramidalWanSampler", model=patched, latent=latent, **conds, **few), "patches")
     pictures = graph.add("VAEDecode", samples=out(with_lora, 2), vae=vae)  # the drafts: a list of three sizes
     graph.add("SaveImage", images=pictures, filename_prefix="draft")
     lift = graph.add("PyramidalWanLift", vae=vae, method="pixels")
@@ -132,6 +137,7 @@ def workspace(tmp_path_factory):
     module = "diffusion_model.blocks.0.self_attn.q"
     tensors = {f"{module}.lora_up.weight": torch.ones(128, 2), f"{module}.lora_down.weight": torch.ones(2, 128)}
     save_file(tensors, loras / "tiny.safetensors", PyramidSpec().to_metadata())
+    write_patches(workspace.base / "models" / "diffusion_models" / PATCHES)
     return workspace
 
 
@@ -220,7 +226,7 @@ def test_all_nodes_text_and_image(workspace):
 
     server = asyncio.run(run())
     assert saved(workspace, "lora").shape == (1, 16, 5, 16, 16)
-    assert saved(workspace, "any_sampler").shape == (1, 16, 5, 16, 16)
+    assert saved(workspace, "any_sampler").shape == saved(workspace, "patches").shape == (1, 16, 5, 16, 16)
     drafts = [Image.open(path).size for path in workspace.output.glob("draft_*.png")]
     assert Counter(drafts) == {(32, 32): 5, (64, 64): 9, (128, 128): 17}
     assert list(workspace.output.glob("cost_*.png")) and list(workspace.output.glob("bands_*.png"))

@@ -135,7 +135,7 @@ def change(**values):
         (lambda: PyramidSpec.from_json("{"), "not valid JSON"),
         (lambda: PyramidSpec.from_json("[1]"), "JSON object, got a list of 1"),
         (lambda: PyramidSpec.from_json(change(boundary=1)), "unknown fields in the pyramid spec: boundary; expected"),
-        (lambda: PyramidSpec.from_json(change(format=FORMAT + 1)), "format 2; this version reads format 1"),
+        (lambda: PyramidSpec.from_json(change(format=FORMAT + 2)), "format 3; this version reads formats 1 and 2"),
         (lambda: PyramidSpec.from_json(json.dumps({"format": FORMAT})), "missing fields in the pyramid spec: boundaries"),
         (lambda: PyramidSpec.from_metadata({"format": "pt"}), "no 'pyramid_spec'"),
         (lambda: PyramidSpec.from_metadata(None), "no 'pyramid_spec'"),

@@ -16,11 +16,15 @@ from pyramidalwan.nodes.model import PyramidalWanModel
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.pyramid.flops import WAN_DIMENSIONS
 from pyramidalwan.pyramid.latent_shape import LatentShape
+from pyramidalwan.pyramid.patches import coarse_cells, lifted, to_tensors, wan_layers
 from pyramidalwan.pyramid.stages import PRESETS
 from pyramidalwan.samplers.comfyui import stage_compile
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
+from pyramidalwan.samplers.comfyui.patch_files import patch_set
 from pyramidalwan.samplers.comfyui.stage_compile import compile_stages, is_small
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
+from pyramidalwan.samplers.comfyui.stage_patches import attach_patches
+from tiny_wan.checkpoints import t2v_state_dict
 
 CPU = torch.device("cpu")
 
@@ -138,6 +142,30 @@ def test_it_compiles_behind_pyramidal_model(t2v_model, graphs):
         run(compile_stages(t2v_model, lambda text: None, backend=backend)), run(t2v_model), atol=1e-5, rtol=1e-5
     )
     assert len(compiled) == 2
+
+
+@pytest.mark.parametrize("behind", ["the sampler node", "Pyramidal Model"])
+def test_stages_that_read_larger_patches_are_compiled_in_blocks(t2v_model, graphs, behind):
+    """Their embedding and head stand in for the network's at every call, which stays outside what is compiled."""
+    (backend, compiled), spec = graphs, PRESETS["ppf"]
+    tensors = to_tensors([lifted(wan_layers(t2v_state_dict()), cell) for cell in coarse_cells(spec)])
+    model, _ = attach_patches(t2v_model, patch_set(tensors, spec.to_metadata(), "ppf.safetensors"))
+    compiling = compile_stages(model, lambda text: None, backend=backend)
+
+    def run(model):
+        if behind == "the sampler node":
+            return sample(model, steps="1-1-1", preset="ppf")
+        (pyramidal,) = PyramidalWanModel.execute(model, spec).args
+        noise = torch.randn(1, 16, 5, 16, 16, generator=torch.Generator().manual_seed(0))
+        levels = torch.tensor([1.0, 0.9, 0.5, 0.0])
+        return guider(pyramidal).sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), levels)
+
+    expected = run(model)
+    torch.testing.assert_close(run(compiling), expected, atol=1e-5, rtol=1e-5)
+    count = len(compiled)
+    assert 3 < count <= 6, "the blocks of a stage share their graphs, except for the first one"
+    torch.testing.assert_close(run(compiling), expected, atol=1e-5, rtol=1e-5)
+    assert len(compiled) == count
 
 
 def test_it_tells_how_long_each_stage_took(t2v_model, graphs):

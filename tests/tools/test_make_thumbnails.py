@@ -11,7 +11,19 @@ from tools.build_workflows import FOLDER
 from tools.graphs import WORKFLOWS, build, title
 from tools.make_thumbnails import FRAMES, PICTURES, save
 from tools.pictures.canvas import Canvas, mixed, wave
-from tools.pictures.layout import HEIGHT, LABEL, LABEL_HEIGHT, SIDE, compared, growing, labelled, swept, with_steps, with_stills
+from tools.pictures.layout import (
+    HEIGHT,
+    LABEL,
+    LABEL_HEIGHT,
+    SIDE,
+    compared,
+    growing,
+    in_patches,
+    labelled,
+    swept,
+    with_steps,
+    with_stills,
+)
 
 LARGEST = 100_000
 """Bytes."""
@@ -54,6 +66,11 @@ def test_every_step_has_a_dot_that_lights_up():
     assert shares == sorted(set(shares))
 
 
+def test_patches_become_smaller_from_stage_to_stage():
+    lines = [(pixels(in_patches(plain("#000000"), (2, 2, 1), time))[5].mean(axis=1) > 60).sum() for time in (0.1, 0.5, 0.9)]
+    assert lines == [3, 7, 15]
+
+
 def test_the_bars_show_the_operations_of_both():
     done = pixels(compared(plain("#000000"), (50, 20, 10), 0.99))
     lit = (abs(done - LIT).max(axis=2) < 10).any(axis=0)
@@ -77,7 +94,9 @@ def test_every_workflow_has_a_picture():
     assert list(PICTURES) == list(WORKFLOWS)
 
 
-@pytest.mark.parametrize(("name", "counts"), [("wan_t2v_training_free", "20-10"), ("wan_t2v_pyramid_2-2-1", "2-2-1")])
+@pytest.mark.parametrize(
+    ("name", "counts"), [("wan_t2v_training_free", "20-10"), ("wan_t2v_pyramid_2-2-1", "2-2-1"), ("wan_t2v_ppf_2-2-1", "2-2-1")]
+)
 def test_dots_stand_for_the_steps_of_the_workflow(name, counts):
     steps = {node.values["steps"] for node in build(name).nodes if "steps" in node.values}
     assert steps == {counts} and "-".join(map(str, PICTURES[name].args[1])) == counts

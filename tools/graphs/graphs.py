@@ -35,6 +35,7 @@ from .parts import (
 TEXT_FILES = (T2V, TEXT_ENCODER, VAE)
 TRAINED_MODEL = "my_pyramidal_wan_1.3B.safetensors"
 FEW_STEP_LORA = "my_pyramidal_wan_2-2-1_lora.safetensors"
+PATCH_MODEL = "my_wan_ppf_2-2-1.safetensors"
 STYLE_LORA, DETAIL_LORA = "my_style_lora.safetensors", "my_detail_lora.safetensors"
 BELOW_A_LINK = 96
 """How much lower a group begins so that a straight link passes above it."""
@@ -121,6 +122,30 @@ def t2v_2_2_1(graph: Graph) -> None:
 The LoRA belongs on the weights that it was distilled from, and passes its pyramid to the sampler. If all weights were
 distilled, load them as the model, bypass the LoRA, and connect 'Pyramid from File'. Leave cfg at 1."""
     add_notes(graph, about, (TEXT_ENCODER, VAE), column=3, missing=(TRAINED_MODEL, FEW_STEP_LORA))
+
+
+def t2v_ppf(graph: Graph) -> None:
+    model, clip, vae = models(graph, PATCH_MODEL)
+    graph.group("2 · Size", column=0)
+    latent = size(graph, height=THREE_STAGE_HEIGHT)
+    graph.group("3 · Larger patches", column=1)
+    model = graph.add("PyramidalWanPatches", model=model, file=f"diffusion_models/{PATCH_MODEL}")
+    graph.group("4 · Prompt", column=1)
+    parts = Parts(model, vae, *prompts(graph, clip, "A kite climbs over a windy beach, its tail writes loops into a pale sky."))
+    graph.group("5 · Sample", column=2)
+    done = sample(graph, parts, latent, steps="2-2-1", cfg="1", sampler_name="pyramid_few_step")
+    save_video(graph, parts, done, graph.name, title="6 · Video", column=3)
+    about = f"""# Five steps at full size, four of them in larger patches
+
+{cost_sentence("ppf", "2-2-1", cfg=False, height=THREE_STAGE_HEIGHT)}
+
+Steps are written low-mid-high: **2-2-1** is 2 in patches of 4x8x8 latents, 2 in patches of 2x4x4, 1 in 1x2x2, as in plain
+Wan.
+
+'Load Diffusion Model' leaves the layers for larger patches out, so 'Pyramidal Patches from File' attaches them from the same
+file, which also names its pyramid. Leave cfg at 1. If the weights were only finetuned, set steps to 20-20-10, cfg to 5 and the
+sampler to euler."""
+    add_notes(graph, about, (TEXT_ENCODER, VAE), column=3, missing=(PATCH_MODEL,))
 
 
 def t2v_stage_lora(graph: Graph) -> None:
@@ -362,6 +387,7 @@ WORKFLOWS: dict[str, Callable[[Graph], None]] = {
     "wan_t2v_hand_wired": t2v_hand_wired,
     "wan_t2v_pyramid_20-20-10": t2v_20_20_10,
     "wan_t2v_pyramid_2-2-1": t2v_2_2_1,
+    "wan_t2v_ppf_2-2-1": t2v_ppf,
 }
 """The graphs in the order of the template browser: what stock weights can do, its variations, other nodes, own weights."""
 
@@ -382,6 +408,7 @@ TITLES = {
     "wan_t2v_hand_wired": "Stages wired by hand",
     "wan_t2v_pyramid_20-20-10": "20-20-10, own weights",
     "wan_t2v_pyramid_2-2-1": "2-2-1, own weights",
+    "wan_t2v_ppf_2-2-1": "2-2-1 in patches, own weights",
 }
 """What the template browser shows, after a number: it takes titles from the names of files, and on some systems their order."""
 

@@ -44,7 +44,7 @@ def cost_sentence(preset: str, steps: str, *, cfg: bool = True, height: int = HE
     """Return the share of the operations of an ordinary run: counted, not measured."""
     video = VideoSize(WIDTH, height, FRAMES)
     spec = PRESETS[preset]
-    if spec.field == "natural":
+    if spec.for_stock_weights:
         spec = spec.scaled("auto").at_size(video.latent)
     dimensions = WAN_DIMENSIONS[size]
     counts = parse_steps(steps, spec.number_of_stages)

@@ -20,13 +20,16 @@ from harness.server import Graph as Prompt
 from harness.templates.exchange import SECOND_EXPERT, WAN22_VAE, network_file, variant_of
 from harness.templates.small_files import link_stand_ins, write_networks
 from harness.workspace import EMPTY_PROMPT, PROMPTS, Workspace, prompt_file, write_prompt
-from pyramid.stages import PyramidSpec
+from pyramid.patches import coarse_cells, lifted, to_tensors, wan_layers
+from pyramid.schedules import levels_to_metadata, stage_levels
+from pyramid.stages import PRESETS, PyramidSpec
+from tiny_wan.checkpoints import t2v_state_dict
 from tiny_wan.encoders import write_vae22
 from tiny_wan.world.grammar import parse
 from tiny_wan.world.scenes import render, scene_for
 
 from .graph import Graph, Node, Output, api
-from .graphs import DETAIL_LORA, FEW_STEP_LORA, STYLE_LORA, TRAINED_MODEL, WORKFLOWS, build
+from .graphs import DETAIL_LORA, FEW_STEP_LORA, PATCH_MODEL, STYLE_LORA, TRAINED_MODEL, WORKFLOWS, build
 from .parts import (
     I2V,
     I2V_HIGH,
@@ -55,6 +58,8 @@ TRAINED = {
     TRAINED_MODEL: "tiny_wan_t2v_20-20-10.safetensors",
 }
 """Files in tiny_wan/weights that twins with trained weights use."""
+PATCHES = "tiny_random_wan_ppf_2-2-1.safetensors"
+"""Layers for larger patches that fit the random network."""
 STUDENT = "tiny_wan_t2v_2-2-1.safetensors"
 """The few-step model with all weights distilled."""
 DROPPED = ("CLIPLoader", "CLIPVisionLoader", "CLIPVisionEncode")
@@ -153,6 +158,8 @@ def _tiny_value(name: str, value: Any, size: TinySize) -> Any:
         return "pixels"  # a fit takes a minute
     if name == "lora_name":
         return LORAS[value]
+    if value == f"diffusion_models/{PATCH_MODEL}":
+        return f"diffusion_models/{PATCHES}"
     if name == "steps":
         return _few_steps(value, size.most_steps)
     frames = dict.fromkeys(("frames", "length", "amount"), size.frames)
@@ -161,7 +168,7 @@ def _tiny_value(name: str, value: Any, size: TinySize) -> Any:
 
 def _random_network(file: str) -> str:
     """Return the random network that stands for a model."""
-    if file == TRAINED_MODEL:
+    if file in (TRAINED_MODEL, PATCH_MODEL):
         file = T2V
     return network_file(variant_of(file), second=bool(SECOND_EXPERT.search(file)))
 
@@ -186,6 +193,7 @@ def write_inputs(workspace: Workspace, *, trained: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     save_file(_lora(seed=0), loras / FEW_STEP, PyramidSpec().to_metadata())
     save_file(_lora(seed=1), loras / STYLE)
+    write_patches(workspace.base / "models" / "diffusion_models" / PATCHES)
     link_stand_ins(workspace)
     write_vae22(workspace.base / "models")
     for name in WORKFLOWS:
@@ -201,6 +209,15 @@ def _lora(*, seed: int, width: int = 128, rank: int = 2) -> dict[str, torch.Tens
     module = "diffusion_model.blocks.0.self_attn.q"
     up, down = (0.1 * torch.randn(size, generator=generator) for size in ((width, rank), (rank, width)))
     return {f"{module}.lora_up.weight": up, f"{module}.lora_down.weight": down}
+
+
+def write_patches(path: Path) -> None:
+    """Write the layers of a few-step model of larger patches, made from those of the random network."""
+    own, spec = wan_layers(t2v_state_dict()), PRESETS["ppf"]
+    tensors = to_tensors([lifted(own, cell) for cell in coarse_cells(spec)])
+    levels = [stage[:-1] for stage in stage_levels(spec, (2, 2, 1))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, {**spec.to_metadata(), **levels_to_metadata(levels)})
 
 
 def _pictures() -> list[np.ndarray]:

@@ -24,6 +24,8 @@ SHADE, ACCENT = (16, 16, 20, 200), (255, 198, 92)
 SMALL_TYPE, TYPE, LABEL_TYPE = 13, 15, 13
 LABEL = "drawn for illustration, not a result"
 THRESHOLD = 0.1
+PATCH = 80
+"""Pixels of the largest patches of a picture."""
 MANY = 10
 """Steps from which on their dots are small."""
 MEASURED_SIDE, MEASURED_FRAMES = 64, 5
@@ -72,6 +74,18 @@ def with_steps(scene: Scene, counts: Sequence[int], time: float) -> Image.Image:
         lit = number <= 1.25 * time * total
         draw.ellipse((x, middle - radius, x + 2 * radius, middle + radius), ACCENT if lit else (110, 110, 118))
         x += 2 * radius + gap
+    return sheet
+
+
+def in_patches(scene: Scene, counts: Sequence[int], time: float) -> Image.Image:
+    """Draw a scene, and over it the patches in which each step reads it, smaller from stage to stage."""
+    sheet = _whole(scene(time))
+    draw, step = _draw(sheet), min(int(time * sum(counts)), sum(counts) - 1)
+    stage = next(index for index in range(len(counts)) if step < sum(counts[: index + 1]))
+    side = PATCH // 2**stage
+    for place in range(side, SIDE, side):
+        draw.line((place, 0, place, HEIGHT), (*FRAME, 120), 1)
+        draw.line((0, place, SIDE, place), (*FRAME, 120), 1)
     return sheet
 
 

@@ -373,3 +373,30 @@ def _lantern(canvas: Canvas, centre: tuple[float, float], size: float) -> None:
     )
     canvas.oval((x, y + 0.6 * size), (0.3 * size, 0.36 * size), "#fff3c4")
     canvas.oval((x, y - size), (0.8 * size, 0.14 * size), "#c9611f")
+
+
+def kite(time: float) -> Image.Image:
+    """Draw a kite over a windy beach, whose tail writes loops into a pale sky."""
+    canvas = Canvas((0, "#9cc9e8"), (0.5, "#e9f2f4"), (0.68, "#fbead0"))
+    canvas.box(0, 0.68, 1, 0.8, "#4f9fae")
+    for row in range(4):
+        crest = [(x / 24, 0.7 + 0.03 * row + 0.006 * wave(time, 1, x / 6 + row / 3)) for x in range(25)]
+        canvas.line(crest, 0.006, "#f4fbfb", opacity=0.8)
+    canvas.ridge(0.82, 0.015, "#e8cf9f", waves=0.8, shift=0.2)
+    x, y, lean = 0.6 + 0.03 * wave(time), 0.3 + 0.03 * wave(time, 1, 0.25), 0.03 * wave(time, 2)
+    canvas.line([(x, y + 0.02), (0.42, 0.55), (0.24, 0.83)], 0.004, "#6b5b4a")
+    tail = [
+        (x + 0.05 * math.sin(0.9 * knot + 2 * math.pi * time) + 0.016 * knot, y + 0.16 + 0.022 * knot - 0.001 * knot**2)
+        for knot in range(17)
+    ]
+    canvas.line(tail, 0.01, "#c4453f")
+    for knot in tail[2::3]:
+        canvas.fill([(knot[0] - 0.028, knot[1] - 0.014), knot, (knot[0] - 0.028, knot[1] + 0.014)], "#f3b63f")
+        canvas.fill([(knot[0] + 0.028, knot[1] - 0.014), knot, (knot[0] + 0.028, knot[1] + 0.014)], "#f3b63f")
+    top, bottom, left, right = (x + lean, y - 0.2), (x, y + 0.18), (x - 0.15, y - 0.03), (x + 0.15, y - 0.01)
+    for side, colour in ((left, "#d9463e"), (right, "#f0893c")):
+        canvas.fill([top, side, (x, y)], colour)
+        canvas.fill([bottom, side, (x, y)], mixed(colour, "#ffd07a", 0.45))
+    canvas.line([top, bottom], 0.006, "#5a3a2c")
+    canvas.line([left, right], 0.006, "#5a3a2c")
+    return canvas.image
