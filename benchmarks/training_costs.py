@@ -78,12 +78,14 @@ RUNS = (
     Run("1.3b_20-20-10_lora", 1, (Machine("RTX 4090", 1, 0.5), Machine("H100", 1, H100))),
     Run("14b_20-20-10_lora", 8, (Machine("H100", 8, H100),)),
     Run("1.3b_multires", 2, (Machine("H100", 2, H100),)),
+    Run("1.3b_ppf", 2, (Machine("H100", 2, H100),)),
     *(
         Run(f"1.3b_{name}", 2, (Machine("H100", 2, H100),))
         for name in (
             "2-2-1_dmd-pt-star",
             "2-2-1_dmd-pt",
             "2-2-1_dmd-ot",
+            "2-2-1_dmd-ppf",
             "2-2-1_adv-od",
             "2-2-1_adv-pd",
             "0-0-2_dmd",

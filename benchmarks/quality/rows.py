@@ -225,6 +225,7 @@ ABLATIONS = (
     _finetuned("dct", "DCT instead of Haar"),
     _finetuned("db2", "wavelet db2 instead of Haar"),
     _finetuned("rope_scaled", "positions scaled to full size"),
+    _finetuned("ppf", "larger patches at full size, 600 steps of 4 clips"),
     _finetuned("lora_shared", "one LoRA of rank 32 instead of all weights"),
     _finetuned("lora_per_stage", "a LoRA of rank 32 per stage"),
 )
@@ -237,6 +238,7 @@ STUDENTS = (
     _student("0-0-2_dmd", "plain, by dmd"),
     _student("0-0-1_dmd", "plain, by dmd"),
     _student("2-2-1_dmd-ot", "by dmd-ot"),
+    _student("2-2-1_dmd-ppf", "larger patches at full size, by dmd-ppf"),
     _student("2-2-1_dmd-pt", "by dmd-pt"),
     _student("2-2-1_dmd-pt-star", "by dmd-pt-star"),
     _student("2-2-1_dmd-pt-star_lora", "by dmd-pt-star, a LoRA of rank 32 instead of all weights"),

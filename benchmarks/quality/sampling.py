@@ -87,6 +87,9 @@ class ComfyUISampler:
         for stages, path in row.loras.items():
             lora = stage_lora.StageLora(lora_file.load_lora_file(ROOT / path, path), 1.0, stages)
             self.model, _ = stage_lora.add_stage_lora(self.model, lora)
+        stage_patches, patch_files = pack_module("samplers.comfyui.stage_patches"), pack_module("samplers.comfyui.patch_files")
+        if (patches := patch_files.read_patches(str(ROOT / row.model), row.model)) is not None:
+            self.model, _ = stage_patches.attach_patches(self.model, patches)
         self.vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(ROOT / VAE)))
         self.pyramid = pack_module("pyramid.stages").PyramidSpec.from_json(row.spec.to_json())
         folder_paths.folder_names_and_paths["pyramidal_lifts"] = ([str(lift_folder(row))], set())  # no other kept lift

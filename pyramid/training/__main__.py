@@ -4,6 +4,7 @@
     python -m pyramid.training finetune runs/wan/1.3b_20-20-10.toml --dry-run
     accelerate launch --num_processes 2 -m pyramid.training finetune runs/wan/1.3b_20-20-10.toml
     python -m pyramid.training export   runs/wan/1.3b_20-20-10.toml
+    python -m pyramid.training init-ppf models/wan2.1_t2v_1.3B_fp16.safetensors
 
 The same command resumes an interrupted run. docs/training.md is the manual.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 from .config.distill import DistillConfig
 from .config.finetune import FinetuneConfig
 from .config.run_file import load_run_config
-from .config.toml_config import load_config, to_toml
+from .config.toml_config import config_of, load_config, to_toml
 from .engine.errors import StoppedError
 from .files import first_line, printable
 
@@ -82,7 +83,33 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--to", metavar="FILE", help="file to write (default: in export/ in the run's folder)")
             command.add_argument("--step", type=int, help="step of the checkpoint (default: the best one)")
             command.add_argument("--precision", default="bf16", help="bf16, fp16 or fp32 (default: %(default)s)")
+    _add_init(commands)
     return parser
+
+
+def _add_init(commands: argparse._SubParsersAction) -> None:
+    text = "write a checkpoint for patches of several sizes, made from a plain Wan"
+    command = commands.add_parser("init-ppf", help=text, description=text)
+    command.add_argument("model", metavar="MODEL", help="a .safetensors file of a Wan transformer, or a diffusers folder")
+    command.add_argument("--to", metavar="FILE", help="file to write (default: next to the model, with _ppf in its name)")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting of [pyramid], such as boundaries",
+    )
+    command.set_defaults(run=run_init)
+
+
+def run_init(options: argparse.Namespace) -> None:
+    """Run the command ``init-ppf``."""
+    from .config.settings import Pyramid
+    from .init_patches import write_initial_checkpoint
+
+    pyramid = config_of(Pyramid, {"preset": "ppf"}, options.set, "--set")
+    path = write_initial_checkpoint(options.model, pyramid.spec(), options.to)
+    print(f"{path} ({path.stat().st_size / 2**20:.1f} MiB)")
 
 
 def run_cache(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..key_names import wan_name
+from ..patches import PREFIX as PATCHES
 from ..schedules import levels_to_metadata
 from ..stage_names import stage_name
 from ..stages import METADATA_KEY
@@ -20,13 +21,12 @@ from .engine.atomic import remove_leftovers
 from .engine.checkpoints import Checkpoints
 from .files import write_tensors
 from .models import adapters
-from .models.networks import WanVelocity, open_transformer
+from .models.networks import WanVelocity, open_network
 
 RECIPE_KEY = "pyramid_recipe"
 PROVENANCE_KEY = "pyramid_provenance"
 STAGE_KEY = "pyramid_stage"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-PREFIX = "transformer."
 
 
 def export(
@@ -62,18 +62,19 @@ def export(
     network = trained_network(config, checkpoints, step)
     path = Path(path) if path else folder / "export" / f"{folder.name}-step{step}.safetensors"
     header, dtype = _header(config, step), DTYPES[precision]
+    patches = {name: value for name, value in network.state_dict().items() if name.startswith(PATCHES)}
     if config.adapter.kind == "full":
-        weights = {wan_name(name.removeprefix(PREFIX)): value for name, value in network.state_dict().items()}
-        return [_write(weights, path, header, dtype)]
+        return [_write({**_all_weights(network), **patches}, path, header, dtype)]
     if config.adapter.scope == "shared":
-        return [_write(lora_weights(network, config.adapter, adapters.SHARED), path, header, dtype)]
+        return [_write({**lora_weights(network, config.adapter, adapters.SHARED), **patches}, path, header, dtype)]
     stages = config.pyramid.spec().number_of_stages
     files = []
     for stage in range(stages):
         name = stage_name(stage, stages)
         weights = lora_weights(network, config.adapter, adapters.adapter_name(config.adapter, stage))
+        own = {key: value for key, value in patches.items() if key.startswith(f"{PATCHES}{stage}.")}
         stage_path = path.with_name(f"{path.stem}-{name}{path.suffix}")
-        files.append(_write(weights, stage_path, {**header, STAGE_KEY: name}, dtype))
+        files.append(_write({**weights, **own}, stage_path, {**header, STAGE_KEY: name}, dtype))
     return files
 
 
@@ -91,12 +92,18 @@ def _existing_step(checkpoints: Checkpoints, step: int | None, folder: Path) -> 
 
 def trained_network(config: RunConfig, checkpoints: Checkpoints, step: int) -> WanVelocity:
     """Return the exported network on the CPU, with a checkpoint's averaged weights, or the last ones without averaging."""
-    network = WanVelocity(open_transformer(config.base_checkpoint))
-    adapters.prepare(network.transformer, config.adapter, config.pyramid.spec().number_of_stages, seed=config.train.seed)
+    spec = config.pyramid.spec()
+    network = open_network(config.base_checkpoint, spec)
+    adapters.prepare(network.transformer, config.adapter, spec.number_of_stages, seed=config.train.seed)
     weights = {name: weight.detach() for name, weight in network.named_parameters() if weight.requires_grad}
     kind = "average" if config.exported_optimizer.ema else "weights"
     checkpoints.load(step, {config.exported_network: {kind: weights}}, alone=True)
     return network
+
+
+def _all_weights(network: WanVelocity) -> dict[str, Tensor]:
+    """Return the transformer's weights by Wan's own names."""
+    return {wan_name(name): value for name, value in network.transformer.state_dict().items()}
 
 
 def lora_weights(network: WanVelocity, adapter: Adapter, name: str) -> dict[str, Tensor]:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ..stages import PyramidSpec
 from .config.distill import DistillConfig
 from .config.finetune import FinetuneConfig
 from .config.run_config import RunConfig
 from .config.run_folder import CONFIG, check_unchanged
 from .config.toml_config import to_toml
 from .data.batches import Plan, StageBatch, StepDataset, steps_from
-from .data.cache_files import Cache
+from .data.cache_files import Cache, CacheInfo
 from .engine import atomic, parallel
 from .engine.checkpoints import FOLDER
 from .engine.digests import files_digest
@@ -65,7 +66,7 @@ def make_distillation(config: DistillConfig, accelerator: Accelerator) -> Distri
 def _started(config: RunConfig) -> Iterator[tuple[Accelerator, Cache]]:
     """Check what can be checked before networks are loaded, and hold the lock of the run's folder."""
     accelerator = parallel.start(config.system)
-    cache = Cache(config.data.cache, stages=config.pyramid.spec().number_of_stages)
+    cache = open_cache(config)
     check_cache(config, cache)
     with ExitStack() as held:
         parallel.on_main(lambda: _claim(config, cache, held))
@@ -83,6 +84,12 @@ def _claim(config: RunConfig, cache: Cache, held: ExitStack) -> None:
         check_inputs(digests, folder)
     atomic.write_text(folder / INPUTS, json.dumps(digests, indent=1))
     atomic.write_text(folder / CONFIG, to_toml(config))
+
+
+def open_cache(config: RunConfig) -> Cache:
+    """Open the cache of a run, with the stages of its pyramid."""
+    spec = config.pyramid.spec()
+    return Cache(config.data.cache, stages=spec.number_of_stages, all_full_size=spec.coarse == "patches")
 
 
 def _train(
@@ -121,7 +128,19 @@ def check_cache(config: RunConfig, cache: Cache) -> None:
             f"[video] is {video.width}x{video.height}, {video.frames} frames, but the cache has {info.width}x{info.height}, "
             f"{info.frames} frames; change [video] or make another cache"
         )
-    spec, cached = config.pyramid.spec(), info.spec
+    if config.pyramid.spec().coarse == "latents":
+        _check_stages(config.pyramid.spec(), info)
+    if config.needs_videos and not cache.has_videos:
+        raise ValueError(
+            f"the cache in {cache.folder} holds only prompts, which requires distillation with train.inputs 'simulated'"
+        )
+    if len(cache) <= config.data.held_out:
+        raise ValueError(f"data.held_out is {config.data.held_out}, but the cache has only {len(cache)} items")
+
+
+def _check_stages(spec: PyramidSpec, info: CacheInfo) -> None:
+    """Raise ValueError unless a cache has the latents of every stage of a pyramid of latents."""
+    cached = info.spec
     if cached.downsample_axes[len(cached.downsample_axes) - len(spec.downsample_axes) :] != spec.downsample_axes:
         raise ValueError(
             f"pyramid.downsample_axes is {list(spec.downsample_axes)}, but the cache has {list(cached.downsample_axes)}; "
@@ -129,12 +148,6 @@ def check_cache(config: RunConfig, cache: Cache) -> None:
         )
     if info.definition == "latents" and spec.downsample_axes and cached.resize != spec.resize:
         raise ValueError(f"pyramid.resize is '{spec.resize}', but the cache averages latents with '{cached.resize}'")
-    if config.needs_videos and not cache.has_videos:
-        raise ValueError(
-            f"the cache in {cache.folder} holds only prompts, which requires distillation with train.inputs 'simulated'"
-        )
-    if len(cache) <= config.data.held_out:
-        raise ValueError(f"data.held_out is {config.data.held_out}, but the cache has only {len(cache)} items")
 
 
 def step_batches(

@@ -19,19 +19,19 @@ def tiny():
 
 
 def test_a_step_costs_the_sum_of_the_published_forward_passes():
-    work = costs.Work(trained=1, frozen=[0, 1, 1], lora=False, checkpointing=True)
+    work = costs.Work(trained=[1, 1, 1], frozen=[0, 1, 1], lora=False, checkpointing=True)
     steps = costs.step_costs(PRESETS["pyramidal-wan"], FULL, WAN_DIMENSIONS["1.3B"], work, samples=2)
     assert [step.tokens for step in steps] == [546, 4004, 30576]
     expected = [2 * 4 * 1.63, 2 * 5 * 13.50, 2 * 5 * 251.84]
     assert [step.tflops for step in steps] == pytest.approx(expected, rel=3e-3)
-    assert costs.plain_tflops(steps, WAN_DIMENSIONS["1.3B"], work.trained_passes) == pytest.approx(6 * 4 * 251.84, rel=1e-3)
+    assert costs.plain_tflops(steps, WAN_DIMENSIONS["1.3B"], work.trained_passes(0)) == pytest.approx(6 * 4 * 251.84, rel=1e-3)
 
 
 @pytest.mark.parametrize(
     "lora, checkpointing, passes", [(False, False, 3), (False, True, 4), (True, False, 2), (True, True, 3)]
 )
 def test_a_backward_pass_costs_as_many_forward_passes_as_the_convention_says(lora, checkpointing, passes):
-    assert costs.Work(1, [0], lora, checkpointing).passes(0) == passes
+    assert costs.Work([1], [0], lora, checkpointing).passes(0) == passes
 
 
 def test_parameters_are_counted_exactly():

@@ -1,5 +1,7 @@
 """diffusers' network agrees with ComfyUI's: velocities at every stage size, positions; other files are rejected."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -45,7 +47,8 @@ def test_scaled_positions_agree_with_comfyui(file, t2v_model, scale):
     generator = torch.Generator().manual_seed(1)
     x, context = torch.randn(1, 16, 3, 8, 12, generator=generator), torch.randn(1, 7, 4096, generator=generator)
     network, conditioning = WanVelocity(open_transformer(file)), torch.tensor([0.5])
-    ours = network(x, conditioning, context, scale)
+    stage = replace(PRESETS["plain"].stages(LatentShape(3, 8, 12))[0], rope_scale=scale)
+    ours = network(x, conditioning, context, stage)
     assert (ours - comfyui_velocity(t2v_model, x, conditioning, context, scale)).abs().max() < 1e-4
     assert (ours - network(x, conditioning, context)).abs().max() > 1e-3
 

@@ -26,12 +26,14 @@ class RecipeTraits:
         full_gradient: Carry the matching gradient back through the pyramidal path (DMD-PT), instead of using it as it is
             (DMD-PT*). The two agree on a plain path.
         baseline: The plain model at full size, without a pyramid.
+        patches: The student reads latents of full size in patches of several sizes; the teacher is plain Wan at full size.
     """
 
     adversarial: bool = False
     plain_path: bool = False
     full_gradient: bool = False
     baseline: bool = False
+    patches: bool = False
 
 
 RECIPES = {
@@ -39,10 +41,12 @@ RECIPES = {
     "dmd-ot": RecipeTraits(plain_path=True),
     "dmd-pt": RecipeTraits(full_gradient=True),
     "dmd-pt-star": RecipeTraits(),
+    "dmd-ppf": RecipeTraits(plain_path=True, patches=True),
     "adv": RecipeTraits(adversarial=True, plain_path=True, baseline=True),
     "adv-od": RecipeTraits(adversarial=True, plain_path=True),
     "adv-pd": RecipeTraits(adversarial=True),
 }
+PATCHES = " or ".join(f"'{name}'" for name, traits in RECIPES.items() if traits.patches)
 BASELINES = " or ".join(f"'{name}'" for name, traits in RECIPES.items() if traits.baseline)
 
 
@@ -50,7 +54,9 @@ class Networks(Section):
     """The networks that distillation starts from."""
 
     student: Name = Field(description="the few-step model starts from this: the pyramidal one (plain for recipe 'dmd')")
-    teacher: Name = Field(description="real score, and where the critic starts: pyramidal for dmd-pt, plain for dmd and dmd-ot")
+    teacher: Name = Field(
+        description="real score, and where the critic starts: pyramidal for dmd-pt, plain for dmd, dmd-ot, dmd-ppf"
+    )
     size: str = Field(default="1.3B", description="1.3B or 14B: for the estimates of --dry-run before the files exist")
     gradient_checkpointing: bool = Field(default=True, description="recompute activations: a third more time, less memory")
 
@@ -103,9 +109,10 @@ class Discriminator(Section):
 class DistillConfig(RunConfig):
     """One distillation run."""
 
-    recipe: Literal["dmd", "dmd-ot", "dmd-pt", "dmd-pt-star", "adv", "adv-od", "adv-pd"] = Field(
+    recipe: Literal["dmd", "dmd-ot", "dmd-pt", "dmd-pt-star", "dmd-ppf", "adv", "adv-od", "adv-pd"] = Field(
         default="dmd-pt-star",
-        description="dmd, adv: plain student; -ot, -od: plain teacher or features; -pt, -pt-star, -pd: pyramidal ones",
+        description="dmd, adv: plain student; -ot, -od: plain teacher or features; -pt, -pt-star, -pd: pyramidal ones; "
+        "dmd-ppf: student of a pyramid of patches, plain teacher at full size",
     )
     schedule: StageSteps = Field(default="2-2-1", description="the student's steps, low to high resolution")
     grid: Literal["uniform", "shift"] = Field(
@@ -194,6 +201,11 @@ class DistillConfig(RunConfig):
             raise ValueError(f"recipe '{self.recipe}' requires pyramid.preset 'plain'; got '{preset}'")
         if preset == "plain" and not self.traits.baseline:
             raise ValueError(f"pyramid.preset 'plain' requires recipe {BASELINES}; got '{self.recipe}'")
+        if self.traits.patches != (self.pyramid.spec().coarse == "patches"):
+            raise ValueError(
+                f"a pyramid of patches (pyramid.preset 'ppf') and recipe {PATCHES} require each other; got pyramid.preset "
+                f"'{preset}' and recipe '{self.recipe}'"
+            )
         if self.simulates_inputs and self.traits.adversarial:
             raise ValueError(f"train.inputs 'simulated' requires a dmd recipe; got '{self.recipe}'")
         if self.simulates_inputs and self.losses.teach:

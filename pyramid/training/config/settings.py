@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ...latent_shape import LatentShape
-from ...stages import FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
+from ...stages import COARSE, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
 from .toml_config import Section
 
 LONGEST_NAME = 4096
@@ -65,6 +65,9 @@ class Pyramid(Section):
     )
     first_frame: str | None = Field(default=None, description=f"noise levels of latent frame 0: {', '.join(FIRST_FRAME)}")
     rope: str | None = Field(default=None, description=f"positions: {', '.join(ROPE)}")
+    coarse: str | None = Field(
+        default=None, description=f"what is coarser in the early stages: {', '.join(COARSE)}; patches go with preset 'ppf'"
+    )
 
     @model_validator(mode="after")
     def _check_pyramid(self) -> Pyramid:

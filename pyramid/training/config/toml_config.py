@@ -45,10 +45,21 @@ def load_config(kind: type[S], path: str | Path, settings: Iterable[str] = ()) -
     Raises:
         ValueError: The file cannot be read, a setting is malformed, or values are invalid; all invalid values are listed.
     """
-    values = read_tables(path)
+    return config_of(kind, read_tables(path), settings, str(path))
+
+
+def config_of(kind: type[S], values: dict[str, Any], settings: Iterable[str], where: str) -> S:
+    """Return a configuration from values and ``key=value`` strings that override them; otherwise like ``load_config``.
+
+    Args:
+        kind: Class of the configuration.
+        values: Its values; changed in place.
+        settings: The strings.
+        where: Name of their source, for the message.
+    """
     for setting in settings:
         _set(values, setting)
-    return check_config(kind, values, str(path))
+    return check_config(kind, values, where)
 
 
 def read_tables(path: str | Path) -> dict[str, Any]:

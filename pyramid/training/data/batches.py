@@ -27,7 +27,8 @@ class StageBatch:
     Attributes:
         stage: Index of the stage in running order.
         clean: Clean latents, ``(B, C, T, H, W)``; no elements if the cache holds prompts only.
-        coarse: The same videos at the size of the next coarser stage; None at the coarsest stage.
+        coarse: The same videos at the size of the next coarser stage; None at the coarsest stage, and where all stages
+            have full size.
         noise: White noise at the stage's size.
         rho: Local time in the stage, ``(B,)``.
         context: Text embeddings, ``(B, L, text width)``.
@@ -136,13 +137,14 @@ def draw_batch(cache: Cache, plan: Plan, stage: int, numbers: range) -> StageBat
     """
     items = [plan.first + draws.shuffled(number, plan.last - plan.first, plan.seed, "item", stage) for number in numbers]
     clean = torch.stack([cache.latent(item, stage) for item in items]) if cache.has_videos else torch.empty(0)
+    has_coarse = bool(stage) and cache.has_videos and not cache.all_full_size
     noise, rho = _noise_and_rho(cache.size(stage), plan, stage, numbers, "")
     dropped = [draws.uniform(plan.seed, "drop", stage, number) < plan.drop for number in numbers]
     context = [cache.empty if drop else cache.text(item) for item, drop in zip(items, dropped, strict=True)]
     batch = StageBatch(
         stage=stage,
         clean=clean,
-        coarse=torch.stack([cache.latent(item, stage - 1) for item in items]) if stage and cache.has_videos else None,
+        coarse=torch.stack([cache.latent(item, stage - 1) for item in items]) if has_coarse else None,
         noise=noise,
         rho=rho,
         context=torch.stack(context),

@@ -210,13 +210,15 @@ def skipped_sources(folder: Path, info: CacheInfo) -> list[Skipped]:
 class Cache:
     """A complete cache, opened for reading. Items are in the order of their sources."""
 
-    def __init__(self, folder: str | Path, *, stages: int | None = None) -> None:
+    def __init__(self, folder: str | Path, *, stages: int | None = None, all_full_size: bool = False) -> None:
         """Open a cache.
 
         Args:
             folder: Folder of the cache.
             stages: Number of stages to read, the finest ones, for a run whose pyramid has fewer stages than the cache; a run
                 at full size only can read any cache. None reads all.
+            all_full_size: Read the latents of full size for all of ``stages``, for a pyramid of patches, which can read any
+                cache, too.
 
         Raises:
             ValueError: The folder is not a cache, or the cache is incomplete.
@@ -231,8 +233,9 @@ class Cache:
             )
         self._checksums = [json.loads(header[CHECKSUMS]) if header else {} for header in headers]
         self._headers = headers
-        self.stages = min(stages or self.info.spec.number_of_stages, self.info.spec.number_of_stages)
-        self._omitted_stages = self.info.spec.number_of_stages - self.stages
+        cached = self.info.spec.number_of_stages
+        self.all_full_size = all_full_size
+        self.stages = (stages or cached) if all_full_size else min(stages or cached, cached)
         self._items = [
             (shard, index, item)
             for shard, header in enumerate(headers)
@@ -257,7 +260,7 @@ class Cache:
 
     def size(self, stage: int) -> tuple[int, int, int, int]:
         """Return the size ``(C, T, H, W)`` of the latents of a stage, in running order."""
-        shape = self.info.spec.shapes(self.info.latent)[stage + self._omitted_stages]
+        shape = self.info.spec.shapes(self.info.latent)[self._cached_stage(stage)]
         return CHANNELS, shape.frames, shape.height, shape.width
 
     def name(self, item: int) -> str:
@@ -270,11 +273,16 @@ class Cache:
 
     def latent(self, item: int, stage: int) -> Tensor:
         """Return a clean latent, ``(C, T, H, W)`` in float32; stage 0 is the coarsest one that is read."""
-        return self._tensor(item, f"stage{stage + self._omitted_stages}").float()
+        return self._tensor(item, f"stage{self._cached_stage(stage)}").float()
 
     def text(self, item: int) -> Tensor:
         """Return a text embedding padded with zeros, ``(text_length, width)`` in float32."""
         return self._padded(self._tensor(item, "text"))
+
+    def _cached_stage(self, stage: int) -> int:
+        """Return the index among the cached stages of one that is read."""
+        finest = self.info.spec.number_of_stages - 1
+        return finest if self.all_full_size else finest - (self.stages - 1 - stage)
 
     def _tensor(self, item: int, name: str) -> Tensor:
         shard, index, _ = self._items[item]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...flops import PATCH_SHAPE, WanDimensions, forward_tflops, tokens
+from ...flops import PATCH_SHAPE, WanDimensions, forward_tflops, schedule_cost
 from ...latent_shape import LatentShape
 from ...stage_names import stage_name
 from ...stages import PyramidSpec
@@ -43,26 +43,25 @@ class Work:
     """Forward passes that a recipe computes per sample.
 
     Attributes:
-        trained: Forward passes of networks that are trained; each implies a backward pass.
+        trained: Forward passes of networks that are trained, by stage in running order; each implies a backward pass.
         frozen: Forward passes without gradients of the weights, by stage in running order.
         lora: Whether LoRA adapters are trained instead of all weights.
         checkpointing: Whether activations are recomputed in the backward pass.
     """
 
-    trained: float
+    trained: Sequence[float]
     frozen: Sequence[float]
     lora: bool
     checkpointing: bool
 
-    @property
-    def trained_passes(self) -> float:
-        """Return the cost of the trained networks, in forward passes."""
+    def trained_passes(self, stage: int) -> float:
+        """Return the cost of the trained networks for a sample of a stage, in forward passes."""
         backward = (1.0 if self.lora else 2.0) + (1.0 if self.checkpointing else 0.0)
-        return self.trained * (1.0 + backward)
+        return self.trained[stage] * (1.0 + backward)
 
     def passes(self, stage: int) -> float:
         """Return the cost of a sample of a stage, in forward passes."""
-        return self.trained_passes + self.frozen[stage]
+        return self.trained_passes(stage) + self.frozen[stage]
 
 
 def step_costs(spec: PyramidSpec, full: LatentShape, dimensions: WanDimensions, work: Work, *, samples: int) -> list[StageStep]:
@@ -76,10 +75,9 @@ def step_costs(spec: PyramidSpec, full: LatentShape, dimensions: WanDimensions, 
         samples: Samples of each stage in an optimiser step.
     """
     steps = []
-    for index, shape in enumerate(spec.shapes(full)):
-        count = tokens(shape)
-        cost = samples * work.passes(index) * forward_tflops(count, dimensions)
-        steps.append(StageStep(stage_name(index, spec.number_of_stages), shape, count, samples, cost))
+    for stage in schedule_cost(spec, full, [0] * spec.number_of_stages, dimensions):
+        cost = samples * work.passes(stage.index) * stage.forward_tflops
+        steps.append(StageStep(stage_name(stage.index, spec.number_of_stages), stage.shape, stage.tokens, samples, cost))
     return steps
 
 
@@ -89,7 +87,7 @@ def plain_tflops(steps: Sequence[StageStep], dimensions: WanDimensions, passes: 
 
 
 def matching_work(
-    tokens: Sequence[int], steps: Sequence[int], dimensions: WanDimensions, *, updates: int, simulated: bool, lora: bool,
+    forward: Sequence[float], scores: Sequence[float], steps: Sequence[int], *, updates: int, simulated: bool, lora: bool,
     checkpointing: bool,
 ) -> Work:  # fmt: skip
     """Return the average work of one DMD iteration.
@@ -99,21 +97,21 @@ def matching_work(
     and the critic. With simulated inputs each prediction also costs the student's steps before it.
 
     Args:
-        tokens: Tokens of one sample, by stage in running order.
+        forward: TFLOPs of a forward pass of the student, by stage in running order.
+        scores: TFLOPs of a forward pass of teacher or critic on a prediction of each stage.
         steps: Steps of the student, by stage.
-        dimensions: Sizes of the transformer.
         updates: Iterations per update of the student.
         simulated: Whether the student predicts from its own run instead of from noised data.
         lora: Whether LoRA adapters are trained instead of all weights.
         checkpointing: Whether activations are recomputed in the backward pass.
     """
-    predictions = 1 + 1 / updates
-    forward = [forward_tflops(count, dimensions) for count in tokens]
-    frozen = []
+    trained, frozen = [], []
     for stage, stage_steps in enumerate(steps):
+        score = scores[stage] / forward[stage]
         earlier = (stage_steps - 1) + sum(steps[k] * forward[k] for k in range(stage)) / forward[stage]
-        frozen.append(1 + 3 / updates + (predictions * earlier if simulated else 0.0))
-    return Work(predictions, frozen, lora, checkpointing)
+        trained.append(score + 1 / updates)
+        frozen.append(1 + 3 * score / updates + ((1 + 1 / updates) * earlier if simulated else 0.0))
+    return Work(trained, frozen, lora, checkpointing)
 
 
 def adversarial_work(stages: int, *, updates: int, lora: bool, checkpointing: bool) -> Work:
@@ -130,7 +128,7 @@ def adversarial_work(stages: int, *, updates: int, lora: bool, checkpointing: bo
         checkpointing: Whether activations are recomputed in the backward pass.
     """
     through_features = 3 if checkpointing else 2
-    return Work(1 / updates, [3 + through_features / updates] * stages, lora, checkpointing)
+    return Work([1 / updates] * stages, [3 + through_features / updates] * stages, lora, checkpointing)
 
 
 def parameters(dimensions: WanDimensions) -> int:
@@ -143,6 +141,13 @@ def parameters(dimensions: WanDimensions) -> int:
     time = 256 * d + d + d * d + d + 6 * (d * d + d)
     ends = dimensions.in_channels * patch * d + d + dimensions.out_channels * patch * (d + 1) + 2 * d
     return dimensions.layers * block + text + time + ends
+
+
+def patch_parameters(dimensions: WanDimensions, cells: Sequence[tuple[int, int, int]]) -> int:
+    """Return the number of parameters of the layers of coarse stages with these cells."""
+    sizes = [math.prod(cell) * math.prod(PATCH_SHAPE) for cell in cells]
+    inputs, outputs, d = dimensions.in_channels, dimensions.out_channels, dimensions.dim
+    return sum(d * (inputs * size + 1) + outputs * size * (d + 1) for size in sizes)
 
 
 def lora_parameters(dimensions: WanDimensions, rank: int, targets: Sequence[str]) -> int:

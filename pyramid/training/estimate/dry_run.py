@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ...flops import WAN_DIMENSIONS, WanDimensions, tokens
+from ...flops import PATCH_SHAPE, WAN_DIMENSIONS, WanDimensions, schedule_cost
+from ...latent_shape import LatentShape
+from ...patches import coarse_cells, least_error
 from ...schedules import parse_steps
+from ...stage_names import stage_name
+from ...stages import PRESETS, PyramidSpec
 from ..config.distill import DistillConfig
 from ..config.finetune import FinetuneConfig
 from ..config.run_config import RunConfig
@@ -29,6 +34,7 @@ class StepEstimate:
         trained: Number of trained parameters.
         state_gib: Memory of weights, gradients, optimisers, averages and frozen networks, if one process holds them all.
         activation_gib: Estimated memory of activations.
+        notes: What else is known about the run before it starts.
     """
 
     stages: Sequence[costs.StageStep]
@@ -36,6 +42,7 @@ class StepEstimate:
     trained: int
     state_gib: float
     activation_gib: float
+    notes: Sequence[str] = ()
 
     @property
     def tflops(self) -> float:
@@ -58,6 +65,7 @@ class StepEstimate:
                 f"estimated memory of one process: {self.state_gib:.1f} GiB of weights and optimiser "
                 f"({self.trained / 1e6:.4g} million trained parameters; system.parallel 'fsdp2' divides it among the "
                 f"processes) and {self.activation_gib:.1f} GiB of activations",
+                *self.notes,
             ]
         )
 
@@ -73,16 +81,21 @@ def estimate_step(config: FinetuneConfig) -> StepEstimate:
     full = config.video.latent
     levels = [stage.level for stage in spec.stages(full)]
     teacher = [float(bool(config.losses.teacher) and level in config.losses.teacher_levels) for level in levels]
-    work = costs.Work(1.0, teacher, lora, checkpointing)
+    finest = spec.number_of_stages - 1
+    forward = _forward(spec, full, dimensions)
+    if spec.coarse == "patches":  # the teacher reads every stage as plain Wan does
+        teacher = [passes * forward[finest] / own for passes, own in zip(teacher, forward, strict=True)]
+    work = costs.Work([1.0] * spec.number_of_stages, teacher, lora, checkpointing)
     stages = costs.step_costs(spec, full, dimensions, work, samples=_samples(config))
     base, trained = costs.parameters(dimensions), _trained(config, dimensions)
     frozen = base if lora or config.losses.teacher else 0
     return StepEstimate(
         stages=stages,
-        plain_tflops=costs.plain_tflops(stages, dimensions, work.trained_passes),
+        plain_tflops=costs.plain_tflops(stages, dimensions, work.trained_passes(finest)),
         trained=trained,
         state_gib=costs.state_gib(trained, frozen, ema=bool(config.optimizer.ema)),
         activation_gib=_activations(stages, dimensions, config, checkpointing=checkpointing),
+        notes=_notes(spec, dimensions),
     )
 
 
@@ -100,19 +113,22 @@ def _matching(config: DistillConfig, dimensions: WanDimensions) -> StepEstimate:
     spec, full = config.pyramid.spec(), config.video.latent
     lora, checkpointing = config.adapter.kind == "lora", config.gradient_checkpointing
     options = {"updates": config.train.critic_updates, "lora": lora, "checkpointing": checkpointing}
-    counts, steps = [tokens(shape) for shape in spec.shapes(full)], parse_steps(config.schedule, spec.number_of_stages)
-    work = costs.matching_work(counts, steps, dimensions, simulated=config.simulates_inputs, **options)
-    plain = costs.matching_work(counts[-1:], [1], dimensions, simulated=False, **options).passes(0)
+    forward, steps = _forward(spec, full, dimensions), parse_steps(config.schedule, spec.number_of_stages)
+    scores = [forward[-1]] * len(forward) if config.traits.patches else forward
+    work = costs.matching_work(forward, scores, steps, simulated=config.simulates_inputs, **options)
+    plain = costs.matching_work(forward[-1:], forward[-1:], [1], simulated=False, **options).passes(0)
     stages = costs.step_costs(spec, full, dimensions, work, samples=_samples(config))
     base, trained = costs.parameters(dimensions), _trained(config, dimensions)
+    critics = _trained(config, dimensions, PRESETS["plain"]) if config.traits.patches else trained
     student = costs.state_gib(trained, base if lora else 0, ema=bool(config.student.ema))
-    critic = costs.state_gib(trained, base, ema=bool(config.critic.ema))  # the frozen part is its base, or the teacher
+    critic = costs.state_gib(critics, base, ema=bool(config.critic.ema))  # the frozen part is its base, or the teacher
     return StepEstimate(
         stages=stages,
         plain_tflops=costs.plain_tflops(stages, dimensions, plain),
-        trained=2 * trained,
+        trained=trained + critics,
         state_gib=student + critic,
         activation_gib=_activations(stages, dimensions, config, checkpointing=checkpointing),
+        notes=_notes(spec, dimensions),
     )
 
 
@@ -140,12 +156,32 @@ def _samples(config: RunConfig) -> int:
     return config.train.per_stage * config.train.accumulation
 
 
-def _trained(config: RunConfig, dimensions: WanDimensions) -> int:
-    """Return the number of trained parameters of one network."""
+def _forward(spec: PyramidSpec, full: LatentShape, dimensions: WanDimensions) -> list[float]:
+    """Return the TFLOPs of one forward pass of every stage."""
+    return [stage.forward_tflops for stage in schedule_cost(spec, full, [0] * spec.number_of_stages, dimensions)]
+
+
+def _trained(config: RunConfig, dimensions: WanDimensions, spec: PyramidSpec | None = None) -> int:
+    """Return the number of trained parameters of one network; spec: its pyramid, None for that of the run."""
+    spec = spec or config.pyramid.spec()
+    patches = costs.patch_parameters(dimensions, coarse_cells(spec))
     if config.adapter.kind == "full":
-        return costs.parameters(dimensions)
-    copies = config.pyramid.spec().number_of_stages if config.adapter.scope == "per-stage" else 1
-    return copies * costs.lora_parameters(dimensions, config.adapter.rank, config.adapter.targets)
+        return costs.parameters(dimensions) + patches
+    copies = spec.number_of_stages if config.adapter.scope == "per-stage" else 1
+    return copies * costs.lora_parameters(dimensions, config.adapter.rank, config.adapter.targets) + patches
+
+
+def _notes(spec: PyramidSpec, dimensions: WanDimensions) -> list[str]:
+    """Return what the width of a token leaves unpredicted in the stages of a pyramid of patches."""
+    notes = []
+    for index, cell in enumerate(coarse_cells(spec)):
+        if left := least_error(dimensions.dim, cell, dimensions.out_channels):
+            outputs = math.prod(cell) * math.prod(PATCH_SHAPE) * dimensions.out_channels
+            notes.append(
+                f"stage {stage_name(index, spec.number_of_stages)}: its head makes {outputs} outputs from {dimensions.dim} "
+                f"numbers per token, so whatever is trained, {left:.0%} of the noise in a velocity is left"
+            )
+    return notes
 
 
 def _heads(config: DistillConfig, dimensions: WanDimensions) -> int:

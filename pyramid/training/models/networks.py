@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from ...flops import WanDimensions
 from ...key_names import diffusers_name
 from ...latent_shape import CHANNELS
+from ...patches import PREFIX, WHOLE, Cell, PatchLayers, fold, from_tensors, unfold
+from ...stages import PRESETS, PyramidSpec, Stage
 from ..files import check_finite, check_regular, opening, read_json
+from .patch_stages import PatchStage, stage_layers
 from .rope import ScaledRope
 
 SUPPORTED = (
@@ -34,36 +37,70 @@ HEAD_DIM = 128
 
 
 class WanVelocity(nn.Module):
-    """A Wan transformer as a function that returns the velocity ``d x / d sigma``."""
+    """A Wan transformer as a function that returns the velocity ``d x / d sigma``.
 
-    def __init__(self, transformer: WanTransformer3DModel) -> None:
+    Attributes:
+        transformer: The transformer.
+        patch_stages: Layers of the coarse stages of a pyramid of patches, in running order; else none.
+    """
+
+    def __init__(self, transformer: WanTransformer3DModel, patch_stages: nn.ModuleList | None = None) -> None:
         """Wrap a transformer, and replace its positions by ``ScaledRope``."""
         super().__init__()
         config: Any = transformer.config
         self.rope = ScaledRope(config.attention_head_dim, tuple(config.patch_size))
         transformer.rope = self.rope  # pyright: ignore[reportAttributeAccessIssue]
         self.transformer = transformer
+        self.patch_stages = nn.ModuleList() if patch_stages is None else patch_stages
 
-    def forward(
-        self, x: Tensor, conditioning: Tensor, context: Tensor, rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    ) -> Tensor:
+    def forward(self, x: Tensor, conditioning: Tensor, context: Tensor, stage: Stage | None = None) -> Tensor:
         """Return the velocity, ``(B, C, T, H, W)`` in float32.
 
         Args:
             x: Noisy latents, ``(B, C, T, H, W)``.
             conditioning: Noise level that the network is conditioned on, ``(B,)`` in [0, 1].
             context: Text embeddings, ``(B, L, text width)``.
-            rope_scale: Distance of neighbouring positions on the time, height and width axes.
+            stage: The stage of ``x``, which gives distances of positions and patches; None reads ``x`` as Wan does.
         """
-        self.rope.scale = rope_scale
-        velocity = self.transformer(
-            hidden_states=x, timestep=1000.0 * conditioning, encoder_hidden_states=context, return_dict=False
-        )[0]
-        return velocity.float()
+        self.rope.scale = (1.0, 1.0, 1.0) if stage is None else stage.rope_scale
+        inputs = {"timestep": 1000.0 * conditioning, "encoder_hidden_states": context, "return_dict": False}
+        if stage is None or stage.cell == WHOLE:
+            return self.transformer(hidden_states=x, **inputs)[0].float()
+        layers = self._patch_stage(stage.cell)
+        with layers.in_place_of(self.transformer):
+            return unfold(self.transformer(hidden_states=fold(x, stage.cell), **inputs)[0].float(), stage.cell)
+
+    def _patch_stage(self, cell: Cell) -> PatchStage:
+        return next(stage for stage in self.patch_stages if isinstance(stage, PatchStage) and stage.cell == cell)
+
+
+def open_network(path: str | Path, spec: PyramidSpec = PRESETS["plain"]) -> WanVelocity:
+    """Load a transformer, with the layers of a pyramid of patches: those in its file, or made from its own.
+
+    Args:
+        path: Any of the layouts in ``SUPPORTED``.
+        spec: The pyramid.
+
+    Raises:
+        ValueError: The path has none of these layouts, or has patches of other sizes.
+    """
+    transformer = open_transformer(path)
+    stored = {} if spec.coarse == "latents" else _stored_patches(Path(path))
+    return WanVelocity(transformer, stage_layers(transformer, spec, stored, str(path)))
+
+
+def _stored_patches(path: Path) -> dict[Cell, PatchLayers]:
+    """Return the layers of coarse stages in a single file; none for a folder."""
+    if path.is_dir():
+        return {}
+    with opened_safetensors(path, TRANSFORMER) as file, opening(path, TRANSFORMER):
+        tensors = {_bare(name): file.get_tensor(name).float() for name in file.keys() if PREFIX in name}  # noqa: SIM118
+    check_finite(tensors, path)
+    return from_tensors(tensors, str(path))
 
 
 def open_transformer(path: str | Path) -> WanTransformer3DModel:
-    """Load a transformer in float32, on the CPU.
+    """Load a transformer in float32, on the CPU, without the layers of a pyramid of patches.
 
     Args:
         path: Any of the layouts in ``SUPPORTED``.
@@ -194,6 +231,11 @@ def transformer_dimensions(path: str | Path, *, text: int = 512) -> WanDimension
     )
 
 
+def is_folder_of_diffusers(path: str | Path) -> bool:
+    """Return whether a path is a folder in the layout of diffusers."""
+    return _diffusers_folder(Path(path)) is not None
+
+
 def _diffusers_folder(path: Path) -> Path | None:
     for folder in (path, path / "transformer"):
         if (folder / "config.json").is_file() and _config(folder).get("_class_name") == "WanTransformer3DModel":
@@ -224,6 +266,13 @@ def _single_file(path: Path) -> Path:
     return path
 
 
+def _bare(name: str) -> str:
+    """Return a key name of a file without ComfyUI's prefixes."""
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
 def _wan_names(file: safe_open, path: Path) -> dict[str, str]:
     """Return the key name in the file for every key name of Wan.
 
@@ -232,10 +281,9 @@ def _wan_names(file: safe_open, path: Path) -> dict[str, str]:
     """
     names = {}
     for name in file.keys():  # noqa: SIM118 - safe_open is not a dict
-        bare = name
-        for prefix in PREFIXES:
-            bare = bare.removeprefix(prefix)
-        names[bare] = name
+        bare = _bare(name)
+        if not bare.startswith(PREFIX):
+            names[bare] = name
     if any("scaled_fp8" in name or name.endswith((".scale_weight", ".weight_scale", ".comfy_quant")) for name in names):
         raise ValueError(f"{path} is quantised and cannot be trained; use {UNQUANTISED}")
     if "patch_embedding.weight" not in names or "head.modulation" not in names:

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ...stages import Stage
+from ...stages import PRESETS, Stage
 from ..config.distill import DistillConfig
 from ..data.batches import DistillBatch
 from ..engine.trainable import Trainable
@@ -42,9 +42,11 @@ class DistributionMatching:
     """The DMD recipes, on every stage of a pyramid.
 
     The student makes a clean prediction from one of its levels, which starts from noised data or from its own run. The
-    prediction is noised again, along the ordinary flow at the stage's size (dmd, dmd-ot) or along the stage's path (dmd-pt,
-    dmd-pt-star). In every iteration the critic learns the velocity there. In every ``critic_updates``-th one the student
-    first moves along the difference of teacher and critic, and towards the data (L_teach).
+    prediction is noised again, along the ordinary flow at the stage's size (dmd, dmd-ot, dmd-ppf) or along the stage's path
+    (dmd-pt, dmd-pt-star). With dmd-ppf all predictions have full size, where teacher and critic read them as plain Wan does.
+
+    In every iteration the critic learns the velocity there. In every ``critic_updates``-th one the student first moves along
+    the difference of teacher and critic, and towards the data (L_teach).
 
     Attributes:
         student: The few-step student.
@@ -59,7 +61,8 @@ class DistributionMatching:
         self.config, self.accelerator, path = config, accelerator, config.networks.teacher
         self.student = FewStepStudent(config, accelerator)
         self.stages = self.student.stages
-        self.critic = open_trained(path, config, accelerator, seed=config.train.seed + 1)
+        self.score_spec = PRESETS["plain"] if config.traits.patches else config.pyramid.spec()
+        self.critic = open_trained(path, config, accelerator, seed=config.train.seed + 1, spec=self.score_spec)
         self.teacher = open_teacher(path, self.critic, config, accelerator)
         self.trainables = {
             "student": Trainable(self.student.model.network, config.student, steps=config.student_updates),
@@ -87,12 +90,11 @@ class DistributionMatching:
     @torch.no_grad()
     def matching_gradient(self, clean: Tensor, batch: DistillBatch) -> Tensor:
         """Return ``w * (teacher - critic)`` at the noised prediction, carried back to the prediction ``clean``."""
-        stage = self.stages[batch.stage]
+        stage = self.score_stage(batch)
         noised = self.noised(clean, batch, stage)
         empty_context = batch.empty.expand_as(batch.context)
         conditional, empty = (
-            self.teacher.velocity(noised.x, noised.conditioning, context, stage.rope_scale)
-            for context in (batch.context, empty_context)
+            self.teacher.velocity(noised.x, noised.conditioning, context, stage) for context in (batch.context, empty_context)
         )
         teacher = dmd.guided(conditional, empty, self.config.losses.cfg)
         difference = teacher - self.critic.velocity(noised.x, noised.conditioning, batch.context, stage)
@@ -102,12 +104,17 @@ class DistributionMatching:
 
     def critic_losses(self, batch: DistillBatch) -> dict[str, tuple[float, Tensor]]:
         """Return the flow-matching loss of the critic on the student's predictions."""
-        stage = self.stages[batch.stage]
+        stage = self.score_stage(batch)
         with torch.no_grad():
             clean = self.student.generate(batch)
         noised = self.noised(clean, batch, stage)
         velocity = self.critic.velocity(noised.x, noised.conditioning, batch.context, stage)
         return {"critic": (1.0, (velocity - noised.velocity).square().mean())}
+
+    def score_stage(self, batch: DistillBatch) -> Stage:
+        """Return the stage at which teacher and critic read a prediction of a batch's stage."""
+        stage = self.stages[batch.stage]
+        return self.score_spec.stages(stage.shape)[0] if self.config.traits.patches else stage
 
     def noised(self, clean: Tensor, batch: DistillBatch, stage: Stage) -> NoisedPrediction:
         """Return a clean prediction noised with the batch's second draw."""

@@ -130,7 +130,7 @@ class FrozenFeatures:
             for name, module in tapped.items()
         ]
         try:
-            self.network(x, conditioning.expand(len(x)), context, stage.rope_scale)
+            self.network(x, conditioning.expand(len(x)), context, stage)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from accelerate import Accelerator
 from torch import Tensor
 
-from ...stages import Stage
+from ...stages import PyramidSpec, Stage
 from ..config.run_config import RunConfig
 from ..config.settings import Adapter
 from ..engine import parallel
 from ..models import adapters
-from ..models.networks import WanVelocity, open_transformer
+from ..models.networks import WanVelocity, open_network
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StageNetwork:
     accelerator: Accelerator
 
     def velocity(self, x: Tensor, conditioning: Tensor, context: Tensor, stage: Stage) -> Tensor:
-        """Return ``d x / d sigma`` with the stage's adapter and positions.
+        """Return ``d x / d sigma`` with the stage's adapter, positions and patches.
 
         Args:
             x: Noisy latents, ``(B, C, T, H, W)``.
@@ -42,7 +42,7 @@ class StageNetwork:
         """
         adapters.choose(self.network.transformer, self.adapter, stage.index)
         with self.accelerator.autocast():
-            return self.network(x, conditioning.expand(len(x)), context, stage.rope_scale)
+            return self.network(x, conditioning.expand(len(x)), context, stage)
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,10 @@ class Teacher:
     shared: bool
     accelerator: Accelerator
 
-    def velocity(
-        self, x: Tensor, conditioning: Tensor, context: Tensor, rope_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    ) -> Tensor:
+    def velocity(self, x: Tensor, conditioning: Tensor, context: Tensor, stage: Stage | None = None) -> Tensor:
         """Return ``d x / d sigma``; the arguments are those of ``WanVelocity.forward``."""
         with self._base(), self.accelerator.autocast():
-            return self.network(x, conditioning.expand(len(x)), context, rope_scale)
+            return self.network(x, conditioning.expand(len(x)), context, stage)
 
     @contextmanager
     def _base(self) -> Iterator[None]:
@@ -75,7 +73,9 @@ class Teacher:
             yield
 
 
-def open_trained(path: str, config: RunConfig, accelerator: Accelerator, *, seed: int) -> StageNetwork:
+def open_trained(
+    path: str, config: RunConfig, accelerator: Accelerator, *, seed: int, spec: PyramidSpec | None = None
+) -> StageNetwork:
     """Open a network of which all weights, or a LoRA, will be trained, and move it to the device.
 
     Args:
@@ -83,10 +83,11 @@ def open_trained(path: str, config: RunConfig, accelerator: Accelerator, *, seed
         config: The run.
         accelerator: The group of processes.
         seed: Seed of the LoRA's initial weights.
+        spec: The pyramid that the network runs; None for the run's.
     """
-    network = WanVelocity(open_transformer(path))
-    stages = config.pyramid.spec().number_of_stages
-    adapters.prepare(network.transformer, config.adapter, stages, seed=seed)
+    spec = spec or config.pyramid.spec()
+    network = open_network(path, spec)
+    adapters.prepare(network.transformer, config.adapter, spec.number_of_stages, seed=seed)
     if config.gradient_checkpointing:
         network.transformer.enable_gradient_checkpointing()
     parallel.distribute(network, accelerator, config.system)
@@ -102,7 +103,7 @@ def open_frozen(path: str, config: RunConfig, accelerator: Accelerator, *, check
         accelerator: The group of processes.
         checkpointing: Recompute activations, for gradients with respect to the network's input.
     """
-    network = WanVelocity(open_transformer(path)).requires_grad_(False)
+    network = open_network(path).requires_grad_(False)
     if checkpointing:
         network.transformer.enable_gradient_checkpointing()
     parallel.distribute(network, accelerator, config.system)

@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ...latent_shape import LatentShape
 from ...noise_levels import NoiseLevel
 from ...noise_pyramid import noise_pyramid
 from ...paths import clean_prediction, stage_path
@@ -82,7 +81,7 @@ class FewStepStudent:
                     return torch.zeros_like(x)  # the prediction from the last level is the one that is trained
             return self.velocity(x, level.conditioning, batch.context, stage)
 
-        self.run(velocity, batch.noise, batch.seeds)
+        self.run(velocity, batch.noise, batch.seeds, last=batch.stage)
         index = picked_index(batch.level_pick, len(levels))
         return torch.stack(visited)[index, torch.arange(len(index), device=index.device)]
 
@@ -96,16 +95,16 @@ class FewStepStudent:
         """
         return self.run(lambda x, level, stage: self.velocity(x, level.conditioning, context, stage), noise, seeds)
 
-    def run(self, velocity: Velocity, noise: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Run the student's steps from noise to the clean end of the stage that has the size of ``noise``.
+    def run(self, velocity: Velocity, noise: Tensor, seeds: Sequence[int], *, last: int | None = None) -> Tensor:
+        """Run the student's steps from noise to the clean end of a stage.
 
         Args:
             velocity: The network.
-            noise: White noise, ``(B, C, T, H, W)``.
+            noise: White noise of the size of the last stage that runs, ``(B, C, T, H, W)``.
             seeds: One seed per sample, for the noise that is added between the steps.
+            last: Index of the last stage that runs; None for the finest.
         """
-        size = LatentShape(*noise.shape[-3:])
-        stages = self.stages[: 1 + next(stage.index for stage in self.stages if stage.shape == size)]
+        stages = self.stages if last is None else self.stages[: last + 1]
         ends = (*self.config.pyramid.spec().boundaries, 0.0)
         levels = [(*starts, end) for starts, end in zip(self.levels, ends, strict=True)]
 
