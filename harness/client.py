@@ -27,6 +27,13 @@ class GraphError(RuntimeError):
     """ComfyUI rejected a graph, or one of its nodes failed."""
 
 
+def failure(kind: str, message: str) -> str:
+    """Return the failure of a node in words; one sentence for a VAE that older versions cannot load."""
+    if kind == "VAELoader" and "size mismatch" in message:
+        message = "this ComfyUI loads VAEs of the released widths only, and the file has others; use a newer ComfyUI"
+    return f"{kind} failed: {message}"
+
+
 @dataclass(frozen=True)
 class Progress:
     """Progress of a running graph.
@@ -105,7 +112,7 @@ class ComfyUIClient:
                 if data.get("prompt_id") != prompt:
                     continue
                 if kind == "execution_error":
-                    raise GraphError(f"{data['node_type']} failed: {data['exception_message'].strip()}")
+                    raise GraphError(failure(data["node_type"], data["exception_message"].strip()))
                 if kind == "executing" and data["node"] is None:
                     return (await self.get(f"/history/{prompt}"))[prompt]["outputs"]
                 if kind == "executing":

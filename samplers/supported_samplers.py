@@ -6,6 +6,7 @@ deviation in every band and frame (tests/samplers/test_comfyui_samplers.py).
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import comfy.samplers
 
-from ..pyramid.outside import shown
+from ..pyramid.outside import MOST_SHOWN, shown
 from ..pyramid.stages import PyramidSpec
 from .few_step import few_step_sampler, sample_few_step
 
@@ -141,7 +142,11 @@ def check_sampler_name(name: str | None, spec: PyramidSpec) -> None:
         ValueError: The name is unknown, or the sampler cannot run the stages of this pyramid.
     """
     if name is not None and name not in (*comfy.samplers.SAMPLER_NAMES, FEW_STEP):
-        raise ValueError(f"unknown sampler {shown(name)} in this ComfyUI; expected {', '.join(sampler_names())}")
+        nearest = difflib.get_close_matches(str(name)[:MOST_SHOWN], sampler_names(), n=3, cutoff=0.3) or ["euler"]
+        raise ValueError(
+            f"unknown sampler {shown(name)} in this ComfyUI; expected one of its {len(sampler_names())}, such as "
+            f"{', '.join(nearest)}"
+        )
     if name == "dpm_adaptive":
         raise ValueError(
             "sampler 'dpm_adaptive' chooses its own number of steps, but a pyramid requires a fixed one; use dpmpp_2m"

@@ -84,6 +84,12 @@ def test_the_archive_contains_the_pack_and_nothing_else(archive):
     assert {PurePosixPath(name).suffix for name in archive} <= ENDINGS
 
 
+def test_the_archive_has_neither_links_nor_caches(archive):
+    """Policies for custom nodes refuse them."""
+    assert not [name for name in archive if (ROOT / name).is_symlink() or "__pycache__" in name or name.endswith(".pyc")]
+    assert not any(parent.is_symlink() for name in archive for parent in (ROOT / name).parents if parent != ROOT.parent)
+
+
 def test_the_archive_is_small(archive):
     sizes = {name: (ROOT / name).stat().st_size for name in archive}
     assert not [name for name, size in sizes.items() if size > MEGABYTE]

@@ -28,7 +28,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tiny", action="store_true", help="measure the tiny Wan, which runs on a CPU in a minute")
+    parser.add_argument("--tiny", action="store_true", help="measure the tiny Wan, which runs on a CPU in a few minutes")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a real Wan2.1 1.3B transformer for ComfyUI")
     parser.add_argument("--only", nargs="+", metavar="SECTION", help="measure these sections, again if they are done")
     parser.add_argument("--budget", type=float, default=480, help="seconds after which no further section starts")

@@ -111,7 +111,7 @@ def set_additions(model: ModelPatcher, key: str, additions: Mapping[str, Sequenc
                 addition.place(patcher.load_device, dtype)
         layers = {name: find_layer(patcher, name) for name in additions}
         injected[patcher.model] = [
-            _Beside.put_in(layer, additions[name]) for name, layer in layers.items() if isinstance(layer, nn.Module)
+            _Beside.put_in(layer, additions[name], patcher) for name, layer in layers.items() if isinstance(layer, nn.Module)
         ]
 
     model.set_injections(key, [PatcherInjection(inject=inject, eject=eject)])
@@ -122,20 +122,22 @@ class _Beside:
     """The ``forward`` of a layer with additions.
 
     Others replace ``forward`` as well, and ComfyUI does not eject in the reverse order. If another wrapper sits on top, a
-    removed one becomes a no-op and unlinks itself once it is outermost.
+    removed one becomes a no-op and unlinks itself once it is outermost. So does one whose patcher is gone: ComfyUI does not
+    eject a patcher that an error has left in memory and that is collected later.
     """
 
     layer: nn.Module
     additions: list[Addition]
+    patcher: weakref.ref[ModelPatcher]
     previous: Callable[..., Tensor] | None
     inner: Callable[..., Tensor]
 
     @classmethod
-    def put_in(cls, layer: nn.Module, additions: Sequence[Addition]) -> _Beside:
+    def put_in(cls, layer: nn.Module, additions: Sequence[Addition], patcher: ModelPatcher) -> _Beside:
         """Replace the ``forward`` of a layer."""
         if (below := cls.outermost(layer)) is not None:
             below.remove_if_idle()
-        beside = cls(layer, list(additions), vars(layer).get("forward"), layer.forward)
+        beside = cls(layer, list(additions), weakref.ref(patcher), vars(layer).get("forward"), layer.forward)
         layer.forward = beside.forward
         return beside
 
@@ -161,6 +163,8 @@ class _Beside:
 
     def remove_if_idle(self) -> None:
         """Restore the layer's ``forward`` if there is nothing to add and no other wrapper sits on top."""
+        if self.patcher() is None:
+            self.additions.clear()
         if self.additions or self.outermost(self.layer) is not self:
             return
         if self.previous is None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from demo.contact_sheet import contact_sheet
 from demo.run import PROMPT, SAMPLINGS, Result, Sampling, VideoSize, cost_table, report, sampling_graph
+from harness.client import failure
 from harness.server import ComfyUIServer, GraphError, ServerError, command
 from harness.workspace import Workspace, default_workspace, prepare, write_prompt
 from tiny_wan.world.grammar import parse
@@ -129,3 +130,12 @@ def test_the_report_reads_the_videos_and_compares_costs(tmp_path):
 def test_the_cost_table_agrees_with_the_paper():
     rows = [line.split() for line in cost_table().splitlines()[1:]]
     assert [(row[0], row[2]) for row in rows] == [("0-0-50", "25184"), ("20-20-10", "5642"), ("2-2-1", "282")]
+
+
+def test_a_vae_that_an_older_comfyui_cannot_load_is_one_sentence():
+    mismatches = "Error(s) in loading state_dict for WanVAE:\n" + "\tsize mismatch for encoder.conv1.weight: ...\n" * 100
+    words = (
+        "VAELoader failed: this ComfyUI loads VAEs of the released widths only, and the file has others; use a newer ComfyUI"
+    )
+    assert failure("VAELoader", mismatches) == words
+    assert failure("KSampler", "x") == "KSampler failed: x"

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+from importlib.util import find_spec
 
 import comfy.lora
 import comfy.sd
@@ -53,9 +54,9 @@ def write(tmp_path):
     return write
 
 
-def sample(model, steps="2", pyramid=PLAIN):
+def sample(model, steps="2", pyramid=PLAIN, cfg="1"):
     return PyramidalWanSampler.execute(
-        model, prompt(1), prompt(2), empty(frames=2, height=4, width=4), seed=5, steps=steps, cfg="1", sampler_name="euler",
+        model, prompt(1), prompt(2), empty(frames=2, height=4, width=4), seed=5, steps=steps, cfg=cfg, sampler_name="euler",
         denoise=1.0, grid="auto", shift=5.0, start_stage="auto", end_stage="auto", pyramid=pyramid,
     ).args[0]["samples"]  # fmt: skip
 
@@ -511,6 +512,24 @@ def test_a_copy_of_the_model_on_another_device_gets_the_additions_too(own_model,
     assert torch.equal(layers[0](x), plain[0]) and not torch.equal(layers[1](x), plain[1])
     copy.eject_model()
     assert torch.equal(layers[1](x), plain[1]) and not any("forward" in vars(layer) for layer in layers)
+
+
+@pytest.mark.skipif(find_spec("comfy.multigpu") is None, reason="this ComfyUI does not split a run over several GPUs")
+def test_a_run_split_over_two_devices_has_the_lora_on_both_prompts(tmp_path, write):
+    """ComfyUI's own work units, with a second CPU in place of a card."""
+    save_file(t2v_state_dict(), tmp_path / "model.safetensors")
+    base = comfy.sd.load_diffusion_model(str(tmp_path / "model.safetensors"))
+    lora = write(LOW_RANK)
+    whole, without = (sample(model, cfg="5") for model in (add_stage_lora(base, lora)[0], base))
+    model, calls = base.clone(), []
+    other = model.deepclone_multigpu(new_load_device=torch.device("cpu", 0))
+    other.is_multigpu_base_clone = True
+    other.model.diffusion_model.register_forward_hook(lambda *_: calls.append(1))
+    model.set_additional_models("multigpu", [other])
+    split = sample(add_stage_lora(model, lora)[0], cfg="5")
+    assert calls, "nothing ran on the second device"
+    assert (whole - without).abs().max() > 100 * (split - whole).abs().max()
+    assert_same(split, whole)
 
 
 def test_every_device_and_dtype_keeps_a_tensor_of_its_own():

@@ -203,6 +203,28 @@ def test_a_model_that_nobody_holds_leaves_nothing_behind(t2v_model, write):
     assert not [m for m in t2v_model.model.modules() if "forward" in m.__dict__]
 
 
+def test_a_failed_run_leaves_nothing_behind(t2v_model, write):
+    """The exception keeps the stage's model in a cycle, which is collected without being ejected."""
+    before = sample(t2v_model)
+    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host")), 1.0, "all"))
+
+    def fail(executor, x, *args, **kwargs):
+        if x.shape[-1] == 16:
+            raise RuntimeError("at full size")
+        return executor(x, *args, **kwargs)
+
+    lora.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "fail", fail)
+    try:
+        sample(lora)
+    except RuntimeError as error:
+        cycle = [error]
+        cycle.append(cycle)
+    del lora, fail, cycle
+    gc.collect()
+    assert torch.equal(sample(t2v_model), before)
+    assert not [m for m in t2v_model.model.modules() if "forward" in m.__dict__]
+
+
 def test_forwards_of_other_packs_come_back(t2v_model, write):
     module = t2v_model.model.diffusion_model.blocks[0].self_attn.q
     own = module.forward

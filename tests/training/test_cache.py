@@ -1,5 +1,6 @@
 """The cache: clips, encoders, lists of sources, skipped videos, and resuming without lost or duplicated items."""
 
+import dataclasses
 import io
 import json
 import time
@@ -15,7 +16,7 @@ from pyramid.stages import PRESETS, PyramidSpec
 from pyramid.training.config.toml_config import check_config
 from pyramid.training.data import cache
 from pyramid.training.data.cache import CacheConfig, encode_stages
-from pyramid.training.data.cache_files import Cache, missing_shards
+from pyramid.training.data.cache_files import Cache, CacheInfo, missing_shards
 from pyramid.training.data.clips import ClipSize, UnusableError, clips_of, save_video, stage_videos
 from pyramid.training.data.sources import list_sources
 from pyramid.training.engine import parallel
@@ -332,3 +333,15 @@ def test_every_layout_of_the_vae_opens_as_the_same_network(tmp_path, vae):
     video = read_clip()[None]
     for path in (tmp_path / "pipeline", tmp_path / "pipeline" / "vae", tmp_path / "Wan2.1_VAE.pth"):
         assert torch.allclose(open_vae(path).encode(video), vae.encode(video), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("width", 65, "a multiple of 8"), ("height", 60, "a multiple of 8"), ("frames", 16, "a multiple of 4 plus 1")],
+)
+def test_a_size_that_no_latent_has_is_refused(name, value, words):
+    """Rounded down it would equal the size of a training."""
+    info = CacheInfo(PRESETS["pyramidal-wan"], 64, 64, 17, "pixels", 8, 4, 2, "x")
+    assert CacheInfo.from_json(info.to_json()).latent == info.latent
+    with pytest.raises(ValueError, match=f"'{name}' is {value}; expected {words}"):
+        CacheInfo.from_json(dataclasses.replace(info, **{name: value}).to_json())

@@ -211,13 +211,16 @@ def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path):
     assert trainable.done == 0 and not trainable.optimizer.state
 
 
-def test_a_resumed_log_has_every_step_exactly_once(tmp_path):
+@pytest.mark.parametrize(
+    "rest", [b'{"step": 4, "lo', bytes(range(256)), b'{"step": "x"}\n[1]\n3'], ids=["cut", "binary", "other"]
+)
+def test_a_resumed_log_has_every_step_exactly_once(tmp_path, rest):
     first = RunLog(tmp_path, start=0, is_main=True)
     for step in (1, 2, 3):
         first.report(step, {"loss": step})
     first.close()
-    with (tmp_path / "log.jsonl").open("a") as file:
-        file.write('{"step": 4, "lo')
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(rest)
     second = RunLog(tmp_path, start=2, is_main=True)
     second.report(3, {"loss": 30.0})
     second.close()

@@ -123,6 +123,12 @@ def test_a_damaged_archive_is_a_problem_and_the_others_are_read(tmp_path, damage
     assert [source.caption for source in sources if source.path.name == "1.tar"] == ["one", "one"]
 
 
+def test_an_archive_that_ends_in_a_video_is_one_problem(tmp_path):
+    write_tar(tmp_path / "a.tar", [{"txt": b"one", "mp4": b"x" * 800}] * 2)
+    os.truncate(tmp_path / "a.tar", (tmp_path / "a.tar").read_bytes().rindex(b"x" * 800) + 100)
+    assert problems(list_sources(tmp_path / "a.tar")) == [None, "is not complete in the archive"]
+
+
 @pytest.mark.parametrize(
     "sample, problem",
     [

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...latent_shape import CHANNELS, LatentShape
+from ...latent_shape import CHANNELS, VAE_SPACE, VAE_TIME, LatentShape
 from ...stages import PyramidSpec
 from ..engine.atomic import write_text
 from ..engine.digests import tensor_checksum
@@ -101,6 +101,9 @@ class CacheInfo:
         for name, most in MOST.items():
             if type(values[name]) is not int or not 1 <= values[name] <= most:
                 raise ValueError(f"'{name}' is {values[name]!r:.50}; expected a whole number from 1 to {most}")
+        for name, step, rest in (("width", VAE_SPACE, 0), ("height", VAE_SPACE, 0), ("frames", VAE_TIME, 1)):
+            if values[name] % step != rest:
+                raise ValueError(f"'{name}' is {values[name]}; expected a multiple of {step}{' plus 1' * rest}")
         if values["definition"] not in DEFINITIONS or not isinstance(values["provenance"], dict):
             raise ValueError(f"'definition' is {values['definition']!r:.50}; expected {', '.join(DEFINITIONS)}")
         return cls(**{**values, "spec": PyramidSpec.from_json(json.dumps(values["spec"]))})

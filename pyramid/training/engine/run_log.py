@@ -26,7 +26,7 @@ class RunLog:
             return
         run.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
             kept = [line for line in lines if (step := _step(line)) is not None and step <= start]
             atomic.write_text(self.path, "".join(f"{line}\n" for line in kept))
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -55,8 +55,9 @@ class RunLog:
 
 
 def _step(line: str) -> int | None:
-    """Return the step of a line, or None for an incomplete line that an interruption left."""
+    """Return the step of a line, or None for an incomplete line that an interruption left, and for what is no line of a log."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return step if type(step) is int else None
