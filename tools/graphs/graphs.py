@@ -93,7 +93,7 @@ def t2v_20_20_10(graph: Graph) -> None:
 
 {cost_sentence("pyramidal-wan", "20-20-10", height=THREE_STAGE_HEIGHT)}
 
-{STEPS_THREE}
+{STEPS_THREE.format(20, 20, 10)}
 
 If your file names its pyramid, replace 'Pyramid' by 'Pyramid from File'. Choose a deterministic sampler: euler, heun, dpmpp_2m,
 uni_pc."""
@@ -117,7 +117,7 @@ def t2v_2_2_1(graph: Graph) -> None:
 
 {cost_sentence("pyramidal-wan", "2-2-1", cfg=False, height=THREE_STAGE_HEIGHT)}
 
-{STEPS_THREE}
+{STEPS_THREE.format(2, 2, 1)}
 
 The LoRA belongs on the weights that it was distilled from, and passes its pyramid to the sampler. If all weights were
 distilled, load them as the model, bypass the LoRA, and connect 'Pyramid from File'. Leave cfg at 1."""

@@ -31,8 +31,8 @@ SHIFT = 8.0
 STEPS_TWO = "Steps are written low-high: **20-10** is 20 at a smaller size, then 10 at full size."
 
 STEPS_THREE = (
-    "Steps are written low-mid-high: **20-20-10** is 20 at a quarter of width, height and frame rate, 20 at half, 10 at full "
-    "size."
+    "Steps are written low-mid-high: **{0}-{1}-{2}** is {0} at a quarter of width, height and frame rate, {1} at half, {2} at "
+    "full size."
 )
 
 NOT_PUBLIC = "**{names}** {are}: no such weights are public. Choose your own; stock weights make poor videos here."

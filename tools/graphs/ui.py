@@ -45,6 +45,10 @@ HEIGHTS = {
     "PreviewAny": 180,
 }
 """Heights of nodes that show text, a picture or a video."""
+SHORT = 130
+"""Most characters of a prompt in a node of the usual height. The Chinese ones of the negative prompt are wider than others."""
+LONG_TEXT = 36
+"""Height for more."""
 SPACE_BELOW = {"VAEDecode": 40}
 """Space for a link that continues below a node, in addition to the usual one."""
 
@@ -190,7 +194,7 @@ def _size(node: Node) -> tuple[int, int]:
     if height is None:
         slots = max(len(node.schema.sockets), len(node.schema.outputs))
         height = 12 + SLOT * slots + WIDGET * len(widget_values(node)) + FOOTER * _has_footer(node) + SHOWN.get(node.kind, 0)
-    return width, height
+    return width, height + LONG_TEXT * (len(str(node.values.get("text", ""))) > SHORT)
 
 
 def _has_footer(node: Node) -> bool:
