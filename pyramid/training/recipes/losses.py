@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...forms import FLOW, Form
 from ...noise_levels import add_noise
 from ...paths import PathSample
 from ...stages import Stage
@@ -18,9 +19,12 @@ def blurred_signal(batch: StageBatch, stage: Stage) -> Tensor:
     return stage.from_coarser.up(batch.coarse)
 
 
-def flow_loss(velocity: Tensor, path: PathSample) -> Tensor:
-    """Return L_pyr of one stage: the squared error of ``d x / d sigma`` (PyramidalWan, equation 7)."""
-    return (velocity - path.velocity).square().mean()
+def flow_loss(velocity: Tensor, path: PathSample, form: Form = FLOW) -> Tensor:
+    """Return L_pyr of one stage: the squared error of ``d x / d sigma`` (PyramidalWan, equation 7).
+
+    In another form it is the squared error of the form's output.
+    """
+    return (form.scale(path.level.sigma) * (velocity - path.velocity)).square().mean()
 
 
 def clean_end(path: PathSample, velocity: Tensor, stage: Stage) -> Tensor:
