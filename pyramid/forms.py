@@ -8,8 +8,11 @@ with ``r = sqrt((1 - sigma)**2 + sigma**2)`` for the ``x`` of ``pyramid.paths`` 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, Protocol
@@ -17,8 +20,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .outside import shown
-from .stages import CLOSEST, Stage
+from .outside import read_json_object, shown
+from .stages import CLOSEST, FORM_KEY, Stage
 
 FORMS = ("flow", "epsilon", "v")
 
@@ -28,6 +31,11 @@ TIMESTEPS = 1000
 
 class Form(Protocol):
     """The units of a network's input and output. Sigmas broadcast over latents ``(B, C, T, H, W)``, one per frame."""
+
+    @property
+    def name(self) -> str:
+        """Return one of ``FORMS``."""
+        ...
 
     @property
     def highest(self) -> float:
@@ -59,6 +67,7 @@ class Form(Protocol):
 class Flow:
     """The form of Wan and of this package: the network predicts ``d x / d sigma``."""
 
+    name: str = "flow"
     highest: float = 1.0
 
     def network_input(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -101,6 +110,17 @@ class NoiseTable:
     last: float
     zero_snr: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the fields, which can come from a file."""
+        betas = self.first, self.last
+        numbers = all(isinstance(beta, float) for beta in betas) and 0 < self.first < self.last < 1
+        if self.schedule not in ("linear", "scaled-linear") or not numbers or not isinstance(self.zero_snr, bool):
+            values = ", ".join(map(shown, (self.schedule, *betas, self.zero_snr)))
+            raise ValueError(
+                "a noise table needs schedule 'linear' or 'scaled-linear', betas that rise between 0 and 1, and whether it "
+                f"ends in pure noise; got {values}"
+            )
+
     def alphas_cumprod(self) -> tuple[float, ...]:
         """Return ``gamma**2`` of every timestep, falling."""
         power = 2 if self.schedule == "scaled-linear" else 1
@@ -134,12 +154,17 @@ class Ddim:
     In terms of the velocity they are ``x + (1 - sigma) * velocity`` and ``(1 - 2 * sigma) / r * x + r * velocity`` (derived).
 
     Attributes:
-        prediction: What the network predicts.
-        sigmas: Sigma of every timestep, rising.
+        name: What the network predicts.
+        table: Its noise schedule.
     """
 
-    prediction: Literal["epsilon", "v"]
-    sigmas: tuple[float, ...]
+    name: Literal["epsilon", "v"]
+    table: NoiseTable
+
+    @functools.cached_property
+    def sigmas(self) -> tuple[float, ...]:
+        """Return ``table.sigmas()``."""
+        return self.table.sigmas()
 
     @property
     def highest(self) -> float:
@@ -160,7 +185,7 @@ class Ddim:
 
     def scale(self, sigma: Tensor) -> Tensor:
         """Return ``1 - sigma`` for epsilon and r for v."""
-        return 1 - sigma if self.prediction == "epsilon" else _radius(sigma)
+        return 1 - sigma if self.name == "epsilon" else _radius(sigma)
 
     def output(self, velocity: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """Return epsilon or v."""
@@ -171,7 +196,7 @@ class Ddim:
         return (output - self._share_of_x(sigma) * x) / self.scale(sigma)
 
     def _share_of_x(self, sigma: Tensor) -> Tensor:
-        return torch.ones_like(sigma) if self.prediction == "epsilon" else (1 - 2 * sigma) / _radius(sigma)
+        return torch.ones_like(sigma) if self.name == "epsilon" else (1 - 2 * sigma) / _radius(sigma)
 
 
 def make_form(name: str, table: NoiseTable | None = None) -> Form:
@@ -192,10 +217,43 @@ def make_form(name: str, table: NoiseTable | None = None) -> Form:
         return FLOW
     if table is None:
         raise ValueError(f"form '{name}' requires a noise table; expected {', '.join(TABLES)}")
-    sigmas = table.sigmas()
-    if name == "epsilon" and sigmas[-1] == 1:
+    form = Ddim("epsilon" if name == "epsilon" else "v", table)
+    if form.name == "epsilon" and form.highest == 1:
         raise ValueError("form 'epsilon' requires a table that ends below pure noise, where it determines no video; use 'v'")
-    return Ddim("epsilon" if name == "epsilon" else "v", sigmas)
+    return form
+
+
+def named_form(name: str, table: str | None) -> Form:
+    """Return a form with one of ``TABLES``, or with none.
+
+    Raises:
+        ValueError: A name is unknown, or there is no such model of this table.
+    """
+    if table is not None and table not in TABLES:
+        raise ValueError(f"unknown noise table {shown(table)}; expected {', '.join(TABLES)}")
+    return make_form(name, None if table is None else TABLES[table])
+
+
+def form_to_metadata(form: Form) -> dict[str, str]:
+    """Return the entry for the header of a safetensors file."""
+    table = {"table": dataclasses.asdict(form.table)} if isinstance(form, Ddim) else {}
+    return {FORM_KEY: json.dumps({"form": form.name, **table})}
+
+
+def form_from_metadata(metadata: Mapping[str, str] | None) -> Form:
+    """Return the form in the header of a safetensors file; that of Wan for other files.
+
+    Raises:
+        ValueError: The entry is no form.
+    """
+    if not metadata or FORM_KEY not in metadata:
+        return FLOW
+    values = read_json_object(metadata[FORM_KEY], "the form of the network")
+    table = values.get("table")
+    try:
+        return make_form(values.get("form", ""), None if table is None else NoiseTable(**table))
+    except TypeError:
+        raise ValueError(f"the noise table of the network is {shown(table)}; expected a schedule and two betas") from None
 
 
 def starting_rho(stage: Stage, form: Form) -> float:

@@ -36,12 +36,19 @@ PATCHES_FORMAT = 2
 """Format of the pyramids that grow the patches, which earlier versions cannot run. Format 1 does not have their field."""
 
 METADATA_KEY = "pyramid_spec"
+FORM_KEY = "pyramid_form"
+"""Metadata key of what a trained network predicts, see ``pyramid.forms``; flow where it is missing."""
 
 CLOSEST = 1e-7
 """Least distance of a boundary from 0 and 1, which float32 can tell from them."""
 
 MOST_STAGES = 10
 """Stages of a pyramid: the most that the largest video of ComfyUI's empty latents can be halved into."""
+
+
+class NotFlowError(ValueError):
+    """A network that predicts something else than the flow, which ComfyUI cannot sample."""
+
 
 PerFrame = tuple[float, float]
 """A number for latent frame 0 and one for all other frames."""
@@ -436,9 +443,16 @@ class PyramidSpec:
 
         Raises:
             ValueError: The header has none.
+            NotFlowError: The network is no flow model.
         """
         if not metadata or METADATA_KEY not in metadata:
             raise ValueError(f"the file's metadata has no '{METADATA_KEY}', so its pyramid is unknown")
+        form = read_json_object(metadata.get(FORM_KEY, "{}"), "the form of the network").get("form", "flow")
+        if form != "flow":
+            raise NotFlowError(
+                f"its network predicts {shown(form)}, and ComfyUI has no video model of that kind with 5-D latents; only those "
+                "that predict 'flow' can be sampled"
+            )
         return cls.from_json(metadata[METADATA_KEY])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..forms import form_to_metadata
 from ..key_names import wan_name
 from ..patches import PREFIX as PATCHES
 from ..schedules import levels_to_metadata
@@ -129,6 +130,7 @@ def _header(config: RunConfig, step: int) -> dict[str, str]:
     provenance = {"base": Path(config.base_checkpoint).name, "cache": Path(config.data.cache).name, "step": step}
     header = {
         METADATA_KEY: config.pyramid.spec().to_json(),
+        **form_to_metadata(config.form),
         RECIPE_KEY: config.model_dump_json(),
         PROVENANCE_KEY: json.dumps(provenance),
     }

@@ -24,6 +24,7 @@ from .engine.locks import locked
 from .engine.loop import Recipe, TrainingLoop
 from .export import export
 from .files import read_json
+from .models.network_form import check_forms
 from .models.networks import transformer_files
 from .recipes.distill import DistributionMatching
 from .recipes.distill_adversarial import AdversarialDistillation
@@ -68,6 +69,7 @@ def _started(config: RunConfig) -> Iterator[tuple[Accelerator, Cache]]:
     accelerator = parallel.start(config.system)
     cache = open_cache(config)
     check_cache(config, cache)
+    check_forms(config.checkpoints_by_setting, config.form)
     with ExitStack() as held:
         parallel.on_main(lambda: _claim(config, cache, held))
         yield accelerator, cache

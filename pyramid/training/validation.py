@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..forms import starting_levels, starting_signal
 from ..noise_levels import NoiseLevel
 from ..noise_pyramid import derive_seed, noise_pyramid, stage_seed, top_up_seed
 from ..resize import make_resize, missing_band
@@ -163,8 +164,10 @@ def sample(recipe: Finetuning, cache: Cache, item: int, *, steps: str, cfg: floa
         size = (1, *noises[0].shape[1:2], stage.shape.frames, stage.shape.height, stage.shape.width)
         return draws.white(size, top_up_seed(stage_seed(SEED, stage.index))).to(device)
 
-    runner = solver_stage(velocity, euler, stage_levels(spec, counts))
-    return sample_pyramid(runner, noises, stages, top_up=top_up).float().cpu()
+    levels = stage_levels(spec, counts)
+    levels[0] = starting_levels(levels[0], stages[0], recipe.form)
+    signal = starting_signal(noises[0], stages[0].at(torch.tensor(levels[0][0])).sigma.to(device))
+    return sample_pyramid(solver_stage(velocity, euler, levels), noises, stages, signal=signal, top_up=top_up).float().cpu()
 
 
 def sample_student(student: FewStepStudent, cache: Cache, item: int) -> Tensor:

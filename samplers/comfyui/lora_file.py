@@ -17,7 +17,7 @@ from torch import Tensor
 from ...pyramid.key_names import Expert, LoraKey, diffusers_name, lora_key
 from ...pyramid.outside import MOST_JSON, first_line, read_json, shown
 from ...pyramid.schedules import levels_from_metadata
-from ...pyramid.stages import METADATA_KEY, PyramidSpec
+from ...pyramid.stages import METADATA_KEY, NotFlowError, PyramidSpec
 from .finite import is_finite
 from .patch_files import PatchSet, is_patch_key, patch_set
 from .safetensors_file import file_problem
@@ -75,6 +75,8 @@ def load_lora_file(path: str | Path, name: str, expert: Expert | None = None) ->
         _set_alphas(layers, _peft_config(path, metadata))
         spec = PyramidSpec.from_metadata(metadata) if METADATA_KEY in metadata else None
         levels = levels_from_metadata(metadata, spec) if spec is not None else None
+    except NotFlowError as error:
+        raise ValueError(f"the LoRA '{name}': {error}") from None
     except ValueError as error:
         raise ValueError(f"the LoRA '{name}' is damaged: {first_line(error)}") from None
     _check_values(layers, name)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from ...forms import FLOW, Form
 from ...schedules import parse_steps, stage_levels
 from ...stages import PyramidSpec
 from .run_config import MOST_STEPS, RunConfig, TrainSection, check_steps
@@ -182,6 +183,11 @@ class DistillConfig(RunConfig):
     def dropped_prompts(self) -> float:
         """Return 0: a student runs without cfg."""
         return 0.0
+
+    @property
+    def form(self) -> Form:
+        """Return the flow: distillation knows no other form."""
+        return FLOW
 
     @property
     def student_levels(self) -> list[tuple[float, ...]]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
+from ...forms import FLOW, TABLES, Form, named_form, starting_rho
 from .run_config import MOST_SAMPLES, RunConfig, TrainSection, check_steps
 from .settings import Model, Optimizer, Share
 from .toml_config import Section
@@ -26,6 +27,12 @@ class FinetuneTrain(TrainSection):
     levels: Literal["stage", "all"] = Field(
         default="stage",
         description="noise levels of a stage: its own range, or all levels (natural field: a plain teacher for all sizes)",
+    )
+    form: Literal["flow", "epsilon", "v"] = Field(
+        default="flow", description="what the network predicts and the loss compares; Wan and ComfyUI's video models: flow"
+    )
+    noise_table: str | None = Field(
+        default=None, description=f"noise schedule of an epsilon or v model, one of {', '.join(TABLES)}"
     )
 
 
@@ -96,6 +103,11 @@ class FinetuneConfig(RunConfig):
         return self.train.drop_prompt
 
     @property
+    def form(self) -> Form:
+        """Return what ``train.form`` and ``train.noise_table`` name."""
+        return named_form(self.train.form, self.train.noise_table)
+
+    @property
     def student_levels(self) -> None:
         """Return None: the network can be sampled with any steps."""
         return None
@@ -106,4 +118,16 @@ class FinetuneConfig(RunConfig):
         check_steps("validation.steps", self.validation.steps, self.pyramid.spec().number_of_stages)
         if self.train.levels == "all" and field != "natural":
             raise ValueError(f"train.levels 'all' requires pyramid.field 'natural'; got '{field}'")
+        return self
+
+    @model_validator(mode="after")
+    def _check_form(self) -> FinetuneConfig:
+        try:
+            form = self.form
+            for stage in self.pyramid.spec().nominal_stages():
+                starting_rho(stage, form)
+        except ValueError as error:
+            raise ValueError(f"train.form and train.noise_table: {error}") from None
+        if self.train.levels == "all" and form is not FLOW:
+            raise ValueError(f"train.levels 'all' serves distillation, which requires train.form 'flow'; got '{form.name}'")
         return self

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from pydantic import Field, PositiveInt, model_validator
 
+from ...forms import Form
 from ...schedules import parse_steps
 from .settings import Adapter, Data, Keep, Name, Optimizer, Pyramid, System, Validation, Video
 from .toml_config import Section
@@ -103,6 +104,11 @@ class RunConfig(Section, ABC):
     @abstractmethod
     def dropped_prompts(self) -> float:
         """Return the share of samples that are trained with the empty prompt."""
+
+    @property
+    @abstractmethod
+    def form(self) -> Form:
+        """Return what the networks predict."""
 
     @property
     @abstractmethod

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ...forms import Form, starting_rho
 from ...latent_shape import LatentShape
 from ...noise_levels import NoiseLevel
 from ...paths import stage_path
@@ -30,13 +31,14 @@ class Finetuning:
         model: The network.
         teacher: The plain teacher; None if L_dist is switched off.
         stages: The stages of the pyramid, in running order.
+        form: What the network and the teacher predict.
         trainables: The network with its optimiser, as "network".
     """
 
     def __init__(self, config: FinetuneConfig, accelerator: Accelerator) -> None:
         """Open the network and, if there is one, the teacher."""
         self.config, self.accelerator = config, accelerator
-        self.stages = self.spec.stages(self.shape)
+        self.stages, self.form = self.spec.stages(self.shape), config.form
         path = config.model.transformer
         self.model = open_trained(path, config, accelerator, seed=config.train.seed)
         self.teacher = open_teacher(path, self.model, config, accelerator) if config.losses.teacher else None
@@ -62,23 +64,28 @@ class Finetuning:
     def stage_losses(self, batch: StageBatch) -> dict[str, tuple[float, Tensor]]:
         """Return weight and value of every loss on samples of one stage."""
         batch, stage = batch.to(self.accelerator.device), self.stages[batch.stage]
-        sigma = batch.rho if self.config.train.levels == "all" else stage.reference_sigma_at(batch.rho)
+        rho = batch.rho * starting_rho(stage, self.form)
+        sigma = batch.rho if self.config.train.levels == "all" else stage.reference_sigma_at(rho)
         natural = stage.natural_level(sigma)
         path = stage_path(batch.clean, blurred_signal(batch, stage), batch.noise, stage, natural)
         velocity = self.velocity(path.x, path.level, stage, batch.context)
-        losses = {"flow": (1.0, flow_loss(velocity, path))}
+        losses = {"flow": (1.0, flow_loss(velocity, path, self.form))}
         if self.teacher is not None and stage.level in self.config.losses.teacher_levels:
-            clean = teacher_clean(self.teacher, batch, stage, natural)
-            losses["teacher"] = self.config.losses.teacher, teacher_loss(path, velocity, clean, batch.noise, stage)
+            clean = teacher_clean(self.teacher, batch, stage, natural, self.form)
+            value = teacher_loss(path, velocity, clean, batch.noise, stage, self.form)
+            losses["teacher"] = self.config.losses.teacher, value
         return losses
 
     def velocity(self, x: Tensor, level: NoiseLevel, stage: Stage, context: Tensor) -> Tensor:
-        """Return the network's ``d x / d sigma``; see ``StageNetwork.velocity``."""
-        return self.model.velocity(x, level.conditioning, context, stage)
+        """Return the ``d x / d sigma`` that the network's output stands for; see ``StageNetwork.velocity``."""
+        seen, conditioning = self.form.network_input(x, level.sigma), self.form.conditioning(level.conditioning)
+        return self.form.velocity(self.model.velocity(seen, conditioning, context, stage), x, level.sigma)
 
 
 @torch.no_grad()
-def teacher_clean(teacher: Teacher, batch: StageBatch, stage: Stage, natural: Tensor) -> Tensor:
+def teacher_clean(teacher: Teacher, batch: StageBatch, stage: Stage, natural: Tensor, form: Form) -> Tensor:
     """Return the plain teacher's clean prediction from the ordinary flow at the stage's size, with the same noise."""
-    x, sigma = natural_sample(batch.clean, batch.noise, stage, natural)
-    return x - sigma[:, None, None, None, None] * teacher.velocity(x, sigma, batch.context)
+    x, level = natural_sample(batch.clean, batch.noise, stage, natural)
+    sigma = level[:, None, None, None, None]
+    output = teacher.velocity(form.network_input(x, sigma), form.conditioning(level), batch.context)
+    return x - sigma * form.velocity(output, x, sigma)

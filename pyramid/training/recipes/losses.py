@@ -38,16 +38,18 @@ def teacher_end(teacher_clean: Tensor, noise: Tensor, stage: Stage) -> Tensor:
     return add_noise(teacher_clean, noise, stage.per_frame(stage.clean.sigma, noise))
 
 
-def teacher_loss(path: PathSample, velocity: Tensor, teacher_clean: Tensor, noise: Tensor, stage: Stage) -> Tensor:
+def teacher_loss(
+    path: PathSample, velocity: Tensor, teacher_clean: Tensor, noise: Tensor, stage: Stage, form: Form = FLOW
+) -> Tensor:
     """Return L_dist: the student's partially denoised latent against the one that the plain teacher predicts.
 
     The paper specifies no more than that; to compare at the stage's clean end is a guess. Both ends are divided by the length
     of the stage, which makes the difference an error of a velocity (derived: with a teacher that knows the clean data the loss
-    is ``rho ** 2`` times ``flow_loss``). The teacher gets no gradient.
+    is ``rho ** 2`` times ``flow_loss``, in every form). The teacher gets no gradient.
     """
     ends = stage.per_frame(stage.clean.sigma, noise), stage.per_frame(stage.noisy.sigma, noise)
     difference = clean_end(path, velocity, stage) - teacher_end(teacher_clean.detach(), noise, stage)
-    return (difference / (ends[1] - ends[0])).square().mean()
+    return (form.scale(path.level.sigma) * difference / (ends[1] - ends[0])).square().mean()
 
 
 def natural_sample(clean: Tensor, noise: Tensor, stage: Stage, natural: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,201 @@
+"""Finetuning in flow, epsilon and v form: what the network sees and learns, samples, resuming, and the exported header."""
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from test_finetune_run import assert_equal, log, weights
+
+from pyramid.forms import TABLES, form_from_metadata, form_to_metadata, make_form, named_form
+from pyramid.noise_pyramid import noise_pyramid
+from pyramid.stages import PRESETS
+from pyramid.training import run as runs
+from pyramid.training.config.distill import DistillConfig
+from pyramid.training.config.finetune import FinetuneConfig
+from pyramid.training.config.toml_config import check_config
+from pyramid.training.engine import draws
+from pyramid.training.recipes.finetune import Finetuning, teacher_clean
+from pyramid.training.validation import SEED, sample
+from pyramidalwan.samplers.comfyui.model_files import lora_from_list, spec_from_file
+from tiny_wan.training_files import cache_folder, settings
+
+FORMS = {
+    "epsilon": {"train__form": "epsilon", "train__noise_table": "stable-diffusion"},
+    "v": {"train__form": "v", "train__noise_table": "zero-snr"},
+}
+EVERY_FORM = pytest.mark.parametrize("form", FORMS)
+
+
+def config(folder, form, **changes):
+    folder.mkdir(exist_ok=True)
+    cache = cache_folder(folder / "in time", spec=PRESETS["tpdiff"], video=(64, 64, 17))
+    video = {"video__width": 64, "video__height": 64, "pyramid__preset": "tpdiff", "data__cache": str(cache)}
+    return check_config(FinetuneConfig, settings(folder, **video, **FORMS.get(form, {}), **changes), "test")
+
+
+def recorded(recipe):
+    """Return a list that every forward pass of the network is appended to, as input, timesteps and output."""
+    calls = []
+
+    def record(module, args, kwargs, output):
+        calls.append((kwargs["hidden_states"], kwargs["timestep"], output[0]))
+
+    recipe.model.network.transformer.register_forward_hook(record, with_kwargs=True)
+    return calls
+
+
+@EVERY_FORM
+def test_the_network_sees_and_learns_what_a_model_of_the_form_does(tmp_path, form):
+    """The literal formulas in terms of ``z = x / gamma`` and ``u = sigma / gamma``, per frame."""
+    recipe = Finetuning(made := config(tmp_path, form, losses__teacher=0.0), runs.parallel.start(made.system))
+    (parts, *_) = runs.step_batches(made, runs.Cache(made.data.cache), recipe.accelerator)(0)
+    table = torch.tensor(TABLES[made.train.noise_table].sigmas())
+    for batch in parts[0]:
+        calls, stage = recorded(recipe), recipe.stages[batch.stage]
+        with torch.no_grad():
+            loss = recipe.stage_losses(batch)["flow"][1]
+        seen, timesteps, output = calls[-1]
+        rho = batch.rho * (stage.rho(table[-1]) if stage.index == 0 else 1)
+        natural, sigma = stage.natural_at(rho), stage.sigma_at(rho)
+        below, above = table[timesteps.floor().long()], table[timesteps.ceil().long()]
+        assert ((below - 1e-5 < natural) & (natural < above + 1e-5)).all()
+        gamma, deviation = (1 - sigma) / (norm := ((1 - sigma) ** 2 + sigma**2).sqrt()), sigma / norm
+        target, signal = batch.noise, batch.clean
+        if stage.from_coarser is not None:
+            (clean_end, noisy_end), blurred = stage.end_sigmas(sigma), stage.from_coarser.up(batch.coarse)
+            odds = clean_end / (1 - clean_end), noisy_end / (1 - noisy_end)
+            start, end = blurred + odds[1] * batch.noise, batch.clean + odds[0] * batch.noise
+            target = (end - start) / (odds[0] - odds[1])
+            signal = start + (sigma / (1 - sigma) - odds[1]) * target - sigma / (1 - sigma) * target
+        torch.testing.assert_close(seen, gamma * signal + deviation * target, atol=1e-4, rtol=0)
+        if form == "v":
+            target = gamma * target - deviation * signal
+        assert (output - target).square().mean().item() == pytest.approx(loss.item(), rel=1e-3)
+
+
+@EVERY_FORM
+def test_a_run_in_a_form_resumes_exactly_lowers_its_loss_and_names_the_form(tmp_path, form):
+    changes = {"train__steps": 12, "optimizer__learning_rate": 3e-3, "optimizer__ema": 0.5, "validation__every": 4}
+    made = config(tmp_path / "whole", form, **changes)
+    (file,) = runs.run_finetuning(made)
+    held_out = [line["validation"] for line in log(made) if "validation" in line]
+    assert held_out[-1] < 0.95 * held_out[0]
+    half = config(tmp_path / "resumed", form, **{**changes, "train__steps": 6})
+    runs.run_finetuning(half)
+    runs.run_finetuning(half.model_copy(update={"train": made.train}))
+    assert_equal(weights(made), weights(half))
+    with safe_open(file, framework="pt") as opened:
+        assert form_from_metadata(opened.metadata()) == made.form == make_form(form, TABLES[made.train.noise_table])
+
+
+@EVERY_FORM
+def test_samples_of_validation_start_from_noise_at_the_last_timestep_and_end_at_the_first(tmp_path, form):
+    recipe = Finetuning(made := config(tmp_path, form), runs.parallel.start(made.system))
+    cache = runs.Cache(made.data.cache)
+    calls = recorded(recipe)
+    with torch.no_grad():
+        made_latents = sample(recipe, cache, 4, steps="2-1-1", cfg=1.0)
+    noise = noise_pyramid(draws.white((1, *cache.size(2)), SEED, "sample", 4), recipe.stages)[0]
+    torch.testing.assert_close(calls[0][0], noise, atol=1e-5, rtol=0)
+    timesteps = [call[1].item() for call in calls]
+    assert timesteps[0] == pytest.approx(999, abs=1e-2)
+    assert timesteps == sorted(timesteps, reverse=True) and len(calls) == 4
+    assert made_latents.shape == (1, *cache.size(2)) and made_latents.isfinite().all()
+
+
+def test_the_teacher_predicts_in_the_form_of_the_run(tmp_path):
+    """A network that predicts the true noise knows the clean data."""
+    recipe = Finetuning(made := config(tmp_path, "epsilon"), runs.parallel.start(made.system))
+    (parts, *_) = runs.step_batches(made, runs.Cache(made.data.cache), recipe.accelerator)(0)
+    batch = parts[0][2]
+    seen = []
+    recipe.teacher.network.transformer.register_forward_hook(
+        lambda module, args, kwargs, output: seen.append(kwargs["hidden_states"]) or (batch.noise,), with_kwargs=True
+    )
+    losses = recipe.stage_losses(batch)
+    assert losses["teacher"][1].isfinite() and len(seen) == 1
+    natural = torch.full((len(batch.clean),), 0.3)
+    clean = teacher_clean(recipe.teacher, batch, recipe.stages[2], natural, recipe.form)
+    torch.testing.assert_close(clean, batch.clean, atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen[-1], (0.7 * batch.clean + 0.3 * batch.noise) / 0.58**0.5, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"train__form": "epsilon"},
+            "train.form and train.noise_table: form 'epsilon' requires a noise table; expected ",
+        ),
+        ({"train__noise_table": "ddpm"}, "form 'flow' has no noise table"),
+        ({**FORMS["v"], "train__noise_table": "sd"}, "unknown noise table 'sd'; expected stable-diffusion, animatediff"),
+        ({"train__form": "epsilon", "train__noise_table": "zero-snr"}, "ends below pure noise"),
+        ({**FORMS["epsilon"], "pyramid__boundaries": [0.95, 0.5]}, "first stage ends at noise level 0.95"),
+        (
+            {**FORMS["epsilon"], "pyramid__field": "natural", "pyramid__first_frame": "shared", "train__levels": "all"},
+            "train.levels 'all' serves distillation, which requires train.form 'flow'; got 'epsilon'",
+        ),
+    ],
+)
+def test_forms_that_do_not_fit_are_errors(changes, message):
+    values = {"out": "o", "model": {"transformer": "m"}, "data": {"cache": "c"}, "pyramid": {"preset": "tpdiff"}}
+    for name, value in changes.items():
+        table, _, key = name.partition("__")
+        values.setdefault(table, {})[key] = value
+    with pytest.raises(ValueError, match=message):
+        check_config(FinetuneConfig, values, "test")
+
+
+def test_a_network_of_another_form_is_refused(tmp_path):
+    made = config(tmp_path, "epsilon", train__steps=1)
+    (file,) = runs.run_finetuning(made)
+    expected = "was trained in form 'epsilon' with noise table 'stable-diffusion', but this run is in form"
+    again = config(tmp_path / "again", "v", model__transformer=str(file))
+    with pytest.raises(ValueError, match=f"model.transformer .* {expected} 'v' with noise table 'zero-snr'; set train.form"):
+        runs.run_finetuning(again)
+    tables = {
+        "out": str(tmp_path / "student"), "data": {"cache": made.data.cache, "held_out": 2},
+        "pyramid": {"preset": "tpdiff"}, "video": made.video.model_dump(), "system": {"device": "cpu", "precision": "fp32"},
+        "networks": {"student": str(file), "teacher": str(file)}, "losses": {"teach": 0.0},
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=f"networks.student .* {expected} 'flow'; distillation requires 'flow'"):
+        runs.run_distillation(check_config(DistillConfig, tables, "test"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "must be a JSON object"),
+        ('{"form": "eps"}', "unknown form 'eps'"),
+        ('{"form": "v", "table": {"beta": 1}}', "the noise table of the network is a dict of 1; expected a schedule and two"),
+        ('{"form": "v", "table": {"schedule": "linear", "first": 2.0, "last": 0.1}}', "betas that rise between 0 and 1"),
+    ],
+)
+def test_a_damaged_form_in_a_header_is_an_error(text, message):
+    with pytest.raises(ValueError, match=message):
+        form_from_metadata({"pyramid_form": text})
+
+
+def test_the_nodes_refuse_networks_of_other_forms_in_one_sentence_and_run_flow_models(tmp_path, monkeypatch):
+    import folder_paths
+
+    spec, form = PRESETS["tpdiff"], FORMS["epsilon"]
+    headers = {
+        "flow": {**spec.to_metadata(), **form_to_metadata(make_form("flow"))},
+        "epsilon": {**spec.to_metadata(), **form_to_metadata(named_form("epsilon", form["train__noise_table"]))},
+    }
+    key, size = "diffusion_model.blocks.0.self_attn.q", {"lora_down": (2, 8), "lora_up": (8, 2)}
+    for name, header in headers.items():
+        weights = {f"{key}.{part}.weight": torch.zeros(shape) for part, shape in size.items()}
+        save_file(weights, tmp_path / f"{name}.safetensors", header)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], {".safetensors"}))
+    assert spec_from_file("loras/flow.safetensors") == lora_from_list("flow.safetensors").spec
+    message = "its network predicts 'epsilon', and ComfyUI has no video model of that kind with 5-D latents; only those that"
+    with pytest.raises(ValueError, match=f"^'loras/epsilon.safetensors': {message} predict 'flow' can be sampled$"):
+        spec_from_file("loras/epsilon.safetensors")
+    with pytest.raises(ValueError, match=f"^the LoRA 'epsilon.safetensors': {message} predict 'flow' can be sampled$"):
+        lora_from_list("epsilon.safetensors")
+
+
+def test_files_without_a_form_are_flow_models():
+    assert form_from_metadata(None) == form_from_metadata({"other": "1"}) == make_form("flow")
