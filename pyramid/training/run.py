@@ -164,6 +164,7 @@ def step_batches(
         last=len(cache) - config.data.held_out,
         drop=config.dropped_prompts,
         draw_twice=config.draws_twice,
+        align_noise=config.aligns_noise,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )

@@ -180,6 +180,11 @@ class DistillConfig(RunConfig):
         return True
 
     @property
+    def aligns_noise(self) -> bool:
+        """Return False: the student's inputs follow the path that its sampler visits."""
+        return False
+
+    @property
     def dropped_prompts(self) -> float:
         """Return 0: a student runs without cfg."""
         return 0.0

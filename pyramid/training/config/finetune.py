@@ -34,6 +34,10 @@ class FinetuneTrain(TrainSection):
     noise_table: str | None = Field(
         default=None, description=f"noise schedule of an epsilon or v model, one of {', '.join(TABLES)}"
     )
+    align_noise: bool = Field(
+        default=False,
+        description="data-noise alignment (TPDiff): assign a stage's draws of noise in one forward pass to the nearest clips",
+    )
 
 
 class FinetuneLosses(Section):
@@ -96,6 +100,11 @@ class FinetuneConfig(RunConfig):
     def draws_twice(self) -> bool:
         """Return False: nothing is noised a second time."""
         return False
+
+    @property
+    def aligns_noise(self) -> bool:
+        """Return ``train.align_noise``."""
+        return self.train.align_noise
 
     @property
     def dropped_prompts(self) -> float:

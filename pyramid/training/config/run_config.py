@@ -102,6 +102,11 @@ class RunConfig(Section, ABC):
 
     @property
     @abstractmethod
+    def aligns_noise(self) -> bool:
+        """Return whether the draws of noise in a forward pass are assigned to the nearest clips."""
+
+    @property
+    @abstractmethod
     def dropped_prompts(self) -> float:
         """Return the share of samples that are trained with the empty prompt."""
 

@@ -15,6 +15,7 @@ from ...noise_pyramid import derive_seed
 from ..engine import draws
 from ..engine.errors import StoppedError
 from ..files import first_line
+from .alignment import aligned
 from .cache_files import Cache
 
 Batch = TypeVar("Batch", bound="StageBatch")
@@ -81,6 +82,7 @@ class Plan:
         process: Rank of this process.
         processes: Number of processes.
         draw_twice: Whether to make each batch a ``DistillBatch``.
+        align_noise: Whether to assign the noise of a batch to its clips by ``aligned``.
     """
 
     seed: int
@@ -92,6 +94,7 @@ class Plan:
     process: int = 0
     processes: int = 1
     draw_twice: bool = False
+    align_noise: bool = False
 
     @property
     def step_samples(self) -> int:
@@ -127,7 +130,7 @@ def draw_batch(cache: Cache, plan: Plan, stage: int, numbers: range) -> StageBat
     """Draw the samples with these numbers at one stage.
 
     Every pass over the items is a new permutation. All values are functions of the seed, the stage and the sample's number, so
-    neither the number of processes nor an interruption changes them.
+    neither the number of processes nor an interruption changes them. With alignment, the samples that are drawn together do.
 
     Args:
         cache: The items.
@@ -139,6 +142,8 @@ def draw_batch(cache: Cache, plan: Plan, stage: int, numbers: range) -> StageBat
     clean = torch.stack([cache.latent(item, stage) for item in items]) if cache.has_videos else torch.empty(0)
     has_coarse = bool(stage) and cache.has_videos and not cache.all_full_size
     noise, rho = _noise_and_rho(cache.size(stage), plan, stage, numbers, "")
+    if plan.align_noise:
+        noise = aligned(noise, clean)
     dropped = [draws.uniform(plan.seed, "drop", stage, number) < plan.drop for number in numbers]
     context = [cache.empty if drop else cache.text(item) for item, drop in zip(items, dropped, strict=True)]
     batch = StageBatch(
