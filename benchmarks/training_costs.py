@@ -75,6 +75,7 @@ class Run:
 H100 = 2.5
 RUNS = (
     Run("1.3b_20-20-10", 2, (Machine("H100", 1, H100), Machine("H100", 2, H100), Machine("H100", 16, H100))),
+    Run("1.3b_tpdiff", 2, (Machine("H100", 2, H100),)),
     Run("1.3b_20-20-10_lora", 1, (Machine("RTX 4090", 1, 0.5), Machine("H100", 1, H100))),
     Run("14b_20-20-10_lora", 8, (Machine("H100", 8, H100),)),
     Run("1.3b_multires", 2, (Machine("H100", 2, H100),)),

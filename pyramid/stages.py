@@ -541,13 +541,18 @@ def _conditioning_ends(source: str, naturals: list[PerFrame], sigmas: list[tuple
     return list(zip(cuts, [*cuts[1:-1], 0.0], strict=False))
 
 
+def _in_time(stages: int) -> PyramidSpec:
+    """Return TPDiff's pyramid (arXiv 2503.09566): stages that double the frame rate and end at evenly spaced sigmas."""
+    boundaries = tuple(shift_sigma(level / stages, math.sqrt(2**level)) for level in range(stages - 1, 0, -1))
+    return PyramidSpec(boundaries, ("T",) * (stages - 1), rope="scaled")
+
+
 PRESETS: dict[str, PyramidSpec] = {
     # Three spatio-temporal stages; the boundaries are SwD's spectral ones for Wan2.1 (arXiv 2503.16397), an assumption here.
     "pyramidal-wan": PyramidSpec(),
     # arXiv 2410.05954: sigma_c = 2/3 and 1/3 with n = 4 are the natural levels 8/9 and 1/2.
     "pyramidal-flow": PyramidSpec((8 / 9, 1 / 2), ("HW", "HW"), timestep_source="pyramid-flow", first_frame="shared"),
-    # arXiv 2503.09566: three equal stages in frame rate; sigma_c = 2/3 and 1/3 with n = 2.
-    "tpdiff": PyramidSpec((shift_sigma(2 / 3, 2), shift_sigma(1 / 3, math.sqrt(2))), ("T", "T"), rope="scaled"),
+    "tpdiff": _in_time(3),
     # PyramidalWan's third system (arXiv 2601.04792) did not publish its boundaries; these kept the most fine detail on the
     # tiny Wan. Early ones cost nothing, because the steps of each stage decide what a run costs.
     "ppf": PyramidSpec((0.95, 0.8), ("THW", "THW"), field="natural", first_frame="shared", coarse="patches"),
@@ -562,6 +567,9 @@ PRESETS: dict[str, PyramidSpec] = {
     "wan2.2-t2v": PyramidSpec((0.875,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared"),
     "wan2.2-i2v": PyramidSpec((0.9,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared"),
 }
+
+TRAINING_PRESETS = {**PRESETS, "tpdiff-2": _in_time(2), "tpdiff-4": _in_time(4)}
+"""Presets of training; graphs take those without a place in the node from the header of the trained file."""
 
 STOCK = PRESETS["training-free"].scaled(AUTO_SCALE)
 """The pyramid of stock weights where none is given."""

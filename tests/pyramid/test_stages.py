@@ -8,7 +8,7 @@ import torch
 
 from pyramid.latent_shape import LatentShape
 from pyramid.noise_levels import shift_sigma
-from pyramid.stages import FORMAT, PRESETS, PyramidSpec
+from pyramid.stages import FORMAT, PRESETS, TRAINING_PRESETS, PyramidSpec
 
 FULL = LatentShape(21, 56, 104)
 WAN = PyramidSpec()
@@ -96,6 +96,15 @@ def test_presets_have_the_published_sizes_and_boundaries():
     assert free.boundaries == (0.8,) and PRESETS["pyramidal-wan"] == PyramidSpec()
     assert PRESETS["tpdiff"].boundaries == (pytest.approx(0.8), pytest.approx(2**0.5 / (2 + 2**0.5)))
     assert (free.field, free.timestep_source, free.first_frame) == ("natural", "sigma", "shared")
+
+
+@pytest.mark.parametrize(("name", "frames"), [("tpdiff-2", [11, 21]), ("tpdiff", [6, 11, 21]), ("tpdiff-4", [4, 7, 13, 25])])
+def test_stages_in_time_double_the_frame_rate_end_at_even_sigmas_and_keep_the_distance_of_positions(name, frames):
+    stages = TRAINING_PRESETS[name].stages(LatentShape(frames[-1], 8, 8))
+    assert [stage.shape for stage in stages] == [LatentShape(count, 8, 8) for count in frames]
+    count = len(stages)
+    assert [stage.clean.sigma[1] for stage in stages] == pytest.approx([level / count for level in range(count - 1, -1, -1)])
+    assert [stage.rope_scale for stage in stages] == [(2.0**level, 1.0, 1.0) for level in range(count - 1, -1, -1)]
 
 
 def test_leaving_out_the_first_stage_starts_the_next_from_pure_noise():

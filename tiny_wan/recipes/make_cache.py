@@ -17,7 +17,7 @@ import torch
 
 from harness.in_process import ROOT
 from pyramid.latent_shape import LatentShape
-from pyramid.stages import PRESETS, PyramidSpec
+from pyramid.stages import TRAINING_PRESETS, PyramidSpec
 from pyramid.training.data.cache_files import CachedItem, CacheInfo, missing_shards, write_info, write_shard
 
 from ..world.scenes import Scene, render, scene_at
@@ -48,7 +48,7 @@ def latents_of(scenes: list[Scene], spec: PyramidSpec, code: PatchCode, *, defin
 
 def make_cache(folder: Path, code: PatchCode, *, clips: int, preset: str, definition: str) -> None:
     """Write the shards that are missing."""
-    spec = PRESETS[preset]
+    spec = TRAINING_PRESETS[preset]
     info = CacheInfo(spec, SIDE, SIDE, FRAMES, definition, TEXT_LENGTH, clips, PER_SHARD, f"tiny world, seed {SEED}")
     write_info(folder, info, embed(None).bfloat16())
     for number in missing_shards(folder, info):

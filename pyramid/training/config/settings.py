@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ...latent_shape import LatentShape
-from ...stages import COARSE, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
+from ...stages import COARSE, FIRST_FRAME, ROPE, TIMESTEP_SOURCES, TRAINING_PRESETS, PyramidSpec
 from .toml_config import Section
 
 LONGEST_NAME = 4096
@@ -51,7 +51,7 @@ StageSteps = Annotated[str, BeforeValidator(_as_text)]
 class Pyramid(Section):
     """The pyramid that the weights are trained for: a preset, and the settings that differ from it."""
 
-    preset: str = Field(default="pyramidal-wan", description=f"one of {', '.join(PRESETS)}")
+    preset: str = Field(default="pyramidal-wan", description=f"one of {', '.join(TRAINING_PRESETS)}")
     boundaries: tuple[float, ...] | None = Field(
         default=None, description="natural noise levels at the transitions, descending"
     )
@@ -71,15 +71,15 @@ class Pyramid(Section):
 
     @model_validator(mode="after")
     def _check_pyramid(self) -> Pyramid:
-        if self.preset not in PRESETS:
-            raise ValueError(f"unknown preset '{self.preset}'; expected {', '.join(PRESETS)}")
+        if self.preset not in TRAINING_PRESETS:
+            raise ValueError(f"unknown preset '{self.preset}'; expected {', '.join(TRAINING_PRESETS)}")
         self.spec()
         return self
 
     def spec(self) -> PyramidSpec:
         """Return the preset with the settings that differ from it."""
         changes = {name: value for name, value in self if name != "preset" and value is not None}
-        return dataclasses.replace(PRESETS[self.preset], **changes)
+        return dataclasses.replace(TRAINING_PRESETS[self.preset], **changes)
 
 
 class Video(Section):
