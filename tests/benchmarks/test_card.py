@@ -15,8 +15,11 @@ from benchmarks.card.recorder import Recorder, Run
 from benchmarks.card.results import Results, Row
 from benchmarks.card.sections import OTHER_METHODS, SECTIONS
 from benchmarks.card.setting import Setting, random_weights
+from benchmarks.training_speed import CONFIG, PAPER, PLAIN
 from pyramid.flops import WAN_DIMENSIONS
 from pyramid.stages import PRESETS
+from pyramid.training.config.finetune import FinetuneConfig
+from pyramid.training.config.toml_config import load_config
 from tiny_wan.checkpoints import transformer_shapes
 
 MACHINE = Machine("a card", "1.0", "2.11", "0.30.0", "abc", True, "random weights")
@@ -61,6 +64,11 @@ def test_a_tiny_run_measures_resumes_and_writes_its_table(tmp_path, monkeypatch,
     assert "Not run: training, lifts." in text and all(
         row["value"] == 0 for row in rows.values() if row["measure"] == "weights moved by a stage LoRA"
     )
+
+
+@pytest.mark.parametrize("page", [CONFIG, PAPER], ids=["tiny", "1.3B"])
+def test_the_plain_training_that_is_compared_has_a_valid_configuration(page):
+    assert load_config(FinetuneConfig, page, PLAIN).pyramid.spec().number_of_stages == 1
 
 
 def test_a_done_section_runs_only_when_it_is_named(tmp_path, monkeypatch):

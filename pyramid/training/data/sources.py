@@ -215,11 +215,12 @@ def _tar(path: Path) -> Iterator[Source]:
         with tarfile.open(path, "r:") as archive:
             samples: dict[str, dict[str, tarfile.TarInfo]] = {}
             damage = _collect(archive, samples)
+            last = max((member.offset for parts in samples.values() for member in parts.values()), default=0)
             for parts in samples.values():
                 video = next((parts[suffix] for suffix in VIDEO_SUFFIXES if suffix in parts), None)
                 if video is not None:
                     yield _member(path, archive, parts, video)
-                    if _is_last(archive, video) and _member_problem(archive, video, LARGEST_MEMBER):
+                    if video.offset == last and _member_problem(archive, video, LARGEST_MEMBER):
                         damage = None  # what is wrong behind it is wrong with it
     except (tarfile.TarError, OSError, ValueError, MemoryError, RecursionError) as error:
         damage = f"is not an uncompressed tar archive that can be read ({first_line(error)})"
@@ -242,11 +243,6 @@ def _collect(archive: tarfile.TarFile, samples: dict[str, dict[str, tarfile.TarI
     if _block(archive) != bytes(tarfile.BLOCKSIZE):  # tarfile ends at a damaged header without a word
         return f"is damaged or cut off behind its first {count} members"
     return None
-
-
-def _is_last(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
-    """Return whether a member is the last that could be found."""
-    return member is archive.members[-1]
 
 
 def _block(archive: tarfile.TarFile) -> bytes:
