@@ -163,7 +163,7 @@ def test_rows_are_compared_with_plain_ones_at_their_cost(folder):
     by_name["auto-4-2"] = results_with("auto-4-2", right)
     lines = list(tables.comparison_table(groups[0], by_name, by_name[PLAIN]))
     assert sum("not run" in line for line in lines) == len(groups[0].equal_cost) - 1
-    line = next(line for line in lines if "4-2" in line)
+    line = next(line for line in lines if "a fitted lift | 4-2" in line)
     assert "| 4-2 | 5.7% | plain, 4 steps | 8.0% | -25.0 (-3" in line and "| 1.00 against 1.00 |" in line
 
 
