@@ -264,7 +264,7 @@ def test_simulated_inputs_are_the_latents_that_the_students_own_run_visits(tmp_p
                 return student.velocity(x, level.conditioning, batch.context[one], stage)
 
             with torch.no_grad():
-                student.run(velocity, batch.noise[one], batch.seeds[one])
+                student.run(velocity, batch.noise[one], batch.seeds[one], last=batch.stage)
             expected = visited[int(batch.level_pick[row] * len(levels))]
             assert torch.allclose(simulated[row], expected[0], atol=1e-5)
     last = dataclasses.replace(batch, level_pick=torch.full_like(batch.level_pick, 0.999))
