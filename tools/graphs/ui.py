@@ -58,6 +58,7 @@ SHOWN = {
     "PyramidalWanEmptyLatent": 135,
     "PyramidalWanStageLoRA": 50,
     "PyramidalWanModel": 120,
+    "PyramidalWanPatches": 110,
     "PyramidalWanLift": 60,
     "PyramidalWanCost": 100,
     "PyramidalWanCalibrate": 100,
