@@ -102,7 +102,7 @@ def everything_else(graph, model, positive, negative, latent, spec, one, vae):
     graph.save(with_lora, "lora")
     patched = graph.add("PyramidalWanPatches", model=model, file=f"diffusion_models/{PATCHES}")
     conds = {"positive": positive, "negative": negative}
-    few = {"steps": "2-2-1", "cfg": "1", "sampler_name": "pyramid_few_step"}
+    few = {"quality": "custom", "steps": "2-2-1", "cfg": "1", "sampler_name": "pyramid_few_step"}
     graph.save(graph.add("PyramidalWanSampler", model=patched, latent=latent, **conds, **few), "patches")
     pictures = graph.add("VAEDecode", samples=out(with_lora, 2), vae=vae)  # the drafts: a list of three sizes
     graph.add("SaveImage", images=pictures, filename_prefix="draft")
