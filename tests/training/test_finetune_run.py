@@ -277,6 +277,17 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_as_if_undisturbed(tm
     assert_equal(weights(undisturbed), weights(damaged))
 
 
+def test_a_run_removes_the_checkpoint_that_a_kill_right_after_saving_left(tmp_path, monkeypatch):
+    made = config(tmp_path, keep__checkpoints=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "remove_old", lambda self: None)
+        runs.run_finetuning(made)
+    checkpoints = Checkpoints(folder_of(made), keep=1)
+    assert checkpoints.steps() == [2, 4]
+    runs.run_finetuning(made)
+    assert checkpoints.steps() == [4]
+
+
 def test_a_run_that_is_in_use_is_refused(tmp_path):
     made = config(tmp_path)
     with locked(folder_of(made)), pytest.raises(ValueError, match="run is in use by this process"):

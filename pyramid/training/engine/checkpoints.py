@@ -86,6 +86,10 @@ class Checkpoints:
         digests = {name: file_digest(partial / name) for name in _files(partial)}
         (partial / CHECKSUMS).write_text(json.dumps(digests, indent=1), encoding="utf-8")
         atomic.publish_folder(path)
+        self.remove_old()
+
+    def remove_old(self) -> None:
+        """Remove the checkpoints that are no longer kept, which a kill right after saving leaves behind."""
         best = self.best()
         for step in self.steps()[: -self.keep]:
             if step != best:

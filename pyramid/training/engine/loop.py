@@ -187,6 +187,7 @@ class TrainingLoop:
             return
         state = self._state()
         notes = self.checkpoints.load(step, state)
+        on_main(self.checkpoints.remove_old)
         for name, trainable in self.recipe.trainables.items():
             trainable.restore(state[name])
         self.done, self.best, self.seconds = step, notes["best"], notes["seconds"]
