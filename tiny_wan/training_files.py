@@ -71,10 +71,34 @@ def settings(folder: Path, **changes) -> dict:
         "keep": {"save_every": 2, "log_every": 1},
         "validation": {"every": 100, "videos": 0, "steps": "1-1-1"},
     }
+    return with_changes(values, **changes)
+
+
+def distillation_settings(folder: Path, *, recipe: str) -> dict:
+    """Return a distillation of four steps to 2-2-1 as nested tables; student and teacher are the same transformer."""
+    values = settings(folder)
+    tiny = values.pop("model")["transformer"]
+    rates = {"learning_rate": 1e-3, "warm_up": 0, "betas": [0.0, 0.99]}
+    del values["optimizer"]
+    return values | {
+        "recipe": recipe,
+        "schedule": "2-2-1",
+        "networks": {"student": tiny, "teacher": tiny, "gradient_checkpointing": False},
+        "student": {**rates, "ema": 0.5},
+        "critic": {**rates, "ema": 0.0},
+        "train": {"steps": 4, "critic_updates": 2},
+    }
+
+
+def with_changes(tables: dict, **changes) -> dict:
+    """Return nested tables with changes, ``table__key=value`` within a table and ``name=value`` beside the tables."""
     for name, value in changes.items():
         table, _, key = name.partition("__")
-        values.setdefault(table, {})[key] = value
-    return values
+        if key:
+            tables.setdefault(table, {})[key] = value
+        else:
+            tables[table] = value
+    return tables
 
 
 def vae_file(folder: Path) -> Path:

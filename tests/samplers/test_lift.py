@@ -248,6 +248,25 @@ def test_the_fit_ends_when_more_clips_are_of_no_use(vae, monkeypatch, flat, expe
     assert fitted.fitted_on.startswith(expected)
 
 
+def test_the_way_through_the_pixels_is_judged_as_on_all_pairs(monkeypatch):
+    """A function that errs like the map must get the map's error, though only the first pairs, the easiest ones, try it."""
+    monkeypatch.setattr(lift_fitting, "REFERENCES", 2)
+    generator, resize = torch.Generator().manual_seed(0), make_resize("haar", "HW")
+    fit = lift_fitting.RunningFit(ridge=1e-3)
+    pairs = []
+    for index in range(8):
+        small = torch.randn(1, 4, 3, 4, 4, generator=generator)
+        large = resize.up(small) + (index + 1) * torch.randn(1, 4, 3, 8, 8, generator=generator)
+        pairs.append((small, large))
+        fit.add(small, large, held_out=False)
+        fit.add(small, large, held_out=True)
+    solved = fit.solve()
+    made = lift_fitting._with_references(solved, pairs, ResizeLift(resize), solved[0])
+    for errors in (made.first, made.rest):
+        assert errors.pixels == pytest.approx(errors.fitted, rel=1e-4)
+        assert errors.resize == pytest.approx(sum(i * i for i in range(1, 9)) / 8, rel=0.2)
+
+
 def test_the_pixel_lift_decodes_resizes_and_encodes(vae):
     lift, text = call(NODE["Lift"], vae, "pixels")
     clean = encode(vae, lift_fitting.dead_leaves(seed=3, frames=9, height=64, width=64))

@@ -30,7 +30,7 @@ from pyramid.training.models.networks import transformer_dimensions
 from pyramid.training.recipes.distill import DistributionMatching
 from pyramid.training.recipes.student import picked_level
 from pyramid.training.validation import sample_student
-from tiny_wan.training_files import cache_folder, settings
+from tiny_wan.training_files import cache_folder, distillation_settings, with_changes
 
 MATCHING = ("dmd", "dmd-ot", "dmd-pt", "dmd-pt-star")
 RECIPES = (*MATCHING, "adv", "adv-od", "adv-pd")
@@ -38,28 +38,13 @@ RECIPES = (*MATCHING, "adv", "adv-od", "adv-pd")
 
 def config(folder, recipe="dmd-pt-star", **changes):
     folder.mkdir(exist_ok=True)
-    values = settings(folder)
-    tiny = values.pop("model")["transformer"]
-    rates = {"learning_rate": 1e-3, "warm_up": 0, "betas": [0.0, 0.99]}
-    values |= {
-        "recipe": recipe,
-        "schedule": "2-2-1",
-        "networks": {"student": tiny, "teacher": tiny, "gradient_checkpointing": False},
-    }
-    values |= {"student": {**rates, "ema": 0.5}, "critic": {**rates, "ema": 0.0}, "train": {"steps": 4, "critic_updates": 2}}
-    del values["optimizer"]
+    values = distillation_settings(folder, recipe=recipe)
     values["discriminator"] = {"taps": [0, 1], "width": 8}
     if recipe in ("dmd", "adv"):
         plain = cache_folder(folder / "plain", spec=PRESETS["plain"])
         values |= {"pyramid": {"preset": "plain"}, "schedule": "2", "data": {**values["data"], "cache": str(plain)}}
         values["validation"]["steps"] = "2"
-    for name, value in changes.items():
-        table, _, key = name.partition("__")
-        if key:
-            values.setdefault(table, {})[key] = value
-        else:
-            values[table] = value
-    return check_config(DistillConfig, values, "test")
+    return check_config(DistillConfig, with_changes(values, **changes), "test")
 
 
 def recipe_of(made):

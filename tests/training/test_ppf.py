@@ -34,7 +34,7 @@ from pyramidalwan.samplers.comfyui.patch_files import read_patches
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.comfyui.stage_patches import attach_patches
 from tiny_wan.checkpoints import i2v_state_dict, t2v_state_dict
-from tiny_wan.training_files import cache_folder, settings, toml
+from tiny_wan.training_files import cache_folder, distillation_settings, settings, toml, with_changes
 
 PPF = PRESETS["ppf"]
 KINDS = {
@@ -55,26 +55,9 @@ def _tables(folder, **changes):
 
 def distillation(folder, recipe="dmd-ppf", **changes):
     folder.mkdir(exist_ok=True)
-    values = settings(folder)
-    tiny = values.pop("model")["transformer"]
-    rates = {"learning_rate": 1e-3, "warm_up": 0, "betas": [0.0, 0.99]}
-    values |= {
-        "recipe": recipe,
-        "schedule": "2-2-1" if recipe == "dmd-ppf" else "2",
-        "pyramid": {"preset": "ppf" if recipe == "dmd-ppf" else "plain"},
-        "networks": {"student": tiny, "teacher": tiny, "gradient_checkpointing": False},
-        "student": {**rates, "ema": 0.5},
-        "critic": {**rates, "ema": 0.0},
-        "train": {"steps": 4, "critic_updates": 2},
-    }
-    del values["optimizer"]
-    for name, value in changes.items():
-        table, _, key = name.partition("__")
-        if key:
-            values.setdefault(table, {})[key] = value
-        else:
-            values[table] = value
-    return check_config(DistillConfig, values, "test")
+    values = distillation_settings(folder, recipe=recipe)
+    values |= {"pyramid": {"preset": "ppf"}} if recipe == "dmd-ppf" else {"pyramid": {"preset": "plain"}, "schedule": "2"}
+    return check_config(DistillConfig, with_changes(values, **changes), "test")
 
 
 def weights(made, step=None):
