@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.utils
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..pyramid.axes import space_scale
@@ -22,7 +24,7 @@ from ..pyramid.neighbourhoods import size_of
 from ..pyramid.resize import make_resize
 from .comfyui.finite import is_finite
 from .lift_files import RENDERED, Errors, FittedAxes, FittedMap
-from .pixel_lift import encode, pixel_lift
+from .pixel_lift import encode_clips, pixel_lift
 
 LENGTH = 17
 """Video frames of a clip: five latent frames, or three at half the frame rate."""
@@ -39,6 +41,9 @@ MOST_CLIPS = 50
 HOLD_OUT = 5
 """Every fifth clip and every fifth still is kept out of the fit and measures the errors."""
 
+BATCH = 5
+"""Clips that are encoded together, which is faster on a CPU and on a card."""
+
 REFERENCES = 6
 """Held-out clips and stills that the way through the pixels is measured on, which takes longer than the fit of as many."""
 
@@ -51,9 +56,10 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class _Source:
-    """A clip to fit on: a function that makes it, ``(LENGTH or 1, side, side, 3)``, and what it is in words."""
+    """A clip to fit on: a function that makes it, ``(frames, side, side, 3)``, and what it is in words."""
 
     make: Callable[[], Tensor]
+    frames: int
     kind: str
 
 
@@ -116,15 +122,25 @@ def _fits_on(
     """Fit several sets of axes on parts of the clips until another part is of no use; also return the clips used."""
     fits, used = {name: _AxesFit() for name in axes}, []
     for part in parts:
-        for index, source in enumerate(part):
-            for name, pair in _encoded(vae, source.make(), axes).items():
-                fits[name].add(pair, held_out=index % HOLD_OUT == HOLD_OUT - 1)
-            bar.update(1)
+        count = itertools.count(1)
+        for together in _batches(part):
+            for pairs in _encoded(vae, torch.stack([source.make() for source in together]), axes):
+                held_out = next(count) % HOLD_OUT == 0
+                for name, pair in pairs.items():
+                    fits[name].add(pair, held_out=held_out)
+            bar.update(len(together))
         used += part
         if all([fit.is_flat() for fit in fits.values()]):
             break
     bar.update(sum(map(len, parts)) - len(used))
     return fits, used
+
+
+def _batches(part: Sequence[_Source]) -> Iterator[Sequence[_Source]]:
+    """Divide a part into batches of clips of one length, which are encoded together."""
+    for _, clips in itertools.groupby(part, lambda source: source.frames):
+        same = list(clips)
+        yield from (same[start : start + BATCH] for start in range(0, len(same), BATCH))
 
 
 def source_of(video: Tensor) -> str:
@@ -153,8 +169,8 @@ def _sources(side: int, video: Tensor | None) -> list[list[_Source]]:
         given = [] if video is None else crops(video, frames, side, most)
         render = functools.partial(dead_leaves, frames=frames, height=side, width=side)
         kinds.append(
-            [_Source(functools.partial(_same, clip), f"given {unit}") for clip in given]
-            + [_Source(functools.partial(render, seed=seed), f"rendered {unit}") for seed in range(least - len(given))]
+            [_Source(functools.partial(_same, clip), frames, f"given {unit}") for clip in given]
+            + [_Source(functools.partial(render, seed=seed), frames, f"rendered {unit}") for seed in range(least - len(given))]
         )
     clips, stills = kinds
     parts = max(1, len(clips) // HOLD_OUT)
@@ -192,17 +208,20 @@ def crops(video: Tensor, frames: int, side: int, most: int) -> list[Tensor]:
     ]  # fmt: skip
 
 
-def _encoded(vae: Any, clip: Tensor, axes: Iterable[str]) -> dict[str, Pair]:
-    large, pixels = encode(vae, clip), vae.spacial_compression_encode()
-    pairs = {}
+def _encoded(vae: Any, clips: Tensor, axes: Iterable[str]) -> list[dict[str, Pair]]:
+    """Return for every clip ``(frames, side, side, 3)`` of a batch the pairs of these axes."""
+    large, pixels = encode_clips(vae, clips), vae.spacial_compression_encode()
+    pairs: list[dict[str, Pair]] = [{} for _ in clips]
     for name in axes:
-        small = clip[::2] if "T" in name else clip
+        small = clips[:, ::2] if "T" in name else clips
         if "HW" in name:
             _, height, width = LatentShape(1, *large.shape[-2:]).coarser(name.replace("T", ""))
-            small = area_resize(small, height=height * pixels, width=width * pixels)
-        pairs[name] = encode(vae, small).float().cpu(), large.float().cpu()
-        if not all(map(is_finite, pairs[name])):
+            small = torch.stack([area_resize(clip, height=height * pixels, width=width * pixels) for clip in small])
+        both = encode_clips(vae, small).float().cpu(), large.float().cpu()
+        if not all(map(is_finite, both)):
             raise ValueError("the VAE encodes a clip to NaN or infinity; load another file, or the VAE in another precision")
+        for pair, one, other in zip(pairs, *(latents.split(1) for latents in both), strict=True):
+            pair[name] = one, other
     return pairs
 
 

@@ -39,6 +39,20 @@ def encode(vae: Any, video: Tensor) -> Tensor:
     return vae.encode(video[..., :3])
 
 
+def encode_clips(vae: Any, clips: Tensor) -> Tensor:
+    """Return the latents ``(B, C, T, h, w)`` of small clips ``(B, frames, H, W, 3)`` in 0..1, encoded together.
+
+    ComfyUI crops the frames of a batch to a multiple of the VAE's downsampling in space. The clips are therefore extended to
+    such a multiple, and the latent frames of the extension are dropped; a Wan VAE is causal, so the others do not depend on it.
+    """
+    frames = clips.shape[1]
+    if frames == 1 or len(clips) == 1:
+        return torch.cat([encode(vae, clip) for clip in clips])
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    extension = clips[:, -1:].expand(-1, -frames % vae.spacial_compression_encode(), -1, -1, -1)
+    return vae.encode(torch.cat([clips, extension], dim=1))[:, :, : (frames - 1) // VAE_TIME + 1]
+
+
 def decode(vae: Any, latent: Tensor) -> Tensor:
     """Return the video ``(frames, H, W, 3)`` in 0..1 of a latent ``(1, C, T, h, w)`` in the scale of the VAE."""
     comfy.model_management.throw_exception_if_processing_interrupted()

@@ -233,6 +233,8 @@ def test_titles_fit_their_nodes(fresh_front_end):
 def test_the_search_finds_the_three_nodes_to_start_with(fresh_front_end, query):
     page = fresh_front_end.page
     page.locator("#graph-canvas").dblclick(position={"x": 1700, "y": 1200})
+    search = page.get_by_role("dialog").locator("input")
+    expect(search).to_be_focused()  # earlier keys would be shortcuts of the front end
     page.keyboard.type(query)
     found = page.locator("[role=option]")
     expect(found.first).to_be_visible()

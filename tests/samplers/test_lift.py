@@ -23,7 +23,7 @@ from pyramidalwan.pyramid.resize import make_resize
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers import lift_fitting, lifts
 from pyramidalwan.samplers.lift_files import FOLDER, digest_of, kept_files, path_for, read_lift, write_lift
-from pyramidalwan.samplers.pixel_lift import encode, resize_video
+from pyramidalwan.samplers.pixel_lift import encode, encode_clips, resize_video
 from pyramidalwan.samplers.video_lift import VideoLift
 from tiny_wan.checkpoints import vae_state_dict
 
@@ -149,6 +149,18 @@ def taesd():
     model = TAESD(latent_channels=4)
     parts = {"taesd_encoder": model.taesd_encoder, "taesd_decoder": model.taesd_decoder}
     return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+
+
+def vae_of_5b():
+    """Return a tiny VAE of Wan 2.2 5B. ComfyUI's loader has the widths of the released one as constants."""
+    import comfy.ldm.wan.vae2_2 as module
+
+    from tiny_wan.encoders import VAE22_CONFIG, vae22_state_dict
+
+    released = module.WanVAE
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "WanVAE", lambda **settings: released(**{**settings, **VAE22_CONFIG}))
+        return comfy.sd.VAE(sd=vae22_state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +291,16 @@ def test_the_pixel_lift_decodes_resizes_and_encodes(vae):
     assert lift.down(both, "HW 3/4").shape == (2, 16, 3, 6, 6)
 
 
+@pytest.mark.parametrize("frames", [1, 5, 17])
+@pytest.mark.parametrize("kind", ["Wan 2.1", "Wan 2.2 5B"])
+def test_clips_have_the_same_latents_together_as_alone(vae, kind, frames):
+    vae = vae if kind == "Wan 2.1" else vae_of_5b()
+    clips = torch.rand(3, frames, 32, 64, 3, generator=torch.Generator().manual_seed(0))
+    together = encode_clips(vae, clips)
+    assert together.shape[2] == (frames - 1) // 4 + 1
+    torch.testing.assert_close(together, torch.cat([encode(vae, clip) for clip in clips]), atol=1e-4, rtol=1e-4)
+
+
 def test_a_video_larger_than_the_memory_is_tiled(vae, monkeypatch):
     """ComfyUI's estimates decide; its tiles blend to nearly the same latent."""
     clip = lift_fitting.dead_leaves(seed=3, frames=5, height=640, width=64)
@@ -291,15 +313,7 @@ def test_a_video_larger_than_the_memory_is_tiled(vae, monkeypatch):
 
 
 def test_a_vae_of_16_pixels_and_48_channels_gets_larger_clips(folder, monkeypatch):
-    """The VAE of Wan 2.2 5B. ComfyUI's loader has the widths of the released one as constants."""
-    import comfy.ldm.wan.vae2_2 as module
-
-    from tiny_wan.encoders import VAE22_CONFIG, vae22_state_dict
-
-    released = module.WanVAE
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "WanVAE", lambda **settings: released(**{**settings, **VAE22_CONFIG}))
-        vae = comfy.sd.VAE(sd=vae22_state_dict())
+    vae = vae_of_5b()
     for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 4}.items():
         monkeypatch.setattr(lift_fitting, name, value)
     lift, _ = call(NODE["Lift"], vae, "auto", None, FREE)

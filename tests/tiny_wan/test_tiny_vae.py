@@ -131,15 +131,16 @@ def test_the_export_loads_in_comfyui(tmp_path):
 
 @pytest.mark.skipif(not SHIPPED.exists(), reason="no trained VAE in tiny_wan/weights")
 def test_the_shipped_vae_preserves_every_attribute():
-    """After encoding and decoding, standard clips have at least 26 dB and 95 % of every attribute."""
+    """After encoding and decoding, standard clips have at least 26 dB and every attribute."""
     weights = {name: value.float() for name, value in load_file(SHIPPED).items()}
     vae = build_vae(dim=8)
     vae.load_state_dict(weights)
-    scenes = [scene_at(index, seed=31) for index in range(24)]
+    scenes = [scene_at(index, seed=31) for index in range(16)]
     video = render(scenes, frames=17, height=128, width=128)
-    restored = torch.cat([vae.decode(vae.encode(clip[None])) for clip in video])
+    with torch.no_grad():
+        restored = torch.cat([vae.decode(vae.encode(clips)) for clips in video.split(8)])
     assert psnr(restored.clamp(-1, 1), video).mean() > 26.0
-    assert min(accuracy(read(restored), [scene.caption for scene in scenes]).values()) >= 0.95
+    assert min(accuracy(read(restored), [scene.caption for scene in scenes]).values()) == 1.0
 
 
 def test_the_report_has_all_measures(code):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import run
+from processes import run, run_pair
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -109,7 +109,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, recipe, kind, pa
     two = config(tmp_path / "two", recipe, **rates, train__per_stage=2, system__parallel=parallel, data__cache=one.data.cache)
     path = tmp_path / "two.toml"
     path.write_text(to_toml(two))
-    run("distill", path, processes=2)
+    run_pair("distill", path, output=tmp_path)
     mine, theirs = weights(one, 1), weights(two, 1)
     assert mine.keys() == theirs.keys()
     assert all(torch.allclose(mine[name], theirs[name], atol=3e-5) for name in mine)

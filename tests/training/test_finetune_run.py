@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import run, start
+from processes import run, run_pair, start
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -132,7 +132,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, kind, parallel):
     runs.run_finetuning(one)
     tables = settings(tmp_path / "one", **changes, train__steps=2, system__parallel=parallel)
     two = check_config(FinetuneConfig, {**tables, "out": str(tmp_path / "two")}, "test")
-    run("finetune", toml({**tables, "out": two.out}, tmp_path / "two.toml"), processes=2)
+    run_pair("finetune", toml({**tables, "out": two.out}, tmp_path / "two.toml"), output=tmp_path)
     assert_close(weights(one), weights(two), atol=8e-6, outliers=1e-5)
     assert log(one)[0]["loss"] == pytest.approx(log(two)[0]["loss"], rel=1e-5)
     assert log(one)[-1]["validation"] == pytest.approx(log(two)[-1]["validation"], rel=1e-4)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import run
+from processes import run_pair
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -209,7 +209,7 @@ def test_two_processes_with_shards_equal_one_with_twice_the_batch(tmp_path, kind
     runs.run_finetuning(one)
     tables = {**_tables(tmp_path / "one", **changes, train__steps=2, system__parallel="fsdp2"), "out": str(tmp_path / "two")}
     two = check_config(FinetuneConfig, tables, "test")
-    run("finetune", toml(tables, tmp_path / "two.toml"), processes=2)
+    run_pair("finetune", toml(tables, tmp_path / "two.toml"), output=tmp_path)
     mine, theirs = weights(one), weights(two)
     assert mine.keys() == theirs.keys()
     apart = torch.cat([(mine[name] - theirs[name]).abs().flatten() for name in mine]) > 8e-6
@@ -225,7 +225,7 @@ def test_two_processes_with_shards_distil_like_one_with_twice_the_batch(tmp_path
     two = distillation(tmp_path / "two", **rates, train__per_stage=2, system__parallel="fsdp2", data__cache=one.data.cache)
     path = tmp_path / "two.toml"
     path.write_text(to_toml(two))
-    run("distill", path, processes=2)
+    run_pair("distill", path, output=tmp_path)
     mine, theirs = weights(one, 1), weights(two, 1)
     assert mine.keys() == theirs.keys() and all(torch.allclose(mine[name], theirs[name], atol=3e-5) for name in mine)
 
