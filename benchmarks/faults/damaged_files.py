@@ -59,15 +59,15 @@ def _header(path: Path, rng: random.Random) -> str:
             file.write((90 << 20).to_bytes(8, "little"))
             file.truncate(95 << 20)
         return way
-    header = {
-        "bomb of spaces": data[8 : 8 + length] + b" " * (20 << 20),
-        "bomb of names": json.dumps(
-            {f"{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(200_000)}
-        ).encode(),
-        "deep": b'{"__metadata__":' + b"[" * DEEP,
-        "overlap": data[8 : 8 + length].replace(b"[0,", b"[4,"),
-        "not an object": b"[1, 2, 3]",
-    }[way]
+    if way == "bomb of spaces":
+        header = data[8 : 8 + length] + b" " * (20 << 20)
+    elif way == "bomb of names":
+        empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+        header = json.dumps({str(number): empty for number in range(200_000)}).encode()
+    elif way == "deep":
+        header = b'{"__metadata__":' + b"[" * DEEP
+    else:
+        header = data[8 : 8 + length].replace(b"[0,", b"[4,") if way == "overlap" else b"[1, 2, 3]"
     path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
     return way
 

@@ -25,6 +25,9 @@ FINETUNED = "tiny_wan/weights/tiny_wan_t2v_20-20-10.safetensors"
 TWO = PyramidSpec((0.8,), ("HW",), field="natural", timestep_source="sigma", first_frame="shared")
 """Stock weights in two stages, the first at half width and height."""
 
+THREE_QUARTERS = replace(TWO, downsample_axes=("HW 3/4",))
+"""Stock weights as the nodes sample 832x480: the first stage at three quarters of width and height."""
+
 LATE = replace(TWO, boundaries=(0.602,))
 """The boundary of SwD's trained stages (arXiv 2503.16397)."""
 
@@ -127,6 +130,12 @@ def _lifted(lift: str, steps: str) -> Row:
     return Row(f"{lift}-{steps}", f"training-free, {LIFTS[lift]}", steps, TWO, grid="shift", lift=lift)
 
 
+def _at_three_quarters(steps: str) -> Row:
+    """Return a training-free row whose small stage has three quarters of the width and height."""
+    label = f"training-free at three quarters, {LIFTS[ON_WORLD]}"
+    return Row(f"three-quarters-{steps}", label, steps, THREE_QUARTERS, grid="shift", lift=ON_WORLD)
+
+
 def _with_boundary(lift: str, boundary: float) -> Row:
     spec = replace(TWO, boundaries=(boundary,))
     return Row(f"{lift}-{boundary}", f"{LIFTS[lift]}, boundary {boundary:g}", "20-10", spec, grid="shift", lift=lift)
@@ -143,6 +152,12 @@ EQUAL_COST = {
     f"{lift}-{steps}": plain
     for lift in (ON_WORLD, FITTED)
     for steps, plain in (("20-10", PLAIN), ("8-6", "plain-10"), ("8-3", "plain-6"), ("4-2", "plain-4"))
+}
+SAME_STEPS = (
+    _lifted(ON_WORLD, "20-10"), _at_three_quarters("20-10"), _plain(4), _lifted(ON_WORLD, "2-2"), _at_three_quarters("2-2"),
+)  # fmt: skip
+SAME_STEPS_AS = {
+    row.name: "plain-30" if row.steps == "20-10" else "plain-4" for row in SAME_STEPS if row.spec != PRESETS["plain"]
 }
 BOUNDARIES = (
     *(_with_boundary(FITTED, boundary) for boundary in (0.602, 0.9)),
@@ -269,6 +284,7 @@ class Group:
 
 GROUPS = (
     Group("Stock weights: training-free against plain steps", (BASE, *STOCK), 2.0, EQUAL_COST),
+    Group("Stock weights: as many steps, with and without a small stage", (_plain(30), *SAME_STEPS), 2.0, SAME_STEPS_AS),
     Group("Stock weights: other boundaries and stages", (BASE, *BOUNDARIES), 2.0),
     Group("Stock weights: how to divide the cost of five steps", (BASE, *SCAN), 2.0),
     Group("Stock weights: other methods", (BASE, *RIVALS), 2.0),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import TIMEOUT, run, start
+from processes import TIMEOUT, run_pair, start
 from safetensors.torch import load_file
 
 from pyramid.latent_shape import LatentShape
@@ -221,7 +221,7 @@ def test_two_processes_write_the_same_cache_as_one(tmp_path):
     videos = write_folder(tmp_path / "videos", 6)
     tables = cache_settings(tmp_path, videos)
     alone, _ = make(tables)
-    output = run("cache", toml({**tables, "out": str(tmp_path / "two")}, tmp_path / "cache.toml"), processes=2)
+    output = run_pair("cache", toml({**tables, "out": str(tmp_path / "two")}, tmp_path / "cache.toml"), output=tmp_path)
     together = Cache(tmp_path / "two")
     assert "(and 1 by other processes)" in output
     for item in range(6):

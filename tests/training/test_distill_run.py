@@ -96,8 +96,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, kind):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("recipe, kind", [*((recipe, "full") for recipe in RECIPES), ("dmd-pt-star", "lora")])
+@pytest.mark.parametrize(
+    "recipe, kind, parallel",
+    [*((recipe, "full", "fsdp2") for recipe in RECIPES), ("dmd-pt-star", "lora", "fsdp2"),
+     ("dmd", "full", "ddp"), ("dmd-pt-star", "lora", "ddp"), ("adv-pd", "full", "ddp")],
+)  # fmt: skip
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path, recipe, kind, parallel):
     """Compare after a step of student and critic.
 
