@@ -52,7 +52,7 @@ class Sampling:
         cfg: Guidance scale; 1 runs the model once a step.
         model: File in tiny_wan/weights.
         sampler: ComfyUI's name of the sampler.
-        lift: Method of 'Pyramidal Lift'; None leaves the node out.
+        lift: Method of 'Pyramidal Lift from VAE'; None leaves the node out.
     """
 
     name: str

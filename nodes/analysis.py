@@ -26,7 +26,7 @@ class PyramidalWanCost(io.ComfyNode):
         """Describe the node."""
         return schema(
             node_id="PyramidalWanCost",
-            display_name="Pyramidal Cost",
+            display_name="Pyramidal Cost Estimate",
             category=ANALYSIS,
             description="Counts the operations of a run before it starts, compared with 50 steps at full size, and the share "
             "of each stage; with times once a run of such a model has been timed on this machine. Nothing is sampled.",

@@ -16,7 +16,7 @@ class PyramidalWanLift(io.ComfyNode):
         """Describe the node."""
         return schema(
             node_id="PyramidalWanLift",
-            display_name="Pyramidal Lift",
+            display_name="Pyramidal Lift from VAE",
             description="Fits once how latents of a small video become those of a large one, and keeps it for the VAE. "
             "Transitions then keep the texture that enlarged latents lose. Samplers find a kept lift by themselves.",
             hidden=[io.Hidden.unique_id],

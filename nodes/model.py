@@ -31,8 +31,8 @@ class PyramidalWanModel(io.ComfyNode):
                 Lift.Input(
                     "lift",
                     optional=True,
-                    tooltip="From 'Pyramidal Lift': keeps texture when the size grows. Without it, stock weights use the lift "
-                    "that is kept for the model's VAE, if there is one.",
+                    tooltip="From 'Pyramidal Lift from VAE': keeps texture when the size grows. Without it, stock weights use "
+                    "the lift that is kept for the model's VAE, if there is one.",
                 ),
             ],
             outputs=[io.Model.Output("pyramidal_model", display_name="model", tooltip="The model for any sampler.")],

@@ -275,8 +275,8 @@ def _optional_sockets(*, tooltip: str) -> list[io.Input]:
         Lift.Input(
             "lift",
             optional=True,
-            tooltip="Optional: from 'Pyramidal Lift', keeps texture when the size grows. Without it, stock weights use the "
-            "lift that is kept for the model's VAE, if there is one.",
+            tooltip="Optional: from 'Pyramidal Lift from VAE', keeps texture when the size grows. Without it, stock weights "
+            "use the lift that is kept for the model's VAE, if there is one.",
         ),
     ]
 

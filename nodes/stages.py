@@ -174,7 +174,7 @@ class PyramidalWanStageTransition(io.ComfyNode):
                 Lift.Input(
                     "lift",
                     optional=True,
-                    tooltip="Optional: from 'Pyramidal Lift', keeps texture when the size grows. Connect it to every "
+                    tooltip="Optional: from 'Pyramidal Lift from VAE', keeps texture when the size grows. Connect it to every "
                     "'Pyramidal Stage Model', too.",
                 ),
             ],

@@ -167,7 +167,7 @@ def read_lift(path: Path) -> LiftFile:
     Raises:
         ValueError: The file cannot be read, or is not a fitted lift.
     """
-    again = "delete it, and 'Pyramidal Lift' fits it again"
+    again = "delete it, and 'Pyramidal Lift from VAE' fits it again"
     if problem := file_problem(path):
         raise ValueError(f"the lift '{path.name}' cannot be read ({problem}); {again}")
     try:

@@ -77,7 +77,8 @@ def choose_lift(given: VideoLift | None, model: ModelPatcher, spec: PyramidSpec)
     paths = kept_files(channels, set(spec.downsample_axes))
     if len(paths) > 1:
         return None, (
-            f"no lift: models/{FOLDER} has {len(paths)} for latents of {channels} channels; connect 'Pyramidal Lift' to choose"
+            f"no lift: models/{FOLDER} has {len(paths)} for latents of {channels} channels; connect 'Pyramidal Lift from VAE' "
+            "to choose"
         )
     if not paths:
         unreadable = ", ".join(path.name for path in unreadable_files())

@@ -20,7 +20,7 @@ def check_changes_size(spec: PyramidSpec) -> None:
     """Raise ValueError for a pyramid of patches, whose latents keep their size."""
     if spec.coarse == "patches":
         raise ValueError(
-            "a lift enlarges latents, but those of a pyramid of patches keep their size; disconnect 'Pyramidal Lift'"
+            "a lift enlarges latents, but those of a pyramid of patches keep their size; disconnect 'Pyramidal Lift from VAE'"
         )
 
 
@@ -67,7 +67,7 @@ class VideoLift:
         if self.lifts and not self.everywhere and missing:
             raise ValueError(
                 f"the lift '{self.name}' has no map for {', '.join(missing)}, which this pyramid downsamples; it has "
-                f"{', '.join(sorted(self.lifts))}: connect the pyramid to 'Pyramidal Lift'"
+                f"{', '.join(sorted(self.lifts))}: connect the pyramid to 'Pyramidal Lift from VAE'"
             )
 
     def correction(self, clean: Tensor, fine: Stage, axes: str) -> Tensor:

@@ -60,7 +60,7 @@ def i2v_model():
 
 @pytest.fixture(autouse=True, scope="session")
 def no_times_of_earlier_runs(tmp_path_factory):
-    """Keep the times of runs, which samplers and 'Pyramidal Cost' show, in a folder of these tests."""
+    """Keep the times of runs, which samplers and 'Pyramidal Cost Estimate' show, in a folder of these tests."""
     import folder_paths
 
     folder_paths.set_user_directory(str(tmp_path_factory.mktemp("user")))

@@ -49,7 +49,7 @@ class Row:
         sampler: ComfyUI's name of the sampler.
         grid: Grid of the noise levels.
         shift: Flow shift of the grid.
-        lift: Method of the lift, as of the node 'Pyramidal Lift'.
+        lift: Method of the lift, as of the node 'Pyramidal Lift from VAE'.
         drop: Whether the lift also brings conditioning down; otherwise latents are averaged.
         rival: Another method instead of the sampler node, one of ``rivals.RIVALS``.
         clips: Number of clips.
@@ -126,7 +126,7 @@ LIFTS = {
 
 
 def _lifted(lift: str, steps: str) -> Row:
-    """Return a training-free row with this method of the node 'Pyramidal Lift', which changes its size at the boundary."""
+    """Return a training-free row with this method of the node for lifts, which changes its size at the boundary."""
     return Row(f"{lift}-{steps}", f"training-free, {LIFTS[lift]}", steps, TWO, grid="shift", lift=lift)
 
 

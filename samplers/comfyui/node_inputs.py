@@ -186,7 +186,7 @@ CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "SAMPLER": _has("sample", expected="a SAMPLER, such as the output of 'KSamplerSelect'"),
     "VAE": _has("encode", "decode", "get_sd", expected="a VAE, such as the output of 'Load VAE'"),
     "PYRAMID": _is_a(PyramidSpec, "a PYRAMID, the output of 'Pyramid'"),
-    "LIFT": _is_a(VideoLift, "a LIFT, the output of 'Pyramidal Lift'"),
+    "LIFT": _is_a(VideoLift, "a LIFT, the output of 'Pyramidal Lift from VAE'"),
 }
 """The checks of sockets by type."""
 

@@ -360,7 +360,7 @@ class TestKeptLifts:
             write_lift(folder / f"{name}.safetensors", fitted)
         lift, text = lifts.choose_lift(None, t2v_model, FREE)
         assert lift is None and text == (
-            "no lift: models/pyramidal_lifts has 2 for latents of 16 channels; connect 'Pyramidal Lift' to choose"
+            "no lift: models/pyramidal_lifts has 2 for latents of 16 channels; connect 'Pyramidal Lift from VAE' to choose"
         )
 
     def test_files_for_other_latents_or_pyramids_and_damaged_ones_are_not_used(self, fitted, folder):

@@ -95,7 +95,7 @@ WRONG = {
     "SAMPLER": [("euler", "expected a SAMPLER")],
     "VAE": [(5, "expected a VAE")],
     "PYRAMID": [("training-free", "expected a PYRAMID, the output of 'Pyramid'")],
-    "LIFT": [(Opaque(), "expected a LIFT, the output of 'Pyramidal Lift'")],
+    "LIFT": [(Opaque(), "expected a LIFT, the output of 'Pyramidal Lift from VAE'")],
     "STRING": [(5, "expected a text"), ("x" * 1001, "1001 characters.*expected a text of at most 1000")],
     "COMBO": [(None, "x is None; expected a text")],
 }

@@ -104,8 +104,8 @@ def any_graph(graph: Graph) -> None:
     save_video(graph, parts, done, graph.name, title="8 · Video", column=3)
     about = f"""# Your own graph, one more node
 
-This is ComfyUI's text-to-video template for Wan 2.1 with 'Pyramidal Model' before the sampler, and 'Pyramidal Lift', which
-keeps texture. Add both to any Wan graph in the same place: after the LoRAs and the shift node, before the sampler.
+This is ComfyUI's text-to-video template for Wan 2.1 with 'Pyramidal Model' before the sampler, and 'Pyramidal Lift from VAE',
+which keeps texture. Add both to any Wan graph in the same place: after the LoRAs and the shift node, before the sampler.
 
 {video.cost_sentence(30, 8.0)}
 

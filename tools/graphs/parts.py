@@ -107,7 +107,7 @@ def prompts(graph: Graph, clip: Value, prompt: str = PROMPT) -> tuple[Node, Node
 
 
 def lift(graph: Graph, vae: Value) -> Node:
-    """Add 'Pyramidal Lift', which keeps texture when the size grows."""
+    """Add 'Pyramidal Lift from VAE', which keeps texture when the size grows."""
     return graph.add("PyramidalWanLift", vae=vae)
 
 
