@@ -122,7 +122,7 @@ def sampling_graph(sampling: Sampling, prompt: str, size: VideoSize = SIZE, *, s
         "save_all": ("SaveVideo", {"video": ["all_videos", 0], "filename_prefix": f"demo/{sampling.name}-all-seeds", **mp4}),
     }
     if sampling.lift is not None:
-        nodes["lift"] = ("PyramidalWanLift", {"vae": ["vae", 0], "method": sampling.lift, "pyramid": ["pyramid", 0]})
+        nodes["lift"] = ("PyramidalWanLiftFromVAE", {"vae": ["vae", 0], "method": sampling.lift, "pyramid": ["pyramid", 0]})
         nodes["samples"][1]["lift"] = ["lift", 0]
     return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .analysis import PyramidalWanCalibrate, PyramidalWanCost
+from .analysis import PyramidalWanCalibrate, PyramidalWanCostEstimate
 from .compile import PyramidalWanCompile
 from .conditioning import PyramidalWanLoadConditioning, PyramidalWanSaveConditioning
 from .drafts import PyramidalWanLoadDraft, PyramidalWanSaveDraft
 from .files import PyramidalWanFromFile, PyramidalWanPatches, PyramidalWanStageLoRA
 from .latent import PyramidalWanEmptyLatent
-from .lift import PyramidalWanLift
+from .lift import PyramidalWanLiftFromVAE
 from .model import PyramidalWanModel
 from .pyramid import PyramidalWanCustom, PyramidalWanPreset
 from .sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
@@ -31,7 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     PyramidalWanPreset,
     PyramidalWanCustom,
     PyramidalWanFromFile,
-    PyramidalWanLift,
+    PyramidalWanLiftFromVAE,
     PyramidalWanEmptyLatent,
     PyramidalWanSchedule,
     PyramidalWanFewStepSampler,
@@ -43,7 +43,7 @@ NODES: list[type[io.ComfyNode]] = [
     PyramidalWanStageSigmas,
     PyramidalWanStageTransition,
     PyramidalWanRenoise,
-    PyramidalWanCost,
+    PyramidalWanCostEstimate,
     PyramidalWanCalibrate,
     PyramidalWanSaveConditioning,
     PyramidalWanLoadConditioning,

@@ -18,14 +18,14 @@ from .schedule import STEPS_TOOLTIP, grid_widgets
 from .schema import ANALYSIS, Pyramid, checked, schema, tell
 
 
-class PyramidalWanCost(io.ComfyNode):
+class PyramidalWanCostEstimate(io.ComfyNode):
     """Operation counts of a run."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return schema(
-            node_id="PyramidalWanCost",
+            node_id="PyramidalWanCostEstimate",
             display_name="Pyramidal Cost Estimate",
             category=ANALYSIS,
             description="Counts the operations of a run before it starts, compared with 50 steps at full size, and the share "

@@ -8,14 +8,14 @@ from ..samplers.lifts import AUTO, METHODS, make_lift
 from .schema import Lift, Pyramid, checked, schema, tell
 
 
-class PyramidalWanLift(io.ComfyNode):
+class PyramidalWanLiftFromVAE(io.ComfyNode):
     """A lift fitted to a VAE, or through its pixels."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
         return schema(
-            node_id="PyramidalWanLift",
+            node_id="PyramidalWanLiftFromVAE",
             display_name="Pyramidal Lift from VAE",
             description="Fits once how latents of a small video become those of a large one, and keeps it for the VAE. "
             "Transitions then keep the texture that enlarged latents lose. Samplers find a kept lift by themselves.",

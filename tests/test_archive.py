@@ -185,7 +185,7 @@ def halve(resize):
         return str(error)
 
 latent = by_id["PyramidalWanEmptyLatent"].execute(832, 480, 81, 1, "nearest").args[0]
-chart = by_id["PyramidalWanCost"].execute(latent, "20-10", "6", "auto", 5.0).args[1]
+chart = by_id["PyramidalWanCostEstimate"].execute(latent, "20-10", "6", "auto", 5.0).args[1]
 halved = {{resize: halve(resize) for resize in ("haar", "dct", "db2")}}
 print(json.dumps(dict(seconds=min(seconds), new=new, nodes=len(nodes), chart=list(chart.shape), **halved)))
 """

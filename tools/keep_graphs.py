@@ -37,14 +37,16 @@ def every_node() -> Graph:
     graph.add("PyramidalWanPatches", model=model, file="diffusion_models/my_model.safetensors")
     graph.add("PyramidalWanPreset", preset="tpdiff")
     vae = graph.add("VAELoader", vae_name="my_vae.safetensors")
-    lift = graph.add("PyramidalWanLift", vae=vae, method="pixels", pyramid=spec)
+    lift = graph.add("PyramidalWanLiftFromVAE", vae=vae, method="pixels", pyramid=spec)
     graph.add("PyramidalWanModel", model=graph.add("PyramidalWanCompile", model=lora), pyramid=spec, lift=lift)
     trained = graph.add("PyramidalWanFromFile", file="loras/my_lora.safetensors")
     graph.group("Size, schedule", column=1)
     latent = graph.add("PyramidalWanEmptyLatent", width=640, height=384, frames=49, batch_size=2, snap="smaller", pyramid=spec)
     sigmas = graph.add("PyramidalWanSchedule", pyramid=spec, steps="4-3-2", grid="uniform", shift=3.0)
     noise = graph.add("RandomNoise", noise_seed=11)
-    graph.add("PyramidalWanCost", latent=latent, steps="4-3-2", cfg="5-4-3", grid="shift", shift=4.0, pyramid=spec, model=lora)
+    graph.add(
+        "PyramidalWanCostEstimate", latent=latent, steps="4-3-2", cfg="5-4-3", grid="shift", shift=4.0, pyramid=spec, model=lora
+    )
     calibrated = graph.add("PyramidalWanCalibrate", latent=latent, threshold=0.2, pyramid=trained)
     sampling = {"latent": latent, "pyramid": calibrated["pyramid"], "middle_stage_model": model, "first_stage_model": lora}
     _samplers(graph, {"positive": prompt, "negative": prompt, "model": model}, sampling, sigmas, noise)

@@ -239,7 +239,7 @@ def lifts(setting: Setting) -> Iterator[Row]:
     """Measure the lifts against the stage that they precede."""
     import folder_paths
 
-    recorder, node = Recorder(setting.device), pack_module("nodes.lift").PyramidalWanLift
+    recorder, node = Recorder(setting.device), pack_module("nodes.lift").PyramidalWanLiftFromVAE
     vae = setting.vae()
     with tempfile.TemporaryDirectory() as folder:
         folder_paths.folder_names_and_paths["pyramidal_lifts"] = ([folder], {".safetensors"})

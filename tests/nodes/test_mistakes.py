@@ -6,7 +6,7 @@ import torch
 from comfyui_graph import empty, prompt
 from safetensors.torch import save_file
 
-from pyramidalwan.nodes.analysis import PyramidalWanCalibrate, PyramidalWanCost
+from pyramidalwan.nodes.analysis import PyramidalWanCalibrate, PyramidalWanCostEstimate
 from pyramidalwan.nodes.files import PyramidalWanFromFile, PyramidalWanStageLoRA
 from pyramidalwan.nodes.pyramid import PyramidalWanCustom
 from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
@@ -92,11 +92,11 @@ MISTAKES = {
     "three steps without a pyramid": (lambda m: sample(m, None, "20-20-10"), "3 numbers, but the pyramid has 2 stages"),
     "steps, schedule": (lambda m: PyramidalWanSchedule.execute(WAN, "20-2", "auto", 5.0), "2 numbers, but the pyramid has 3"),
     "steps, cost": (
-        lambda m: PyramidalWanCost.execute(empty(), "20-20-10", "6", "auto", 5.0, FREE),
+        lambda m: PyramidalWanCostEstimate.execute(empty(), "20-20-10", "6", "auto", 5.0, FREE),
         "3 numbers, but the pyramid has 2 stages",
     ),
     "size, sampler": (lambda m: sample(m, WAN, "2-2-1", WIDE), SIZE),
-    "size, cost": (lambda m: PyramidalWanCost.execute(WIDE, "2-2-1", "6", "auto", 5.0, WAN), SIZE),
+    "size, cost": (lambda m: PyramidalWanCostEstimate.execute(WIDE, "2-2-1", "6", "auto", 5.0, WAN), SIZE),
     "size, by hand": (lambda m: PyramidalWanStageStart.execute(SeedNoise(1), WIDE, WAN), SIZE),
     "size, calibration": (
         lambda m: PyramidalWanCalibrate.execute({"samples": torch.ones(1, 16, 21, 60, 104)}, 0.1, WAN),

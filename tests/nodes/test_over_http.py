@@ -106,7 +106,7 @@ def everything_else(graph, model, positive, negative, latent, spec, one, vae):
     graph.save(graph.add("PyramidalWanSampler", model=patched, latent=latent, **conds, **few), "patches")
     pictures = graph.add("VAEDecode", samples=out(with_lora, 2), vae=vae)  # the drafts: a list of three sizes
     graph.add("SaveImage", images=pictures, filename_prefix="draft")
-    lift = graph.add("PyramidalWanLift", vae=vae, method="pixels")
+    lift = graph.add("PyramidalWanLiftFromVAE", vae=vae, method="pixels")
     pyramidal = graph.add("PyramidalWanModel", model=model, lift=lift)
     any_sampler = graph.add(
         "KSampler", model=pyramidal, seed=5, steps=2, cfg=2.0, sampler_name="euler", scheduler="simple", positive=positive,
@@ -117,7 +117,7 @@ def everything_else(graph, model, positive, negative, latent, spec, one, vae):
     again = graph.add("PyramidalWanRenoise", latent=out(one, 1), noise=noise, pyramid=spec, stage="high", level=0.4)
     graph.save(again, "renoised")
     compiled = graph.add("PyramidalWanCompile", model=model)  # not sampled: C++ would compile for minutes
-    cost = graph.add("PyramidalWanCost", latent=latent, steps="20-20-10", cfg="5", pyramid=spec, model=compiled)
+    cost = graph.add("PyramidalWanCostEstimate", latent=latent, steps="20-20-10", cfg="5", pyramid=spec, model=compiled)
     graph.add("SaveImage", images=out(cost, 1), filename_prefix="cost")
     two = graph.add("PyramidalWanCustom")  # the defaults: those of training-free
     calibrated = graph.add("PyramidalWanCalibrate", latent=one, threshold=0.1, pyramid=two)

@@ -29,7 +29,7 @@ CATEGORIES = {
         "PyramidalWan/wired by hand",
     ),
     "PyramidalWanRenoise": "PyramidalWan/wired by hand",
-    "PyramidalWanCost": "PyramidalWan/analysis",
+    "PyramidalWanCostEstimate": "PyramidalWan/analysis",
     "PyramidalWanCalibrate": "PyramidalWan/analysis",
     "PyramidalWanSaveConditioning": "PyramidalWan/conditioning",
     "PyramidalWanLoadConditioning": "PyramidalWan/conditioning",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from comfyui_graph import empty
 
-from pyramidalwan.nodes.analysis import PyramidalWanCalibrate, PyramidalWanCost
+from pyramidalwan.nodes.analysis import PyramidalWanCalibrate, PyramidalWanCostEstimate
 from pyramidalwan.plots.chart import Area, Chart, Line
 from pyramidalwan.plots.drawing import BOTTOM, SIZE, TOP, draw, top_of_axis
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
@@ -45,7 +45,7 @@ def test_the_middle_of_a_logarithmic_axis_is_the_geometric_mean():
 
 
 def test_the_cost_node_reports_the_published_costs():
-    text, image = PyramidalWanCost.execute(empty(21, 56, 104), "20-20-10", "1", "auto", 5.0, WAN).args
+    text, image = PyramidalWanCostEstimate.execute(empty(21, 56, 104), "20-20-10", "1", "auto", 5.0, WAN).args
     lines = text.splitlines()
     assert lines[1] == "low 208x112 (21 frames) · 20 steps · 1.15 %"
     assert lines[0] == "total: 2821 TFLOPs, 22.4 % of 50 steps at full size"
@@ -53,15 +53,15 @@ def test_the_cost_node_reports_the_published_costs():
     costs, plain = cost_of(empty(21, 56, 104, batch=2), WAN, "20-20-10", "5-1-1")
     assert plain == pytest.approx(2 * 2 * 12591.8, rel=1e-4) and costs[0].tflops == pytest.approx(2 * 2 * 20 * 1.626, rel=1e-3)
     assert costs[2].tflops == pytest.approx(2 * 10 * 251.84, rel=1e-3)
-    skipped = PyramidalWanCost.execute(empty(21, 56, 104), "0-0-4", "1", "auto", 5.0, WAN).args[0]
+    skipped = PyramidalWanCostEstimate.execute(empty(21, 56, 104), "0-0-4", "1", "auto", 5.0, WAN).args[0]
     assert "total: 1007 TFLOPs" in skipped
 
 
 def test_the_cost_is_that_of_the_connected_model(t2v_model):
-    text = PyramidalWanCost.execute(empty(21, 56, 104), "2-2-1", "1", "auto", 5.0, WAN, t2v_model).args[0]
+    text = PyramidalWanCostEstimate.execute(empty(21, 56, 104), "2-2-1", "1", "auto", 5.0, WAN, t2v_model).args[0]
     assert float(text.splitlines()[0].split()[1]) < 20  # a tiny model
     with pytest.raises(ValueError, match="does not fit a pyramid of 3 stages"):
-        PyramidalWanCost.execute(empty(21, 60, 104), "2-2-1", "1", "auto", 5.0, WAN)
+        PyramidalWanCostEstimate.execute(empty(21, 60, 104), "2-2-1", "1", "auto", 5.0, WAN)
 
 
 def test_calibration_proposes_boundaries_that_rise_with_a_lower_threshold():

@@ -8,7 +8,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from comfyui_graph import empty, prompt
 
 import nodes
-from pyramidalwan.nodes.analysis import PyramidalWanCost
+from pyramidalwan.nodes.analysis import PyramidalWanCostEstimate
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.pyramid.stages import PRESETS
@@ -108,7 +108,7 @@ def test_a_schedule_takes_the_shift_of_its_model_or_that_of_comfyuis_wan(t2v_mod
 
 def test_the_chart_of_the_cost_follows_the_shift_of_its_model(t2v_model):
     def chart(shift, model=None):
-        return PyramidalWanCost.execute(empty(3, 8, 8), "4-4", "1", "auto", shift, FREE, model).args[1]
+        return PyramidalWanCostEstimate.execute(empty(3, 8, 8), "4-4", "1", "auto", shift, FREE, model).args[1]
 
     assert torch.equal(chart(0.0, shifted(t2v_model, 3.0)), chart(3.0, t2v_model))
     assert not torch.equal(chart(0.0, shifted(t2v_model, 3.0)), chart(0.0, t2v_model))

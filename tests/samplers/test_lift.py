@@ -131,15 +131,15 @@ class TestMistakes:
 
     def test_methods_and_clips(self, vae, folder):
         with pytest.raises(ValueError, match="unknown method 'x'; expected auto, linear, pixels, none"):
-            call(NODE["Lift"], vae, "x")
+            call(NODE["LiftFromVAE"], vae, "x")
         with pytest.raises(ValueError, match="connect clips, or set method to 'auto'"):
-            call(NODE["Lift"], vae, "linear")
+            call(NODE["LiftFromVAE"], vae, "linear")
         with pytest.raises(ValueError, match="clips of 64x64 pixels are too small to fit a lift on; use 128x128 or more"):
-            call(NODE["Lift"], vae, "linear", torch.rand(17, 64, 64, 3))
+            call(NODE["LiftFromVAE"], vae, "linear", torch.rand(17, 64, 64, 3))
         with pytest.raises(ValueError, match="a pyramid of 1 stage has no transition"):
-            call(NODE["Lift"], vae, "auto", None, PRESETS["plain"])
+            call(NODE["LiftFromVAE"], vae, "auto", None, PRESETS["plain"])
         with pytest.raises(ValueError, match="a lift requires the VAE of a Wan model"):
-            call(NODE["Lift"], comfy.sd.VAE(sd=taesd()), "auto")
+            call(NODE["LiftFromVAE"], comfy.sd.VAE(sd=taesd()), "auto")
 
 
 def taesd():
@@ -222,25 +222,25 @@ def test_a_file_round_trips(fitted, folder):
 def test_the_node_fits_once_and_keeps_the_lift(vae, folder, monkeypatch):
     for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 8}.items():
         monkeypatch.setattr(lift_fitting, name, value)
-    first, text = call(NODE["Lift"], vae, "auto", None, FREE)
+    first, text = call(NODE["LiftFromVAE"], vae, "auto", None, FREE)
     assert text.startswith("fitted, and kept as models/pyramidal_lifts/") and "5 rendered clips, 5 rendered frames" in text
     assert "frame 0" in text and "other frames" in text and set(first.lifts) == {"HW"}
-    again, text = call(NODE["Lift"], vae, "auto", None, FREE)
+    again, text = call(NODE["LiftFromVAE"], vae, "auto", None, FREE)
     assert text.startswith("loaded from models/pyramidal_lifts/")
     assert torch.equal(again.lifts["HW"].rest, first.lifts["HW"].rest)
-    wider, _ = call(NODE["Lift"], vae, "auto", None, IN_TIME)
+    wider, _ = call(NODE["LiftFromVAE"], vae, "auto", None, IN_TIME)
     assert set(wider.lifts) == {"HW", "THW"} and torch.equal(wider.lifts["HW"].rest, first.lifts["HW"].rest)
     video = torch.rand(34, 64, 128, 3, generator=torch.Generator().manual_seed(0))
-    given, text = call(NODE["Lift"], vae, "linear", video, FREE)
+    given, text = call(NODE["LiftFromVAE"], vae, "linear", video, FREE)
     assert "4 given clips, 1 rendered clips" in text and not torch.equal(given.lifts["HW"].rest, first.lifts["HW"].rest)
-    assert call(NODE["Lift"], vae, "linear", video, FREE)[1].startswith("loaded from")
+    assert call(NODE["LiftFromVAE"], vae, "linear", video, FREE)[1].startswith("loaded from")
     assert len(list(folder.iterdir())) == 1
 
 
 def test_auto_fits_a_map_for_every_scale_that_it_chooses_from(vae, folder, monkeypatch):
     for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 8}.items():
         monkeypatch.setattr(lift_fitting, name, value)
-    lift, text = call(NODE["Lift"], vae, "auto")
+    lift, text = call(NODE["LiftFromVAE"], vae, "auto")
     assert set(lift.lifts) == set(lift.drops) == {"HW", "HW 2/3", "HW 3/4"} and "HW 2/3, fitted on 5 rendered clips" in text
     clean = encode(vae, lift_fitting.dead_leaves(seed=3, frames=5, height=96, width=96))
     for axes, side in (("HW", 6), ("HW 2/3", 8), ("HW 3/4", 10)):  # nine at three quarters, in whole patches
@@ -280,7 +280,7 @@ def test_the_way_through_the_pixels_is_judged_as_on_all_pairs(monkeypatch):
 
 
 def test_the_pixel_lift_decodes_resizes_and_encodes(vae):
-    lift, text = call(NODE["Lift"], vae, "pixels")
+    lift, text = call(NODE["LiftFromVAE"], vae, "pixels")
     clean = encode(vae, lift_fitting.dead_leaves(seed=3, frames=9, height=64, width=64))
     video = vae.decode(clean)[0]
     video = torch.nn.functional.interpolate(video.movedim(-1, 1), (128, 128), mode="bicubic").clamp(0, 1).movedim(1, -1)
@@ -316,11 +316,11 @@ def test_a_vae_of_16_pixels_and_48_channels_gets_larger_clips(folder, monkeypatc
     vae = vae_of_5b()
     for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 4}.items():
         monkeypatch.setattr(lift_fitting, name, value)
-    lift, _ = call(NODE["Lift"], vae, "auto", None, FREE)
+    lift, _ = call(NODE["LiftFromVAE"], vae, "auto", None, FREE)
     assert lift.channels == 48 and lift.lifts["HW"](torch.randn(1, 48, 3, 4, 4), (3, 8, 8)).shape == (1, 48, 3, 8, 8)
     assert [path.stem for path in kept_files(48, {"HW"})] == [digest_of(vae)] and not kept_files(16, {"HW"})
     with pytest.raises(ValueError, match="clips of 48x48 pixels are too small to fit a lift on; use 64x64 or more"):
-        call(NODE["Lift"], vae, "linear", torch.rand(17, 48, 48, 3))
+        call(NODE["LiftFromVAE"], vae, "linear", torch.rand(17, 48, 48, 3))
 
 
 def test_resizing_in_time_interpolates_and_takes_every_second_frame():
@@ -433,7 +433,7 @@ def test_the_digest_depends_on_the_encoder_alone_and_not_on_the_precision(vae):
 def test_a_cancelled_fit_keeps_nothing(vae, folder):
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        call(NODE["Lift"], vae, "auto")
+        call(NODE["LiftFromVAE"], vae, "auto")
     assert not folder.exists()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from comfyui_graph import empty, progress, prompt
 
-from pyramidalwan.nodes.analysis import PyramidalWanCost
+from pyramidalwan.nodes.analysis import PyramidalWanCostEstimate
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.pyramid.flops import forward_tflops, tokens
 from pyramidalwan.pyramid.latent_shape import LatentShape
@@ -120,9 +120,9 @@ def test_callbacks_of_other_packs_get_steps(t2v_model):
 def test_times_are_kept_and_told_by_the_cost_node(t2v_model):
     timings_path().unlink(missing_ok=True)
     cost = ["3-2", "6", "auto", 5.0, FREE, t2v_model]
-    assert "about" not in PyramidalWanCost.execute(empty(), *cost).args[0]
+    assert "about" not in PyramidalWanCostEstimate.execute(empty(), *cost).args[0]
     sample(t2v_model, [])
-    text = PyramidalWanCost.execute(empty(), *cost).args[0]
+    text = PyramidalWanCostEstimate.execute(empty(), *cost).args[0]
     total, *stages = text.splitlines()
     assert re.fullmatch(r"total: .* % of 50 steps at full size · about \d+ s", total)
     assert [re.fullmatch(r"(\w+ \d+x\d+ · \d steps) · \d+(\.\d)? % · about \d+ s", line)[1] for line in stages] == [

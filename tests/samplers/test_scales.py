@@ -139,7 +139,7 @@ class TestAuto:
         assert text.splitlines()[1:] == [
             "low: 848x480 with 1 frames (latent 1x60x106)", "high: 1280x720 with 1 frames (latent 1x90x160)",
         ]  # fmt: skip
-        assert "848x480" in call(NODE["Cost"], latent, "20-10", "6", "auto", 0.0)[0]
+        assert "848x480" in call(NODE["CostEstimate"], latent, "20-10", "6", "auto", 0.0)[0]
 
     def test_a_stage_that_is_small_for_stock_wan_is_told(self, t2v_model, monkeypatch):
         """Only for networks as wide as those of Wan."""

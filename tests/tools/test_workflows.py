@@ -264,7 +264,7 @@ def test_no_paragraph_of_more_than_two_lines_is_in_several_notes():
 @pytest.mark.parametrize("name", [name for name in WORKFLOWS if "-" not in name and name != "wan22_5b_ti2v"])
 def test_graphs_with_stock_weights_keep_texture_with_a_lift(name):
     graph = api(build(name))
-    (lift,) = [key for key, node in graph.items() if node["class_type"] == "PyramidalWanLift"]
+    (lift,) = [key for key, node in graph.items() if node["class_type"] == "PyramidalWanLiftFromVAE"]
     for node in graph.values():
         sockets = node_schema(node["class_type"]).sockets
         if any(given.name == "lift" for given in sockets):

@@ -328,7 +328,7 @@ def compare(graph: Graph) -> None:
     save_video(graph, parts, plain, f"{graph.name}_plain", title="7 · Plain, as video", column=5)
     save_video(graph, parts, done, f"{graph.name}_pyramid", title="8 · Pyramid, as video", column=5)
     graph.group("9 · Cost", column=5)
-    cost = graph.add("PyramidalWanCost", latent=latent, steps="20-10", cfg="6", model=shifted)
+    cost = graph.add("PyramidalWanCostEstimate", latent=latent, steps="20-10", cfg="6", model=shifted)
     graph.next_column()
     graph.add("PreviewImage", images=cost["chart"])
     graph.add("PreviewAny", source=cost["text"])

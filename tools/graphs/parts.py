@@ -108,7 +108,7 @@ def prompts(graph: Graph, clip: Value, prompt: str = PROMPT) -> tuple[Node, Node
 
 def lift(graph: Graph, vae: Value) -> Node:
     """Add 'Pyramidal Lift from VAE', which keeps texture when the size grows."""
-    return graph.add("PyramidalWanLift", vae=vae)
+    return graph.add("PyramidalWanLiftFromVAE", vae=vae)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ FOOTER = 26
 WIDTH = 310
 WIDTHS = {
     **dict.fromkeys(("UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader", "LoraLoaderModelOnly"), 360),
-    **dict.fromkeys(("SaveVideo", "PreviewImage", "PreviewAny", "PyramidalWanCost", "PyramidalWanCalibrate"), 370),
-    **dict.fromkeys(("CLIPTextEncode", "PyramidalWanLift", "PyramidalWanEmptyLatent"), 340),
+    **dict.fromkeys(("SaveVideo", "PreviewImage", "PreviewAny", "PyramidalWanCostEstimate", "PyramidalWanCalibrate"), 370),
+    **dict.fromkeys(("CLIPTextEncode", "PyramidalWanLiftFromVAE", "PyramidalWanEmptyLatent"), 340),
     **dict.fromkeys(("VAEDecode", "CreateVideo"), 190),
 }
 """Widths of nodes; a column is as wide as its widest node."""
@@ -59,8 +59,8 @@ SHOWN = {
     "PyramidalWanStageLoRA": 50,
     "PyramidalWanModel": 120,
     "PyramidalWanPatches": 110,
-    "PyramidalWanLift": 60,
-    "PyramidalWanCost": 100,
+    "PyramidalWanLiftFromVAE": 60,
+    "PyramidalWanCostEstimate": 100,
     "PyramidalWanCalibrate": 100,
     "PyramidalWanSampler": PREVIEW + 150,
     "PyramidalWanSamplerAdvanced": PREVIEW + 150,
