@@ -24,6 +24,7 @@ from .pictures.layout import (
     compared,
     detail_curve,
     growing,
+    in_frame_rates,
     in_patches,
     labelled,
     swept,
@@ -60,6 +61,7 @@ PICTURES: dict[str, Callable[[float], Image.Image]] = {
     "wan_t2v_pyramid_20-20-10": partial(with_small, places.lanterns, ("20", "20", "10")),
     "wan_t2v_pyramid_2-2-1": partial(with_steps, animals.hummingbird, (2, 2, 1)),
     "wan_t2v_ppf_2-2-1": partial(in_patches, places.kite, (2, 2, 1)),
+    "wan_t2v_tpdiff": partial(in_frame_rates, animals.dolphin, (20, 20, 10)),
 }
 """What draws a picture at a time from 0 to 1, by workflow."""
 

@@ -18,6 +18,7 @@ from tools.pictures.layout import (
     SIDE,
     compared,
     growing,
+    in_frame_rates,
     in_patches,
     labelled,
     swept,
@@ -71,6 +72,21 @@ def test_patches_become_smaller_from_stage_to_stage():
     assert lines == [3, 7, 15]
 
 
+def test_frames_double_from_stage_to_stage_and_each_is_the_current_one_once():
+    shown = []
+
+    def scene(time, moments, current):
+        shown.append((list(moments), current))
+        return plain("#000000")(time)
+
+    for step in range(54):
+        in_frame_rates(scene, (20, 20, 10), step / 54)
+    expected = [(np.linspace(0, 1, count).tolist(), current) for count in (3, 5, 9) for current in range(count)]
+    assert list(dict.fromkeys((tuple(moments), current) for moments, current in shown)) == [
+        (tuple(moments), current) for moments, current in expected
+    ]
+
+
 def test_the_bars_show_the_operations_of_both():
     done = pixels(compared(plain("#000000"), (50, 20, 10), 0.99))
     lit = (abs(done - LIT).max(axis=2) < 10).any(axis=0)
@@ -95,7 +111,13 @@ def test_every_workflow_has_a_picture():
 
 
 @pytest.mark.parametrize(
-    ("name", "counts"), [("wan_t2v_training_free", "20-10"), ("wan_t2v_pyramid_2-2-1", "2-2-1"), ("wan_t2v_ppf_2-2-1", "2-2-1")]
+    ("name", "counts"),
+    [
+        ("wan_t2v_training_free", "20-10"),
+        ("wan_t2v_pyramid_2-2-1", "2-2-1"),
+        ("wan_t2v_ppf_2-2-1", "2-2-1"),
+        ("wan_t2v_tpdiff", "20-20-10"),
+    ],
 )
 def test_dots_stand_for_the_steps_of_the_workflow(name, counts):
     steps = {node.values["steps"] for node in build(name).nodes if "steps" in node.values}

@@ -36,6 +36,7 @@ TEXT_FILES = (T2V, TEXT_ENCODER, VAE)
 TRAINED_MODEL = "my_pyramidal_wan_1.3B.safetensors"
 FEW_STEP_LORA = "my_pyramidal_wan_2-2-1_lora.safetensors"
 PATCH_MODEL = "my_wan_ppf_2-2-1.safetensors"
+TEMPORAL_MODEL = "my_wan_tpdiff_1.3B.safetensors"
 STYLE_LORA, DETAIL_LORA = "my_style_lora.safetensors", "my_detail_lora.safetensors"
 BELOW_A_LINK = 96
 """How much lower a group begins so that a straight link passes above it."""
@@ -146,6 +147,35 @@ Wan.
 file, which also names its pyramid. Leave cfg at 1. If the weights were only finetuned, set steps to 20-20-10, cfg to 5 and the
 sampler to euler."""
     add_notes(graph, about, (TEXT_ENCODER, VAE), column=3, missing=(PATCH_MODEL,))
+
+
+def t2v_tpdiff(graph: Graph) -> None:
+    model, clip, vae = models(graph, TEMPORAL_MODEL)
+    graph.group("2 · Size and pyramid", column=0)
+    spec = pyramid(graph, "tpdiff")
+    graph.group("3 · Prompt", column=1, drop=BELOW_A_LINK)
+    parts = Parts(
+        model,
+        vae,
+        *prompts(graph, clip, "A dolphin leaps from a sunlit bay, water streams off its fins, spray hangs in the air."),
+    )
+    graph.group("4 · Size", column=1)
+    latent = size(graph, spec)
+    graph.group("5 · Sample", column=2)
+    done = sample(graph, parts, latent, pyramid=spec, steps="20-20-10", cfg="5", sampler_name="euler")
+    save_video(graph, parts, done, graph.name, title="6 · Video", column=3)
+    about = f"""# The frame rate grows along the sampling (TPDiff)
+
+{cost_sentence("tpdiff", "20-20-10")}
+
+Steps are written low-mid-high: **20-20-10** is 20 at a quarter of the frame rate, 20 at half, 10 at all frames, each at full
+width and height.
+
+Train such weights with runs/wan/1.3b_tpdiff.toml in the pack's repository; docs/training.md explains it. If your file names its
+pyramid, replace 'Pyramid' by 'Pyramid from File'.
+
+The preset has **rope** scaled, which needs ComfyUI 0.3.68. Choose a deterministic sampler."""
+    add_notes(graph, about, (TEXT_ENCODER, VAE), column=3, missing=(TEMPORAL_MODEL,))
 
 
 def t2v_stage_lora(graph: Graph) -> None:
@@ -388,6 +418,7 @@ WORKFLOWS: dict[str, Callable[[Graph], None]] = {
     "wan_t2v_pyramid_20-20-10": t2v_20_20_10,
     "wan_t2v_pyramid_2-2-1": t2v_2_2_1,
     "wan_t2v_ppf_2-2-1": t2v_ppf,
+    "wan_t2v_tpdiff": t2v_tpdiff,
 }
 """The graphs in the order of the template browser: what stock weights can do, its variations, other nodes, own weights."""
 
@@ -409,6 +440,7 @@ TITLES = {
     "wan_t2v_pyramid_20-20-10": "20-20-10, own weights",
     "wan_t2v_pyramid_2-2-1": "2-2-1, own weights",
     "wan_t2v_ppf_2-2-1": "2-2-1 in patches, own weights",
+    "wan_t2v_tpdiff": "Frame rates, own weights",
 }
 """What the template browser shows, after a number: it takes titles from the names of files, and on some systems their order."""
 

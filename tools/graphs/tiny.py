@@ -29,7 +29,7 @@ from tiny_wan.world.grammar import parse
 from tiny_wan.world.scenes import render, scene_for
 
 from .graph import Graph, Node, Output, api
-from .graphs import DETAIL_LORA, FEW_STEP_LORA, PATCH_MODEL, STYLE_LORA, TRAINED_MODEL, WORKFLOWS, build
+from .graphs import DETAIL_LORA, FEW_STEP_LORA, PATCH_MODEL, STYLE_LORA, TEMPORAL_MODEL, TRAINED_MODEL, WORKFLOWS, build
 from .parts import (
     I2V,
     I2V_HIGH,
@@ -168,7 +168,7 @@ def _tiny_value(name: str, value: Any, size: TinySize) -> Any:
 
 def _random_network(file: str) -> str:
     """Return the random network that stands for a model."""
-    if file in (TRAINED_MODEL, PATCH_MODEL):
+    if file in (TRAINED_MODEL, PATCH_MODEL, TEMPORAL_MODEL):
         file = T2V
     return network_file(variant_of(file), second=bool(SECOND_EXPERT.search(file)))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
-from .canvas import Canvas, wave
+from .canvas import Canvas, mixed, wave
 
 FUR, DARK_FUR, SNOW = "#d9622b", "#4a2c20", "#f2f6fc"
 
@@ -235,3 +236,62 @@ def hummingbird(time: float) -> Image.Image:
     for spread, opacity in ((0, 0.55), (16, 0.35), (-16, 0.35)):
         canvas.oval((x - 0.2, y - 0.1 - 0.03 * beat), (0.2, 0.055), "#f2fffb", turned=24 - 14 * beat + spread, opacity=opacity)
     return canvas.image
+
+
+def dolphin(time: float, moments: Sequence[float], current: int) -> Image.Image:
+    """Draw a dolphin that leaps from a sunlit bay, at several moments of its leap.
+
+    Args:
+        time: From 0 to 1.
+        moments: From 0, where it leaves the water, to 1, where it enters it.
+        current: Index of the moment at which it is drawn opaque.
+    """
+    canvas = Canvas((0, "#5fb0e0"), (0.45, "#bfe3ee"), (0.68, "#fdebc4"), (0.69, "#3fa9b5"), (1, "#0f5f7d"))
+    canvas.glow((0.78, 0.2), 0.4, "#fff3c4", strength=0.8)
+    canvas.disc((0.78, 0.2), 0.055, "#fffbe6")
+    canvas.ridge(0.68, 0.022, "#8fb6b4", waves=1.1, shift=0.3)
+    canvas.box(0, 0.69, 1, 1, "#3fa9b5")
+    for index, moment in enumerate(moments):
+        if index != current:
+            _leaping(canvas, moment, opacity=0.42)
+    _leaping(canvas, moments[current], opacity=1)
+    for row in range(6):
+        y = 0.74 + 0.045 * row
+        crest = [(x / 24, y + 0.008 * wave(time, 1, x / 7 + row / 3)) for x in range(25)]
+        canvas.fill([(0, 1), *crest, (1, 1)], mixed("#37a0b0", "#0b4f6c", row / 5))
+        canvas.line(crest, 0.004, "#e8fbfb", opacity=0.6 - 0.08 * row)
+    return canvas.image
+
+
+def _leaping(canvas: Canvas, moment: float, *, opacity: float) -> None:
+    """Draw the dolphin at a moment of its leap, bent along its way."""
+    x, y = 0.1 + 0.8 * moment, 0.72 - 0.46 * (1 - (2 * moment - 1) ** 2)
+    turned = math.atan(1.4 * (2 * moment - 1))
+    cosine, sine = 0.34 * math.cos(turned), 0.34 * math.sin(turned)
+
+    def place(along: float, across: float) -> tuple[float, float]:
+        across += 0.45 * along**2 - 0.03
+        return x + along * cosine - across * sine, y + along * sine + across * cosine
+
+    dark, light = "#34566f", "#dbe9ee"
+    back = [
+        (0.45, 0.03),
+        (0.4, 0.0),
+        (0.37, -0.045),
+        (0.3, -0.1),
+        (0.18, -0.13),
+        (0.06, -0.14),
+        (-0.06, -0.29),
+        (-0.09, -0.125),
+    ]
+    tail = [(-0.22, -0.085), (-0.36, -0.045), (-0.52, -0.16), (-0.47, -0.02), (-0.54, 0.1), (-0.37, 0.0)]
+    belly = [(-0.22, 0.06), (-0.08, 0.1), (0.08, 0.115), (0.22, 0.105), (0.34, 0.075), (0.42, 0.05)]
+    under = [(0.445, 0.04), (0.36, 0.025), (0.2, 0.03), (0.02, 0.045), (-0.16, 0.035)]
+    canvas.fill([place(*point) for point in (*back, *tail, *belly)], dark, opacity=opacity)
+    canvas.fill([place(*point) for point in (*belly, *under)], light, opacity=opacity)
+    canvas.fill([place(*point) for point in ((0.2, 0.06), (0.12, 0.15), (0.0, 0.24), (0.07, 0.07))], "#26455c", opacity=opacity)
+    canvas.disc(place(0.34, -0.015), 0.008, "#10202c", opacity=opacity)
+    if opacity == 1:
+        for drop in range(7):
+            fall = 0.05 + 0.035 * drop
+            canvas.disc(place(-0.2 - 0.07 * drop, fall + 0.05 * (drop % 3)), 0.007 - 0.0005 * drop, "#f4fdff", opacity=0.85)

@@ -26,11 +26,17 @@ LABEL = "drawn for illustration, not a result"
 THRESHOLD = 0.1
 PATCH = 80
 """Pixels of the largest patches of a picture."""
+FULL_RATE = 16
+"""Frames a second of the last stage."""
+LEAP_FRAMES = 9
+"""Frames of the last stage that show a movement."""
 MANY = 10
 """Steps from which on their dots are small."""
 MEASURED_SIDE, MEASURED_FRAMES = 64, 5
 
 Scene = Callable[[float], Image.Image]
+Exposed = Callable[[float, Sequence[float], int], Image.Image]
+"""A scene at a time, with a movement exposed at several moments from 0 to 1, one of which is the current one."""
 Box = tuple[float, float, float, float]
 
 
@@ -86,6 +92,20 @@ def in_patches(scene: Scene, counts: Sequence[int], time: float) -> Image.Image:
     for place in range(side, SIDE, side):
         draw.line((place, 0, place, HEIGHT), (*FRAME, 120), 1)
         draw.line((0, place, SIDE, place), (*FRAME, 120), 1)
+    return sheet
+
+
+def in_frame_rates(scene: Exposed, counts: Sequence[int], time: float) -> Image.Image:
+    """Draw a movement exposed at every frame of a stage, at twice as many from stage to stage, and name steps and rate."""
+    stage = min(int(time * len(counts)), len(counts) - 1)
+    gap = 2 ** (len(counts) - 1 - stage)
+    moments = [frame / (LEAP_FRAMES - 1) for frame in range(0, LEAP_FRAMES, gap)]
+    sheet = _whole(scene(time, moments, int((time * len(counts) - stage) * len(moments))))
+    draw, middle, font = _draw(sheet), HEIGHT - 24, _font(SMALL_TYPE)
+    text = f"{counts[stage]} steps, {FULL_RATE // gap} frames a second"
+    half = draw.textlength(text, font) / 2 + 12
+    draw.rounded_rectangle((SIDE / 2 - half, middle - 14, SIDE / 2 + half, middle + 14), 14, SHADE)
+    draw.text((SIDE / 2, middle), text, FOREGROUND, font, anchor="mm")
     return sheet
 
 
