@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from comfyui_graph import empty, prompt
 from safetensors import safe_open
 from safetensors.torch import save_file
 from test_finetune_run import assert_equal, log, weights
 
 from pyramid.forms import TABLES, form_from_metadata, form_to_metadata, make_form, named_form
 from pyramid.noise_pyramid import noise_pyramid
+from pyramid.patches import coarse_cells, lifted, to_tensors, wan_layers
 from pyramid.stages import PRESETS
 from pyramid.training import run as runs
 from pyramid.training.config.distill import DistillConfig
@@ -16,7 +18,10 @@ from pyramid.training.config.toml_config import check_config
 from pyramid.training.engine import draws
 from pyramid.training.recipes.finetune import Finetuning, teacher_clean
 from pyramid.training.validation import SEED, sample
-from pyramidalwan.samplers.comfyui.model_files import lora_from_list, spec_from_file
+from pyramidalwan.nodes.files import PyramidalWanFromFile, PyramidalWanPatches, PyramidalWanStageLoRA
+from pyramidalwan.nodes.sampler import PyramidalWanSampler
+from pyramidalwan.pyramid.stages import PRESETS as PYRAMIDS
+from tiny_wan.checkpoints import t2v_state_dict
 from tiny_wan.training_files import cache_folder, settings
 
 FORMS = {
@@ -176,25 +181,77 @@ def test_a_damaged_form_in_a_header_is_an_error(text, message):
         form_from_metadata({"pyramid_form": text})
 
 
-def test_the_nodes_refuse_networks_of_other_forms_in_one_sentence_and_run_flow_models(tmp_path, monkeypatch):
+MESSAGE = (
+    "its network predicts '{}', and ComfyUI has no video model of that kind with 5-D latents; only those that predict 'flow' "
+    "can be sampled"
+)
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """Return the models folder in which the nodes look for files."""
     import folder_paths
 
-    spec, form = PRESETS["tpdiff"], FORMS["epsilon"]
-    headers = {
-        "flow": {**spec.to_metadata(), **form_to_metadata(make_form("flow"))},
-        "epsilon": {**spec.to_metadata(), **form_to_metadata(named_form("epsilon", form["train__noise_table"]))},
+    for folder in ("diffusion_models", "loras"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, folder, ([str(tmp_path / folder)], {".safetensors"}))
+    return tmp_path
+
+
+def refused(node, *arguments, subject, form, **more):
+    """Check that a node says in one sentence that ComfyUI has no model of a form."""
+    with torch.no_grad(), pytest.raises(ValueError) as caught:
+        node.execute(*arguments, **more)
+    assert str(caught.value) == f"{subject}: {MESSAGE.format(form)}"
+
+
+def sampled(model, **changes):
+    """Return the arguments of 'Pyramidal Sampler'."""
+    inputs = {
+        "model": model,
+        "positive": prompt(1),
+        "negative": prompt(2),
+        "latent": empty(5, 8, 8),
+        "pyramid": None,
+        **changes,
     }
-    key, size = "diffusion_model.blocks.0.self_attn.q", {"lora_down": (2, 8), "lora_up": (8, 2)}
-    for name, header in headers.items():
-        weights = {f"{key}.{part}.weight": torch.zeros(shape) for part, shape in size.items()}
-        save_file(weights, tmp_path / f"{name}.safetensors", header)
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], {".safetensors"}))
-    assert spec_from_file("loras/flow.safetensors") == lora_from_list("flow.safetensors").spec
-    message = "its network predicts 'epsilon', and ComfyUI has no video model of that kind with 5-D latents; only those that"
-    with pytest.raises(ValueError, match=f"^'loras/epsilon.safetensors': {message} predict 'flow' can be sampled$"):
-        spec_from_file("loras/epsilon.safetensors")
-    with pytest.raises(ValueError, match=f"^the LoRA 'epsilon.safetensors': {message} predict 'flow' can be sampled$"):
-        lora_from_list("epsilon.safetensors")
+    widgets = {"seed": 1, "steps": "1-1-1", "cfg": "1", "sampler_name": "euler", "denoise": 1.0, "grid": "auto", "shift": 5.0}
+    return {**inputs, **widgets, "start_stage": "auto", "end_stage": "auto"}
+
+
+@pytest.mark.parametrize("form", ["flow", *FORMS])
+def test_an_exported_flow_model_runs_in_comfyui_and_others_are_refused_in_one_sentence(models, form):
+    import nodes
+
+    (made,) = runs.run_finetuning(config(models / form, form, train__steps=2))
+    made.rename(models / "diffusion_models" / "mine.safetensors")
+    (model,) = nodes.UNETLoader().load_unet("mine.safetensors", "default")
+    remembered = getattr(model, "cached_patcher_init", None) is not None  # older versions do not keep the file's path
+    if form == "flow":
+        (spec,) = PyramidalWanFromFile.execute("diffusion_models/mine.safetensors").args
+        assert spec.to_json() == PRESETS["tpdiff"].to_json()
+        with torch.no_grad():
+            latent = PyramidalWanSampler.execute(**sampled(model, pyramid=spec)).args[0]["samples"]
+            by_itself = PyramidalWanSampler.execute(**sampled(model)).args[0]["samples"] if remembered else latent
+        assert latent.shape == (1, 16, 5, 8, 8) and latent.isfinite().all() and torch.equal(latent, by_itself)
+        return
+    refused(PyramidalWanFromFile, "diffusion_models/mine.safetensors", subject="'diffusion_models/mine.safetensors'", form=form)
+    for pyramid in (None, PYRAMIDS["tpdiff"]) if remembered else ():
+        subject = "the checkpoint 'mine.safetensors'"
+        refused(PyramidalWanSampler, **sampled(model, pyramid=pyramid), subject=subject, form=form)
+
+
+@EVERY_FORM
+def test_loras_and_layers_for_patches_of_other_forms_are_refused_in_one_sentence(models, t2v_model, form):
+    (made,) = runs.run_finetuning(config(models / form, form, train__steps=1, adapter__kind="lora"))
+    made.rename(models / "loras" / "mine.safetensors")
+    lora = {"model": t2v_model, "lora_name": "mine.safetensors", "strength": 1.0, "stages": "all"}
+    refused(PyramidalWanStageLoRA, **lora, subject="the LoRA 'mine.safetensors'", form=form)
+    spec, layers = PRESETS["ppf"], wan_layers(t2v_state_dict())
+    header = {**spec.to_metadata(), **form_to_metadata(named_form(form, FORMS[form]["train__noise_table"]))}
+    file = "diffusion_models/patches.safetensors"
+    save_file(to_tensors([lifted(layers, cell) for cell in coarse_cells(spec)]), models / file, header)
+    refused(PyramidalWanPatches, t2v_model, file, subject=f"'{file}'", form=form)
 
 
 def test_files_without_a_form_are_flow_models():
