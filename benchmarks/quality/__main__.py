@@ -62,6 +62,14 @@ def run_rows(rows: list[Row], *, seconds: float, clips: int) -> bool:
     return skipped
 
 
+def references(clips: int) -> dict[int, Results]:
+    """Return the measurements of as many rendered clips as the rows of each length have, by number of frames."""
+    most: dict[int, int] = {}
+    for row in ROWS:
+        most[row.frames] = max(most.get(row.frames, 0), min(clips, row.clips))
+    return {frames: run_data(number, frames) for frames, number in most.items()}
+
+
 def main() -> None:
     """Run rows, and print or write the tables. The exit status is 1 if a row that was named could not be run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -76,7 +84,7 @@ def main() -> None:
     if options.run is not None:
         missing = run_rows(rows_named(options.run), seconds=seconds, clips=options.clips)
         skipped = missing and bool(options.run)
-    text = page(GROUPS, complete(options.clips), run_data(options.clips), before=PAGE.read_text(encoding="utf-8"))
+    text = page(GROUPS, complete(options.clips), references(options.clips), before=PAGE.read_text(encoding="utf-8"))
     if options.write:
         written_page.write(PAGE, SCRIPT, [text])
     print(text)

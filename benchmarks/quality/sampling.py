@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from harness.in_process import pack_module, use_comfyui
-from pyramid.latent_shape import LatentShape
 from pyramid.schedules import parse_steps
 from tiny_wan.world.grammar import Caption
 from tiny_wan.world.scenes import render, scene_at, scene_for
@@ -20,29 +19,28 @@ from tiny_wan.world.words import embed_all
 from . import rivals
 from .results import PROMPTS, ROOT, SEEDS, Results, captions, fingerprint, lift_folder, measure
 from .rivals import RIVALS
-from .rows import IMAGE_MODEL, ON_WORLD, VAE, Row
+from .rows import FRAMES, IMAGE_MODEL, ON_WORLD, SIDE, VAE, Row
 
 BATCH, DECODED = 16, 4
 NOISE_SEED = 1000
 LIFT_SEED, LIFT_CLIPS = 9, 25
-FRAMES, SIDE = 17, 128
-LATENT = (5, 16, 16)
 DATA = "data"
 
 
-def run_data(clips: int = PROMPTS * SEEDS) -> Results:
+def run_data(clips: int = PROMPTS * SEEDS, frames: int = FRAMES) -> Results:
     """Measure the reference, rendered clips of the same prompts."""
-    results, prompts = Results(DATA, "rendered"), captions(clips)
+    name = DATA if frames == FRAMES else f"{DATA}-{frames}"
+    results, prompts = Results(name, "rendered"), captions(clips)
     for start in range(len(results), len(prompts), BATCH):
         part = prompts[start : start + BATCH]
-        results.add(measure(rendered(part, start), part))
+        results.add(measure(rendered(part, start, frames), part))
     return results.first(len(prompts))
 
 
-def rendered(prompts: Sequence[Caption], start: int) -> Tensor:
+def rendered(prompts: Sequence[Caption], start: int, frames: int = FRAMES) -> Tensor:
     """Return the rendered clips (B, 3, T, H, W) of prompts, the first of which is clip number ``start``."""
     scenes = [scene_for(caption, seed=NOISE_SEED + start + row) for row, caption in enumerate(prompts)]
-    return render(scenes, frames=FRAMES, height=SIDE, width=SIDE)
+    return render(scenes, frames=frames, height=SIDE, width=SIDE)
 
 
 def world_clips() -> Tensor:
@@ -106,7 +104,7 @@ class ComfyUISampler:
         """
         positive, negative = ([[embed_all(list(texts)), {}]] for texts in (prompts, [None] * len(prompts)))
         if self.row.model == IMAGE_MODEL:
-            images = rendered(prompts, start)[:, :, :1].permute(0, 2, 3, 4, 1).add(1).div(2)
+            images = rendered(prompts, start, self.row.frames)[:, :, :1].permute(0, 2, 3, 4, 1).add(1).div(2)
             values = [self._image_values(image) for image in images]
             together = {name: torch.cat([value[name] for value in values]) for name in values[0]}
             positive, negative = ([[tensor, together]] for [[tensor, _]] in (positive, negative))
@@ -117,7 +115,9 @@ class ComfyUISampler:
         from comfy_extras.nodes_wan import WanImageToVideo
 
         nothing = [[torch.zeros(1, 1, 1), {}]]
-        positive = WanImageToVideo.execute(nothing, nothing, self.vae, SIDE, SIDE, FRAMES, 1, start_image=image).args[0]
+        positive = WanImageToVideo.execute(nothing, nothing, self.vae, SIDE, SIDE, self.row.frames, 1, start_image=image).args[
+            0
+        ]
         return {name: positive[0][1][name] for name in ("concat_latent_image", "concat_mask")}
 
     @torch.no_grad()
@@ -127,10 +127,10 @@ class ComfyUISampler:
         if row.rival:
             low, high = parse_steps(row.steps, 2)
             return rivals.sample(
-                RIVALS[row.rival], self.model, self.vae, positive, negative, LatentShape(*LATENT),
+                RIVALS[row.rival], self.model, self.vae, positive, negative, row.latent,
                 steps=(low, high), cfg=float(row.cfg), shift=row.shift, seed=seed,
             )  # fmt: skip
-        empty = {"samples": torch.zeros(positive[0][0].shape[0], 16, *LATENT)}
+        empty = {"samples": torch.zeros(positive[0][0].shape[0], 16, *row.latent)}
         output = pack_module("nodes.sampler").PyramidalWanSampler.execute(
             model=self.model, positive=positive, negative=negative, latent=empty, seed=seed, steps=row.steps, cfg=row.cfg,
             sampler_name=row.sampler, denoise=1.0, grid=row.grid, shift=row.shift, start_stage="auto", end_stage="auto",
@@ -141,5 +141,5 @@ class ComfyUISampler:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode videos (B, 3, T, H, W) in -1..1, a few at a time: one at a time takes three times as long on a CPU."""
-        pictures = [self.vae.decode(part).reshape(-1, FRAMES, SIDE, SIDE, 3) for part in latents.split(DECODED)]
+        pictures = [self.vae.decode(part).reshape(-1, self.row.frames, SIDE, SIDE, 3) for part in latents.split(DECODED)]
         return torch.cat(pictures).permute(0, 4, 1, 2, 3).float() * 2 - 1

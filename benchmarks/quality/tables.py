@@ -18,12 +18,17 @@ from tiny_wan.world.words import TEXT_LENGTH
 
 from .results import ROOT, SEEDS, Results
 from .rivals import RIVALS
-from .rows import Group, Row
+from .rows import FRAMES, Group, Row
 
 TINY = WanDimensions(dim=128, ffn_dim=512, layers=6, text=TEXT_LENGTH)
 TINY_SHAPE, PAPER_SHAPE = LatentShape(5, 16, 16), LatentShape(21, 56, 104)
 ALL = "all six"
 NOT_RUN = "Not run yet."
+
+
+def paper_shape(row: Row) -> LatentShape:
+    """Return the size at which 1.3B is counted: that of the paper, longer where the row's videos are longer."""
+    return PAPER_SHAPE._replace(frames=1 + (PAPER_SHAPE.frames - 1) * (row.frames - 1) // (FRAMES - 1))
 
 
 def cost(row: Row, shape: LatentShape, dimensions: WanDimensions) -> float:
@@ -89,10 +94,10 @@ def other_table(rows: Sequence[Row], results_by_row: Mapping[str, Results], data
     )
     yield "|---" * 11 + "|"
     for row in rows:
-        operations, full = cost(row, TINY_SHAPE, TINY), cost(row, PAPER_SHAPE, WAN_DIMENSIONS["1.3B"])
+        operations, full = cost(row, row.latent, TINY), cost(row, paper_shape(row), WAN_DIMENSIONS["1.3B"])
         shares = (
-            f"{operations:.3f} | {operations / cost(plain, TINY_SHAPE, TINY):.1%} | "
-            f"{full / cost(plain, PAPER_SHAPE, WAN_DIMENSIONS['1.3B']):.1%}"
+            f"{operations:.3f} | {operations / cost(plain, plain.latent, TINY):.1%} | "
+            f"{full / cost(plain, paper_shape(plain), WAN_DIMENSIONS['1.3B']):.1%}"
         )
         results = results_by_row.get(row.name)
         if results is None:
@@ -160,16 +165,18 @@ def group_lines(group: Group, results_by_row: Mapping[str, Results], data: Resul
     lines += ["", *accuracy_table(group, measured), "", *other_table(group.rows, measured, data)]
     if group.equal_cost:
         lines += ["", "At no more than the cost of a plain run:", "", *comparison_table(group, measured, data)]
-    return lines
+    return [*lines, "", group.note] if group.note else lines
 
 
-def page(groups: Sequence[Group], results_by_row: Mapping[str, Results], data: Results, *, before: str = "") -> str:
+def page(
+    groups: Sequence[Group], results_by_row: Mapping[str, Results], data: Mapping[int, Results], *, before: str = ""
+) -> str:
     """Return the text of docs/benchmarks.md between its markers.
 
     Args:
         groups: The groups of rows.
         results_by_row: Complete rows by name.
-        data: Measurements of the reference.
+        data: Measurements of the reference, by its number of frames.
         before: The page so far; a group without new results beside its first row keeps its tables.
     """
     lines = list(INTRODUCTION)
@@ -177,7 +184,8 @@ def page(groups: Sequence[Group], results_by_row: Mapping[str, Results], data: R
         lines += ["", f"### {group.title}", ""]
         kept, first = section(before, group.title), group.rows[0].name in results_by_row
         measured = first and any(row.name in results_by_row for row in group.rows[1:])
-        lines += [kept] if kept and not measured else group_lines(group, results_by_row, data, environment())
+        reference = data[group.rows[0].frames]
+        lines += [kept] if kept and not measured else group_lines(group, results_by_row, reference, environment())
     return "\n".join(lines)
 
 

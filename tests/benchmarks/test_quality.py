@@ -59,6 +59,36 @@ def test_rows_are_compared_with_plain_ones_of_at_least_their_cost():
             assert tiny_cost(row) <= tiny_cost(plain) and BY_NAME[plain].spec.number_of_stages == 1
 
 
+def test_rows_of_longer_videos_have_the_weights_and_settings_of_the_usual_ones_and_cost_more():
+    (group,) = [group for group in GROUPS if group.title.startswith("Longer")]
+    for row in group.rows:
+        usual = BY_NAME[row.name.removesuffix("-33")]
+        assert usual.latent == tables.TINY_SHAPE and row.latent == (9, 16, 16) and row.clips == 32
+        assert (row.steps, row.spec, row.weights, row.cfg) == (usual.steps, usual.spec, usual.weights, usual.cfg)
+        assert fingerprint_settings(row) - fingerprint_settings(usual) == {("frames", 33)}
+        assert 9 / 5 < tables.cost(row, row.latent, tables.TINY) / tiny_cost(usual.name) < (9 / 5) ** 2
+    assert tables.paper_shape(group.rows[0]) == (41, 56, 104) and tables.paper_shape(BY_NAME[PLAIN]) == tables.PAPER_SHAPE
+    assert [row.spec.downsample_axes for row in group.rows] == [(), ("THW", "THW"), ("T", "T")]
+
+
+def fingerprint_settings(row):
+    return {item for item in results._changed(row).items() if item[0] not in results.NOT_SAMPLED and item[0] != "spec"}
+
+
+def test_longer_videos_are_compared_with_rendered_ones_of_their_length(folder):
+    data = {frames: sampling.run_data(4, frames) for frames in (17, 33)}
+    assert sorted(path.name for path in folder.glob("*.json")) == ["data-33.json", "data.json"]
+    assert data[33]["right"].mean() > 0.97
+    assert data[33]["motion"] == pytest.approx(data[17]["motion"], rel=0.2)
+    (group,) = [group for group in GROUPS if group.title.startswith("Longer")]
+    data[33].values["seconds"] = 1.0
+    by_name = {"plain-50-33": data[33], "finetuned-33": data[33]}
+    text = tables.section(tables.page([group], by_name, data), group.title)
+    lines = [line for line in text.splitlines() if line.startswith("| plain, 50") and "%" in line]
+    assert len(lines) == 1 and " | 100.0% | 100.0% | 1.00 | 1.00 | 1.00 | " in lines[0]
+    assert text.endswith(group.note) and text.count("not run") == 2 + 6
+
+
 def test_prompts_are_balanced_and_repeated_for_several_seeds():
     prompts = captions()
     assert len(prompts) == results.PROMPTS * results.SEEDS >= 256
@@ -130,13 +160,13 @@ def measured_groups(*names, number=256):
 
 def test_the_page_marks_rows_that_were_not_run(folder):
     by_name, groups = measured_groups(PLAIN)
-    text = tables.page(groups, by_name, by_name[PLAIN])
+    text = tables.page(groups, by_name, {17: by_name[PLAIN]})
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     missing = sum(2 * (len(group.rows) - 1) + len(group.equal_cost) for group in groups)
     assert sum("not run" in line for line in lines) == missing
     assert text.count("| plain, 50 steps | 50 | 100.0 | all |") == len(groups)
     assert text.count("n = 256: 64 prompts, 4 seeds each.") == len(groups)
-    without = tables.page(groups, {"plain-4": by_name[PLAIN]}, by_name[PLAIN])
+    without = tables.page(groups, {"plain-4": by_name[PLAIN]}, {17: by_name[PLAIN]})
     assert without.count(tables.NOT_RUN) == len(groups) and "| " not in without
 
 
@@ -144,7 +174,7 @@ def test_a_group_without_new_results_keeps_its_tables(folder):
     by_name, _ = measured_groups(PLAIN, "plain-4")
     stock, finetuned = (next(group for group in GROUPS if group.title.startswith(title)) for title in ("Stock", "Fine"))
     before = f"### {finetuned.title}\n\nold tables\n\n### {stock.title}\n\nold tables\n\n<!-- end of x -->"
-    text = tables.page([stock, finetuned], by_name, by_name[PLAIN], before=before)
+    text = tables.page([stock, finetuned], by_name, {17: by_name[PLAIN]}, before=before)
     assert tables.section(text, finetuned.title) == "old tables"
     assert tables.section(text, stock.title).startswith("n = 256") and "old" not in tables.section(text, stock.title)
 
@@ -152,7 +182,7 @@ def test_a_group_without_new_results_keeps_its_tables(folder):
 def test_a_group_is_compared_on_the_clips_that_all_of_its_rows_have(folder):
     by_name, groups = measured_groups(PLAIN)
     by_name["plain-4"] = results_with("plain-4", np.ones((64, 6), dtype=int))
-    text = tables.page(groups, by_name, by_name[PLAIN])
+    text = tables.page(groups, by_name, {17: by_name[PLAIN]})
     assert [tables.section(text, group.title)[:8] for group in groups[:2]] == ["n = 64: ", "n = 256:"]
 
 
@@ -182,14 +212,14 @@ def test_the_published_page_has_the_rows_and_costs_that_the_code_has():
     assert "\n".join(tables.INTRODUCTION) in page
     assert tables.section(page, "Finetuned for three stages") != tables.NOT_RUN
     for group in GROUPS:
-        plain = tables.cost(group.rows[0], tables.TINY_SHAPE, tables.TINY)
+        plain = tables.cost(group.rows[0], group.rows[0].latent, tables.TINY)
         section = tables.section(page, group.title).partition("\nAt no more than")[0]
         if section == tables.NOT_RUN:
             continue
         lines = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| row |")]
         assert [line.split(" | ")[0] for line in lines] == 2 * [f"| {row.label}" for row in group.rows]
         for row, line in zip(group.rows, lines[len(group.rows) :], strict=True):
-            operations = tables.cost(row, tables.TINY_SHAPE, tables.TINY)
+            operations = tables.cost(row, row.latent, tables.TINY)
             assert line.startswith(f"| {row.label} | {row.steps} | {operations:.3f} | {operations / plain:.1%} | "), row.name
 
 
@@ -204,3 +234,16 @@ def test_a_short_run_in_comfyui_has_the_colours_of_its_prompts(folder):
     right = np.array(measure(sampler.decode(latents), prompts)["right"])
     assert right[:, ATTRIBUTES.index("colour")].mean() >= 0.75 and right[:, ATTRIBUTES.index("ground")].mean() >= 0.75
     assert fingerprint(row) != fingerprint(ROWS[0])
+
+
+@pytest.mark.skipif(not all(path.is_file() for path in results.weights(ROWS[0])), reason="no trained weights")
+def test_longer_videos_are_sampled_and_decoded_at_their_length(folder):
+    row, seen = dataclasses.replace(BY_NAME["finetuned-33"], steps="1-1-1", cfg="1"), []
+    sampler = sampling.ComfyUISampler(row)
+    network = sampler.model.model.diffusion_model
+    hook = network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[2]))
+    prompts = captions(1)
+    latents = sampler.sample(sampler.conditioning(prompts, 0), seed=1)
+    hook.remove()
+    assert seen == [3, 5, 9] and latents.shape == (1, 16, 9, 16, 16)
+    assert sampler.decode(latents).shape == (1, 3, 33, 128, 128) == sampling.rendered(prompts, 0, 33).shape
