@@ -1,16 +1,19 @@
 """The relearning experiment: the task, equal costs, resuming, and the table."""
 
 import dataclasses
+import itertools
+import re
 
 import pytest
 import torch
 
 from benchmarks.relearning import arms, measurement, tables
-from benchmarks.relearning.arms import ARMS, METHODS, POINTS, SAMPLES, Arm
+from benchmarks.relearning.arms import ARMS, METHODS, POINTS, RATES, SAMPLES, SEEDS, Arm
 from benchmarks.relearning.words import prompts, rotated, write_cache
 from pyramid.stages import PRESETS
 from pyramid.training.data.cache_files import Cache, CachedItem, CacheInfo, write_info, write_shard
 from tiny_wan.world.grammar import ATTRIBUTES, COLOURS
+from tiny_wan.world.scenes import render, scene_for
 from tiny_wan.world.words import TEXT_LENGTH, embed
 
 
@@ -63,9 +66,12 @@ def test_methods_are_compared_at_equal_operations_and_samples(method):
     )
 
 
-def test_there_is_an_arm_for_every_combination():
+def test_there_is_an_arm_for_every_combination_and_none_with_operations_that_are_not_counted():
     assert len({arm.name for arm in ARMS}) == len(ARMS) == 3 * 2 * 2 * 3
-    assert {arm.config(steps=1).train.align_noise for arm in ARMS} == {False, True}
+    configs = [arm.config(steps=1) for arm in ARMS]
+    trained = {(made.pyramid.preset, made.train.align_noise, made.optimizer.learning_rate, made.train.seed) for made in configs}
+    assert trained == set(itertools.product(METHODS, (False, True), RATES, SEEDS))
+    assert {made.losses.teacher for made in configs} == {0.0}
 
 
 def test_an_arm_trains_from_point_to_point_and_resumes(tmp_path, source, monkeypatch, capsys):
@@ -93,12 +99,44 @@ def test_an_arm_trains_from_point_to_point_and_resumes(tmp_path, source, monkeyp
     assert measurement.results_of(arm) == {}
 
 
+class Relearned:
+    """A sampler whose model has relearned its colours: it shows every colour for the vector of the next one."""
+
+    def __init__(self, row):
+        self.row = row
+
+    def conditioning(self, captions, start):
+        return captions
+
+    def sample(self, captions, *, seed):
+        shown = [caption for each in captions for caption in self.every_colour(each) if rotated(caption) == each]
+        return [scene_for(caption, seed=seed + number) for number, caption in enumerate(shown)]
+
+    def every_colour(self, caption):
+        return [dataclasses.replace(caption, colour=colour) for colour in COLOURS]
+
+    def decode(self, scenes):
+        return render(scenes, frames=5, height=64, width=64)
+
+
+def test_a_model_that_has_relearned_everything_is_read_as_right(monkeypatch):
+    monkeypatch.setattr(measurement, "ComfyUISampler", Relearned)
+    right = measurement.sample(Arm("plain", False, 5e-4, 1), arms.ROOT)
+    assert len(right) == measurement.PROMPTS
+    assert all(row[ATTRIBUTES.index("colour")] for row in right) and sum(map(sum, right)) > 0.95 * len(right) * len(ATTRIBUTES)
+
+
 def test_the_table_and_the_plot_show_what_was_measured():
     right = [[int(name == "colour" and number < 36) for name in ATTRIBUTES] for number in range(48)]
-    results = {Arm("tpdiff", False, 5e-4, seed).name: {POINTS[0]: right[seed:], POINTS[1]: right} for seed in (1, 2)}
+    results = {Arm("tpdiff", False, 5e-4, seed).name: {POINTS[0]: right[8 * seed :], POINTS[1]: right} for seed in (1, 2)}
     text = "\n".join(tables.lines(results))
     assert text.startswith("4 of 144 points are measured.")
-    assert "| frame rates (`tpdiff`) | independent | 2 | 64 | 74 (74-74) | 75 (75-75) | not run | not run |" in text
+    assert "| frame rates (`tpdiff`) | independent | 2 | 64 | 66 (62-70) | 75 (75-75) | not run | not run |" in text
     assert text.count("not run") == 12 * len(POINTS) - 2
     picture = tables.plot(results, 5e-4)
+    (points,) = re.findall(r'<polyline points="([^"]+)"', picture)
+    (x, y), (next_x, next_y) = [map(float, point.split(",")) for point in points.split()]
+    full = tables.HEIGHT - tables.BOTTOM - tables.TOP
+    assert next_y == pytest.approx(tables.TOP + full / 4, abs=0.1) and y > next_y
+    assert next_x - tables.LEFT == pytest.approx(2 * (x - tables.LEFT), abs=0.2)
     assert picture.count("<polyline") == 1 and tables.COLOURS["tpdiff"] in picture and "stroke-dasharray" not in picture

@@ -9,11 +9,13 @@ from test_finetune_run import assert_equal, config, weights
 
 from pyramid.training import run as runs
 from pyramid.training import validation
+from pyramid.training.config.distill import DistillConfig
+from pyramid.training.config.toml_config import check_config
 from pyramid.training.data.alignment import aligned
 from pyramid.training.data.batches import Plan, StepDataset
 from pyramid.training.data.cache_files import Cache
 from pyramid.training.recipes.finetune import Finetuning
-from tiny_wan.training_files import cache_folder
+from tiny_wan.training_files import cache_folder, distillation_settings
 
 
 def random(*size, seed):
@@ -85,3 +87,12 @@ def test_validation_draws_independent_noise(tmp_path, monkeypatch):
     with torch.no_grad():
         validation.FinetuneValidation(recipe, Cache(made.data.cache)).losses()
     assert len(plans) == 6 and not any(plan.align_noise for plan in plans)
+
+
+def test_a_student_is_trained_on_independent_noise(tmp_path, monkeypatch):
+    student = check_config(DistillConfig, distillation_settings(tmp_path, recipe="dmd-pt-star"), "test")
+    plans, accelerator = [], runs.parallel.start(student.system)
+    monkeypatch.setattr(runs, "StepDataset", lambda cache, plan: plans.append(plan))
+    for made in (student, config(tmp_path / "finetuned", train__align_noise=True)):
+        runs.step_batches(made, Cache(made.data.cache), accelerator)
+    assert [plan.align_noise for plan in plans] == [False, True]

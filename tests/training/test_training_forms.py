@@ -1,5 +1,7 @@
 """Finetuning in flow, epsilon and v form: what the network sees and learns, samples, resuming, and the exported header."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from comfyui_graph import empty, prompt
@@ -109,20 +111,27 @@ def test_samples_of_validation_start_from_noise_at_the_last_timestep_and_end_at_
 
 
 def test_the_teacher_predicts_in_the_form_of_the_run(tmp_path):
-    """A network that predicts the true noise knows the clean data."""
+    """A network that predicts the true noise knows the clean data, so that its loss is ``rho ** 2`` times that of the path."""
     recipe = Finetuning(made := config(tmp_path, "epsilon"), runs.parallel.start(made.system))
     (parts, *_) = runs.step_batches(made, runs.Cache(made.data.cache), recipe.accelerator)(0)
-    batch = parts[0][2]
+    batch = replace(parts[0][2], rho=torch.full_like(parts[0][2].rho, 0.5))
     seen = []
-    recipe.teacher.network.transformer.register_forward_hook(
-        lambda module, args, kwargs, output: seen.append(kwargs["hidden_states"]) or (batch.noise,), with_kwargs=True
-    )
+
+    def predict(module, args, kwargs, output):
+        seen.append((kwargs["hidden_states"], kwargs["timestep"]))
+        return (batch.noise,)
+
+    recipe.teacher.network.transformer.register_forward_hook(predict, with_kwargs=True)
     losses = recipe.stage_losses(batch)
-    assert losses["teacher"][1].isfinite() and len(seen) == 1
+    assert len(seen) == 1
+    torch.testing.assert_close(losses["teacher"][1], 0.5**2 * losses["flow"][1], rtol=1e-4, atol=0)
     natural = torch.full((len(batch.clean),), 0.3)
     clean = teacher_clean(recipe.teacher, batch, recipe.stages[2], natural, recipe.form)
     torch.testing.assert_close(clean, batch.clean, atol=1e-4, rtol=0)
-    torch.testing.assert_close(seen[-1], (0.7 * batch.clean + 0.3 * batch.noise) / 0.58**0.5, atol=1e-5, rtol=0)
+    latents, timesteps = seen[-1]
+    torch.testing.assert_close(latents, (0.7 * batch.clean + 0.3 * batch.noise) / 0.58**0.5, atol=1e-5, rtol=0)
+    table = torch.tensor(TABLES[made.train.noise_table].sigmas())
+    assert ((table[timesteps.floor().long()] < 0.3) & (table[timesteps.ceil().long()] > 0.3)).all()
 
 
 @pytest.mark.parametrize(
