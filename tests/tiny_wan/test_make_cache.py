@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyramid.stages import PRESETS
+from pyramid.stages import PRESETS, TRAINING_PRESETS
 from pyramid.training.data.cache_files import Cache
 from tiny_wan.recipes import make_cache
 from tiny_wan.recipes.patch_code import fit
@@ -31,6 +31,13 @@ def test_a_cache_holds_every_stage_of_every_scene(tmp_path, code, definition):
     expected, other = (smaller, averaged) if definition == "pixels" else (averaged, smaller)
     assert (cache.latent(2, 1) - expected).abs().max() < 0.05 < (cache.latent(2, 1) - other).abs().max()
     assert [tuple(cache.latent(0, stage).shape) for stage in range(3)] == [(16, 2, 4, 4), (16, 3, 8, 8), (16, 5, 16, 16)]
+
+
+def test_a_cache_can_be_of_a_pyramid_that_only_training_knows(tmp_path, code):
+    make_cache.make_cache(tmp_path, code, clips=1, preset="tpdiff-2", definition="pixels")
+    cache = Cache(tmp_path)
+    assert cache.info.spec == TRAINING_PRESETS["tpdiff-2"]
+    assert [tuple(cache.latent(0, stage).shape) for stage in range(2)] == [(16, 3, 16, 16), (16, 5, 16, 16)]
 
 
 def test_an_interrupted_cache_is_completed(tmp_path, code, monkeypatch):

@@ -12,7 +12,7 @@ from test_finetune_run import assert_equal, log, weights
 from pyramid.forms import TABLES, form_from_metadata, form_to_metadata, make_form, named_form
 from pyramid.noise_pyramid import noise_pyramid
 from pyramid.patches import coarse_cells, lifted, to_tensors, wan_layers
-from pyramid.stages import PRESETS
+from pyramid.stages import PRESETS, TRAINING_PRESETS
 from pyramid.training import run as runs
 from pyramid.training.config.distill import DistillConfig
 from pyramid.training.config.finetune import FinetuneConfig
@@ -33,10 +33,10 @@ FORMS = {
 EVERY_FORM = pytest.mark.parametrize("form", FORMS)
 
 
-def config(folder, form, **changes):
+def config(folder, form, *, preset="tpdiff", **changes):
     folder.mkdir(exist_ok=True)
-    cache = cache_folder(folder / "in time", spec=PRESETS["tpdiff"], video=(64, 64, 17))
-    video = {"video__width": 64, "video__height": 64, "pyramid__preset": "tpdiff", "data__cache": str(cache)}
+    cache = cache_folder(folder / "in time", spec=TRAINING_PRESETS[preset], video=(64, 64, 17))
+    video = {"video__width": 64, "video__height": 64, "pyramid__preset": preset, "data__cache": str(cache)}
     return check_config(FinetuneConfig, settings(folder, **video, **FORMS.get(form, {}), **changes), "test")
 
 
@@ -216,36 +216,37 @@ def refused(node, *arguments, subject, form, **more):
 
 def sampled(model, **changes):
     """Return the arguments of 'Pyramidal Sampler'."""
-    inputs = {
-        "model": model,
-        "positive": prompt(1),
-        "negative": prompt(2),
-        "latent": empty(5, 8, 8),
-        "pyramid": None,
-        **changes,
-    }
+    inputs = {"model": model, "positive": prompt(1), "negative": prompt(2), "latent": empty(5, 8, 8), "pyramid": None}
     widgets = {"seed": 1, "steps": "1-1-1", "cfg": "1", "sampler_name": "euler", "denoise": 1.0, "grid": "auto", "shift": 5.0}
-    return {**inputs, **widgets, "start_stage": "auto", "end_stage": "auto"}
+    return {**inputs, **widgets, "start_stage": "auto", "end_stage": "auto", **changes}
 
 
-@pytest.mark.parametrize("form", ["flow", *FORMS])
-def test_an_exported_flow_model_runs_in_comfyui_and_others_are_refused_in_one_sentence(models, form):
+def exported(models, form, **changes):
+    """Train two steps, and return the MODEL that ComfyUI loads from the export, and whether it remembers the file."""
     import nodes
 
-    (made,) = runs.run_finetuning(config(models / form, form, train__steps=2))
+    (made,) = runs.run_finetuning(config(models / form, form, train__steps=2, **changes))
     made.rename(models / "diffusion_models" / "mine.safetensors")
     (model,) = nodes.UNETLoader().load_unet("mine.safetensors", "default")
-    remembered = getattr(model, "cached_patcher_init", None) is not None  # older versions do not keep the file's path
-    if form == "flow":
-        (spec,) = PyramidalWanFromFile.execute("diffusion_models/mine.safetensors").args
-        assert spec.to_json() == PRESETS["tpdiff"].to_json()
-        with torch.no_grad():
-            latent = PyramidalWanSampler.execute(**sampled(model, pyramid=spec)).args[0]["samples"]
-            by_itself = PyramidalWanSampler.execute(**sampled(model)).args[0]["samples"] if remembered else latent
-        assert latent.shape == (1, 16, 5, 8, 8) and latent.isfinite().all() and torch.equal(latent, by_itself)
-        return
+    return model, getattr(model, "cached_patcher_init", None) is not None
+
+
+@pytest.mark.parametrize(("preset", "steps"), [("tpdiff-2", "1-1"), ("tpdiff", "1-1-1")])
+def test_an_exported_flow_model_runs_with_the_pyramid_of_its_header(models, preset, steps):
+    model, remembers = exported(models, "flow", preset=preset, validation__steps=steps)
+    (spec,) = PyramidalWanFromFile.execute("diffusion_models/mine.safetensors").args
+    assert spec.to_json() == TRAINING_PRESETS[preset].to_json()
+    with torch.no_grad():
+        latent = PyramidalWanSampler.execute(**sampled(model, pyramid=spec, steps=steps)).args[0]["samples"]
+        by_itself = PyramidalWanSampler.execute(**sampled(model, steps=steps)).args[0]["samples"] if remembers else latent
+    assert latent.shape == (1, 16, 5, 8, 8) and latent.isfinite().all() and torch.equal(latent, by_itself)
+
+
+@EVERY_FORM
+def test_an_exported_model_of_another_form_is_refused_in_one_sentence(models, form):
+    model, remembers = exported(models, form)
     refused(PyramidalWanFromFile, "diffusion_models/mine.safetensors", subject="'diffusion_models/mine.safetensors'", form=form)
-    for pyramid in (None, PYRAMIDS["tpdiff"]) if remembered else ():
+    for pyramid in (None, PYRAMIDS["tpdiff"]) if remembers else ():
         subject = "the checkpoint 'mine.safetensors'"
         refused(PyramidalWanSampler, **sampled(model, pyramid=pyramid), subject=subject, form=form)
 
