@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "workflows"
@@ -18,10 +19,21 @@ def rendered() -> dict[Path, str]:
     """Return the text of every file. ComfyUI must be importable: ``harness.in_process.use_comfyui``."""
     from .graphs import build_all, title, ui
 
-    return {
-        FOLDER / f"{title(graph.name)}.json": json.dumps(ui(graph), ensure_ascii=False, indent=1) + "\n"
-        for graph in build_all()
-    }
+    return {FOLDER / f"{title(graph.name)}.json": as_text(ui(graph)) for graph in build_all()}
+
+
+def as_text(flow: dict[str, Any]) -> str:
+    """Return a saved graph with a line for every node, link and group: small files, whose changes can be read."""
+    entries = [f'"{name}": {_lines(value) if isinstance(value, list) else _compact(value)}' for name, value in flow.items()]
+    return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+def _lines(items: list[Any]) -> str:
+    return "[\n" + ",\n".join(map(_compact, items)) + "\n]"
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def main() -> None:

@@ -7,11 +7,10 @@ It writes tests/browser/saved/VERSION: every node in one graph, with values othe
 
 from __future__ import annotations
 
-import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from .build_workflows import FOLDER, ROOT
+from .build_workflows import FOLDER, ROOT, as_text
 
 if TYPE_CHECKING:
     from .graphs.graph import Graph, Node
@@ -89,9 +88,7 @@ def main() -> None:
 
     folder = SAVED / pack_version()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "every_node.json").write_text(
-        json.dumps(ui(every_node(), around=False), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    (folder / "every_node.json").write_text(as_text(ui(every_node(), around=False)), encoding="utf-8")
     for name in COPIED:
         shutil.copy(FOLDER / f"{title(name)}.json", folder / f"{name}.json")
     print(folder.relative_to(ROOT))
