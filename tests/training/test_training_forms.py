@@ -37,7 +37,7 @@ def config(folder, form, *, preset="tpdiff", **changes):
     folder.mkdir(exist_ok=True)
     cache = cache_folder(folder / "in time", spec=TRAINING_PRESETS[preset], video=(64, 64, 17))
     video = {"video__width": 64, "video__height": 64, "pyramid__preset": preset, "data__cache": str(cache)}
-    return check_config(FinetuneConfig, settings(folder, **video, **FORMS.get(form, {}), **changes), "test")
+    return check_config(FinetuneConfig, settings(folder, **{**video, **FORMS.get(form, {}), **changes}), "test")
 
 
 def recorded(recipe):
@@ -164,9 +164,12 @@ def test_a_network_of_another_form_is_refused(tmp_path):
     made = config(tmp_path, "epsilon", train__steps=1)
     (file,) = runs.run_finetuning(made)
     expected = "was trained in form 'epsilon' with noise table 'stable-diffusion', but this run is in form"
-    again = config(tmp_path / "again", "v", model__transformer=str(file))
-    with pytest.raises(ValueError, match=f"model.transformer .* {expected} 'v' with noise table 'zero-snr'; set train.form"):
-        runs.run_finetuning(again)
+    others = (("v", "v", "zero-snr"), ("another table", "epsilon", "ddpm"))
+    for folder, form, table in others:
+        again = config(tmp_path / folder, form, model__transformer=str(file), train__noise_table=table)
+        message = f"model.transformer .* {expected} '{form}' with noise table '{table}'; set train.form and train.noise_table$"
+        with pytest.raises(ValueError, match=message):
+            runs.run_finetuning(again)
     tables = {
         "out": str(tmp_path / "student"), "data": {"cache": made.data.cache, "held_out": 2},
         "pyramid": {"preset": "tpdiff"}, "video": made.video.model_dump(), "system": {"device": "cpu", "precision": "fp32"},
