@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from benchmarks.quality.rows import VAE
 from benchmarks.relearning import arms, measurement, tables
 from benchmarks.relearning.arms import ARMS, METHODS, POINTS, RATES, SAMPLES, SEEDS, Arm
 from benchmarks.relearning.words import prompts, rotated, write_cache
@@ -97,6 +98,15 @@ def test_an_arm_trains_from_point_to_point_and_resumes(tmp_path, source, monkeyp
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(measurement, "POINTS", (1, 2, 3))
     assert measurement.results_of(arm) == {}
+
+
+def test_results_are_of_the_settings_and_of_the_weights(monkeypatch):
+    arm = Arm("tpdiff", False, 5e-4, 1)
+    changes = ({"method": "plain"}, {"aligned": True}, {"rate": 2e-4}, {"seed": 2})
+    others = [measurement.fingerprint(dataclasses.replace(arm, **change)) for change in changes]
+    before = measurement.fingerprint(arm)
+    monkeypatch.setattr(measurement, "MODEL", VAE)
+    assert len({before, measurement.fingerprint(arm), *others}) == 2 + len(others)
 
 
 class Relearned:
