@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pyramid.training.engine.atomic import write_text
@@ -54,7 +55,9 @@ def fingerprint(row: Row) -> str:
     for path in weights(row):
         digest.update(path.read_bytes())
     for path in sorted(lift_folder(row).glob("*.safetensors")):
-        digest.update(path.read_bytes())
+        maps = load_file(path)  # maps of other axes may be added to a file later
+        for name in sorted(name for name in maps if name.partition(".")[0] in row.spec.downsample_axes):
+            digest.update(maps[name].numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -255,7 +255,7 @@ ABLATIONS = (
     _finetuned("db2", "wavelet db2 instead of Haar"),
     _finetuned("rope_scaled", "positions scaled to full size"),
     _finetuned("ppf", "larger patches at full size, 600 steps of 4 clips"),
-    _finetuned("tpdiff", "TPDiff: frame rates alone"),
+    _finetuned("tpdiff", "TPDiff: frame rates alone, 600 steps of 4 clips"),
     _finetuned("lora_shared", "one LoRA of rank 32 instead of all weights"),
     _finetuned("lora_per_stage", "a LoRA of rank 32 per stage"),
 )

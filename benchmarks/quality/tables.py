@@ -16,6 +16,8 @@ from tiny_wan.world.grammar import ATTRIBUTES
 from tiny_wan.world.metrics import Interval, bootstrap, diversity, frechet_distance, within_margin
 from tiny_wan.world.words import TEXT_LENGTH
 
+from .published import NOT_RUN as MISSING
+from .published import NOTHING, Published
 from .results import ROOT, SEEDS, Results
 from .rivals import RIVALS
 from .rows import FRAMES, Group, Row
@@ -63,15 +65,19 @@ def saturation_note(columns: Sequence[str]) -> str:
     return f"Left out because every row has 100.0: {', '.join(columns)}."
 
 
-def accuracy_table(group: Group, results_by_row: Mapping[str, Results]) -> Iterator[str]:
+def accuracy_table(group: Group, results_by_row: Mapping[str, Results], published: Published = NOTHING) -> Iterator[str]:
     """Yield the lines of a group's prompt accuracies, without saturated columns."""
-    saturated = saturated_columns(group.rows, results_by_row)
+    kept = published.columns()
+    saturated = [name for name in saturated_columns(group.rows, results_by_row) if name not in kept]
     columns = [name for name in (*ATTRIBUTES, ALL) if name not in saturated]
-    yield "| row | steps | " + " | ".join(columns) + f" | within {group.margin:g} points |"
+    within = f"within {group.margin:g} points"
+    yield "| row | steps | " + " | ".join(columns) + f" | {within} |"
     yield "|---|---" + "|---" * len(columns) + "|---|"
     for row in group.rows:
         if (results := results_by_row.get(row.name)) is None:
-            yield f"| {row.label} | {row.steps} | " + " | ".join(["not run"] * (len(columns) + 1)) + " |"
+            names = [*columns, within]
+            cells = published.cells(0, (row.label, row.steps), names) or [MISSING] * len(names)
+            yield f"| {row.label} | {row.steps} | " + " | ".join(cells) + " |"
             continue
         baseline, cells = results_by_row[group.rows[0].name], []
         for column in columns:
@@ -85,14 +91,17 @@ def accuracy_table(group: Group, results_by_row: Mapping[str, Results]) -> Itera
         yield f"\n{saturation_note(saturated)}"
 
 
-def other_table(rows: Sequence[Row], results_by_row: Mapping[str, Results], data: Results) -> Iterator[str]:
+MEASURED = ["fine detail", "coarser detail", "motion", "distance", "diversity", "CPU time, of plain"]
+"""Columns of the second table that are measured, and not counted."""
+
+
+def other_table(
+    rows: Sequence[Row], results_by_row: Mapping[str, Results], data: Results, published: Published = NOTHING
+) -> Iterator[str]:
     """Yield the lines of a group's costs, detail, motion, distance and diversity."""
     plain = rows[0]
-    yield (
-        "| row | steps | TFLOPs | of plain | of plain, 1.3B | fine detail | coarser detail | motion | distance | diversity | "
-        "CPU time, of plain |"
-    )
-    yield "|---" * 11 + "|"
+    yield "| row | steps | TFLOPs | of plain | of plain, 1.3B | " + " | ".join(MEASURED) + " |"
+    yield "|---" * (5 + len(MEASURED)) + "|"
     for row in rows:
         operations, full = cost(row, row.latent, TINY), cost(row, paper_shape(row), WAN_DIMENSIONS["1.3B"])
         shares = (
@@ -101,7 +110,7 @@ def other_table(rows: Sequence[Row], results_by_row: Mapping[str, Results], data
         )
         results = results_by_row.get(row.name)
         if results is None:
-            cells = ["not run"] * 6
+            cells = published.cells(1, (row.label, row.steps), MEASURED) or [MISSING] * len(MEASURED)
         else:
             cells = [*qualities(results, data), f"{results.seconds / results_by_row[plain.name].seconds:.1%}"]
         yield f"| {row.label} | {row.steps} | {shares} | " + " | ".join(cells) + " |"
@@ -154,15 +163,24 @@ def environment() -> str:
     return f"{platform.machine()}, {threads}, PyTorch {torch.__version__}, after commit {commit}"
 
 
-def group_lines(group: Group, results_by_row: Mapping[str, Results], data: Results, environment: str) -> list[str]:
-    """Return the lines below a group's heading; without the first row, with which the others are compared, none was run."""
+def group_lines(
+    group: Group, results_by_row: Mapping[str, Results], data: Results, environment: str, before: str = ""
+) -> list[str]:
+    """Return the lines below a group's heading; without the first row, with which the others are compared, none was run.
+
+    Rows without results keep those of the section before, if they are of as many clips.
+    """
     measured = {row.name: results_by_row[row.name] for row in group.rows if row.name in results_by_row}
     if group.rows[0].name not in measured:
         return [NOT_RUN]
     number = min(map(len, measured.values()))
     measured, data = {name: results.first(number) for name, results in measured.items()}, data.first(number)
+    published = Published.read(before)
+    published = published if published.number == number else NOTHING
+    older = {(row.label, row.steps) for row in group.rows if row.name not in measured} & set(published.tables[0])
     lines = [f"n = {number}: {number // SEEDS} prompts, {SEEDS} seeds each. {environment}."]
-    lines += ["", *accuracy_table(group, measured), "", *other_table(group.rows, measured, data)]
+    lines += [f"Rows that were measured earlier and not again: {len(older)}."] if older else []
+    lines += ["", *accuracy_table(group, measured, published), "", *other_table(group.rows, measured, data, published)]
     if group.equal_cost:
         lines += ["", "At no more than the cost of a plain run:", "", *comparison_table(group, measured, data)]
     return [*lines, "", group.note] if group.note else lines
@@ -185,7 +203,7 @@ def page(
         kept, first = section(before, group.title), group.rows[0].name in results_by_row
         measured = first and any(row.name in results_by_row for row in group.rows[1:])
         reference = data[group.rows[0].frames]
-        lines += [kept] if kept and not measured else group_lines(group, results_by_row, reference, environment())
+        lines += [kept] if kept and not measured else group_lines(group, results_by_row, reference, environment(), kept)
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from benchmarks.quality import results, sampling, tables
 from benchmarks.quality.results import Results, captions, fingerprint, measure
@@ -127,8 +128,14 @@ def test_a_fingerprint_is_of_what_changes_the_clips(folder):
     assert len({before, *(fingerprint(dataclasses.replace(row, **other)) for other in others)}) == 1 + len(others)
     on_world = fingerprint(BY_NAME["linear-4-2"])
     results.lift_folder(row).mkdir(parents=True)
-    (results.lift_folder(row) / "x.safetensors").write_bytes(b"another lift")
-    assert fingerprint(row) != before and fingerprint(BY_NAME["linear-4-2"]) == on_world
+    maps = {"HW.lift.rest": torch.ones(2)}
+    save_file(maps, results.lift_folder(row) / "x.safetensors")
+    fitted = fingerprint(row)
+    assert fitted != before and fingerprint(BY_NAME["linear-4-2"]) == on_world
+    save_file(maps | {"HW 3/4.lift.rest": torch.ones(2)}, results.lift_folder(row) / "x.safetensors")
+    assert fingerprint(row) == fitted  # a map of other axes has been added
+    save_file({"HW.lift.rest": torch.zeros(2)}, results.lift_folder(row) / "x.safetensors")
+    assert fingerprint(row) != fitted
 
 
 def test_only_the_first_clips_of_a_row_can_be_read(folder):
@@ -179,6 +186,27 @@ def test_a_group_without_new_results_keeps_its_tables(folder):
     text = tables.page([stock, finetuned], by_name, {17: by_name[PLAIN]}, before=before)
     assert tables.section(text, finetuned.title) == "old tables"
     assert tables.section(text, stock.title).startswith("n = 256") and "old" not in tables.section(text, stock.title)
+
+
+def test_rows_whose_weights_are_gone_keep_their_results(folder):
+    """Also in columns that the page so far had left out; not those of another number of clips."""
+    group = next(group for group in GROUPS if group.title.startswith("Fine"))
+    gone, here = group.rows[1], group.rows[2]
+    by_name, _ = measured_groups(PLAIN, gone.name, number=64)
+    before = tables.page([group], by_name, {17: by_name[PLAIN]})
+    worse = np.ones((64, 6), dtype=int)
+    worse[:16, ATTRIBUTES.index("motion")] = 0
+    by_name = {PLAIN: by_name[PLAIN], here.name: results_with(here.name, worse)}
+    text = tables.page([group], by_name, {17: by_name[PLAIN]}, before=before)
+    first, second = (line for line in text.splitlines() if line.startswith(f"| {gone.label} | {gone.steps} |"))
+    assert first == f"| {gone.label} | {gone.steps} | 100.0 (+0.0 to +0.0) | 100.0 (+0.0 to +0.0) | all |"
+    assert second in before.splitlines() and "\nRows that were measured earlier and not again: 1." in text
+    assert tables.page([group], by_name, {17: by_name[PLAIN]}, before=text) == text
+    fewer = {name: part.first(32) for name, part in by_name.items()}
+    others = tables.page([group], fewer, {17: by_name[PLAIN]}, before=before)
+    assert [sum("not run" in line for line in part.splitlines()) for part in (text, others)] == [
+        2 * (len(group.rows) - count) for count in (3, 2)
+    ]
 
 
 def test_a_group_is_compared_on_the_clips_that_all_of_its_rows_have(folder):

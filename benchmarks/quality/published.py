@@ -1,0 +1,64 @@
+"""Rows of the page so far, which stay where their weights are no longer at hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+NOT_RUN = "not run"
+NO_DIFFERENCE = "100.0 (+0.0 to +0.0)"
+"""An accuracy in a column that was left out, because every row had 100."""
+
+NUMBER = re.compile(r"n = (\d+):")
+
+
+@dataclass(frozen=True)
+class Published:
+    """The measured rows of a group's section.
+
+    Attributes:
+        number: Clips of each row; 0 of an empty section.
+        tables: Cells by column, for each row, a pair of label and steps; first the accuracies, then the other table.
+    """
+
+    number: int = 0
+    tables: tuple[Mapping[tuple[str, str], Mapping[str, str]], ...] = field(default=({}, {}))
+
+    @classmethod
+    def read(cls, section: str) -> Published:
+        """Read the lines below a group's heading."""
+        number, tables = NUMBER.match(section), list(_tables(section))
+        if number is None or len(tables) < 2:
+            return cls()
+        return cls(int(number[1]), tuple(tables[:2]))
+
+    def cells(self, table: int, key: tuple[str, str], columns: list[str]) -> list[str] | None:
+        """Return a row's cells in these columns, or None if the section does not have them."""
+        row = self.tables[table].get(key)
+        if row is None:
+            return None
+        absent = NO_DIFFERENCE if table == 0 else None
+        found = [row.get(column, absent) for column in columns]
+        return None if None in found else [cell for cell in found if cell is not None]
+
+    def columns(self) -> set[str]:
+        """Return the columns of the table of accuracies."""
+        return {column for row in self.tables[0].values() for column in row}
+
+
+NOTHING = Published()
+
+
+def _tables(section: str) -> Iterator[dict[tuple[str, str], dict[str, str]]]:
+    """Yield the tables of a section, without rows that were not run."""
+    for block in section.split("\n\n"):
+        lines = [line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith("|")]
+        if len(lines) < 2:
+            continue
+        names = lines[0][2:]
+        yield {
+            (label, steps): dict(zip(names, cells, strict=True))
+            for label, steps, *cells in lines[2:]
+            if len(cells) == len(names) and NOT_RUN not in cells
+        }
