@@ -225,7 +225,7 @@ def ti2v_5b(graph: Graph) -> None:
 **Choose an image of your own in 'Load Image'**, or bypass it (Ctrl+B) to make the video from the prompt alone. The image is the
 first frame; a noise mask keeps it in every stage. Width and height must be multiples of 32.
 
-{video.cost_sentence(20, 8.0)}
+{video.cost_sentence(20, 8.0)} If fine patterns are lost, add **Pyramidal Lift from VAE** as in graph 01.
 
 {PLAIN_GRAPH}"""
     add_notes(graph, about, (TI2V, TEXT_ENCODER, VAE22), column=3)
