@@ -19,6 +19,8 @@ from pyramidalwan.samplers.supported_samplers import FEW_STEP, STOCHASTIC, check
 FULL = LatentShape(5, 16, 16)
 BATCH = 6
 WAN = PRESETS["pyramidal-wan"]
+HOPELESS = 0.1
+"""Error after 25 steps per stage that no solver of an ordinary differential equation has; more steps do not mend it."""
 
 
 def run_gaussian(model, spec, name, steps, *, batch=BATCH, student=False, monkeypatch=None):
@@ -46,13 +48,19 @@ def is_rejected(name, spec):
     return False
 
 
+def end_error(model, name, steps, monkeypatch):
+    latents, data = run_gaussian(model, WAN, name, steps, monkeypatch=monkeypatch)
+    return data.worst_error(latents)
+
+
 @pytest.mark.parametrize("name", comfy.samplers.SAMPLER_NAMES)
 def test_exactly_the_samplers_that_fail_are_rejected(t2v_model, monkeypatch, name):
     if name == "dpm_adaptive":
         assert is_rejected(name, WAN) and is_rejected(name, PRESETS["training-free"])
         return
-    latents, data = run_gaussian(t2v_model, WAN, name, 100, monkeypatch=monkeypatch)
-    error = data.worst_error(latents)
+    error = end_error(t2v_model, name, 25, monkeypatch)
+    if error < HOPELESS:
+        error = end_error(t2v_model, name, 100, monkeypatch)
     assert is_rejected(name, WAN) == (error > 0.02), f"{name} ends {error:.1%} off"
     assert not is_rejected(name, PRESETS["training-free"])
 
