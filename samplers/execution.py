@@ -25,6 +25,7 @@ from .comfyui.finite import check_prediction
 from .comfyui.latent_tag import CLEAN, END, TAG_KEY, StageTag, tagged
 from .comfyui.model_objects import stage_objects
 from .comfyui.stage_model import KeptVideo, bind_stage
+from .comfyui.stage_patches import share_patches
 from .kept_region import KeptRegion
 from .noise import BATCH_INDEX_KEY, top_up_noise
 from .progress import Progress
@@ -177,6 +178,7 @@ class Execution:
         bound.model_patcher = bind(run.models.get(stage.index, base.model_patcher))
         if (negative := negative_model(base)) is not None:
             bound.uncond_model_patcher = bind(negative)
+            share_patches(bound.model_patcher, bound.uncond_model_patcher, stage)
         options = bound.model_patcher.model_options
         if base.model_options is not base.model_patcher.model_options:  # another node gave the guider separate options
             options = comfy.patcher_extension.merge_nested_dicts(options, base.model_options)

@@ -26,7 +26,7 @@ from .comfyui.network_size import dimensions_of
 from .comfyui.stage_compile import compiling_wrapper
 from .comfyui.stage_lora import apply_stage_loras, stage_loras
 from .comfyui.stage_model import check_context_windows
-from .comfyui.stage_patches import KEY, check_patches, patch_stages
+from .comfyui.stage_patches import KEY, check_patches, layers_by_network
 from .schedule import stage_at
 
 if TYPE_CHECKING:
@@ -83,15 +83,14 @@ def _wrappers(models: Sequence[ModelPatcher], stages: Sequence[Stage]) -> Iterat
 
 def _reading(stages: Sequence[Stage], models: Sequence[ModelPatcher]) -> Callable[..., Tensor]:
     """Return the wrapper that reads a latent in the patches of its noise level, with the layers of the MODEL that is called."""
-    layers = [(model.model.diffusion_model, patch_stages(model)) for model in models]
+    layers_of = layers_by_network(models)
 
     def read(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         arguments = inspect.signature(executor.original).bind(x, *args, **kwargs).arguments
         stage = stage_at(stages, float(arguments["transformer_options"]["sigmas"].max()))
         if stage.cell == WHOLE:
             return executor(x, *args, **kwargs)
-        called = next((each for network, each in layers if network is executor.class_obj), layers[0][1])
-        return called[stage.cell].call(executor, x, *args, **kwargs)
+        return layers_of(executor.class_obj)[stage.cell].call(executor, x, *args, **kwargs)
 
     return read
 

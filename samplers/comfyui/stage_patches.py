@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import comfy.ldm.wan.model
 from comfy.patcher_extension import WrappersMP
+from torch import Tensor
 
 from ...pyramid.latent_shape import PATCH, VAE_TIME
 from ...pyramid.patches import WHOLE, Cell
@@ -95,10 +96,31 @@ def use_patches(bound: ModelPatcher, stage: Stage) -> None:
     Raises:
         ValueError: The MODEL has no layers for them.
     """
-    stages = patch_stages(bound)
-    if stage.cell not in stages:
+    if stage.cell not in patch_stages(bound):
         raise ValueError(f"this MODEL has no layers for patches of {patch_text(stage.cell)}; attach them with '{NODE}'")
-    bound.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, stages[stage.cell].call)
+    _read_with([bound], stage)
+
+
+def share_patches(first: ModelPatcher, second: ModelPatcher, stage: Stage) -> None:
+    """Let both MODELs of a guider that has two, bound to a stage, read with their own layers: it calls both as the first."""
+    if stage.cell != WHOLE:
+        first.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
+        _read_with([first, second], stage)
+
+
+def _read_with(models: Sequence[ModelPatcher], stage: Stage) -> None:
+    layers_of = layers_by_network(models)
+
+    def read(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return layers_of(executor.class_obj)[stage.cell].call(executor, *args, **kwargs)
+
+    models[0].add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, read)
+
+
+def layers_by_network(models: Sequence[ModelPatcher]) -> Callable[[Any], Mapping[Cell, PatchStage]]:
+    """Return a function from a network to the layers of its MODEL; to those of the first for a copy on another device."""
+    layers = [(model.model.diffusion_model, patch_stages(model)) for model in models]
+    return lambda network: next((each for own, each in layers if own is network), layers[0][1])
 
 
 def check_windows(model_options: dict, stages: Sequence[Stage]) -> None:

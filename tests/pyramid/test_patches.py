@@ -160,15 +160,22 @@ def test_damaged_layers_are_one_sentence():
     without = {name: value for name, value in tensors.items() if not name.endswith("head.bias")}
     with pytest.raises(ValueError, match=r"x has no patch_stages\.0\.head\.bias: its patches are incomplete"):
         from_tensors(without, "x")
-    with pytest.raises(ValueError, match="the patches of stage 0 have sizes that do not belong together"):
-        from_tensors({**tensors, f"{PREFIX}0.head.weight": torch.zeros(7, WIDTH)}, "x")
-    with pytest.raises(ValueError, match="the patches of stage 0 have sizes that do not belong together"):
-        from_tensors({**tensors, f"{PREFIX}0.patch_embedding.weight": torch.zeros(WIDTH, CHANNELS, 0, 4, 4)}, "x")
+    damaged = {
+        "head.weight": (7, WIDTH),
+        "head.bias": (7,),
+        "patch_embedding.bias": (WIDTH + 1,),
+        "patch_embedding.weight": (WIDTH, CHANNELS, 0, 4, 4),
+    }
+    for name, size in damaged.items():
+        with pytest.raises(ValueError, match="the patches of stage 0 have sizes that do not belong together"):
+            from_tensors({**tensors, f"{PREFIX}0.{name}": torch.zeros(size)}, "x")
 
 
-def test_a_latent_of_parts_of_cells_is_one_sentence():
-    with pytest.raises(ValueError, match="a latent of 4x8x8 .* cannot be read in cells of 2x2x2: it must have 1 plus"):
-        fold(torch.zeros(1, 1, 4, 8, 8), (2, 2, 2))
+@pytest.mark.parametrize("sides", [(4, 8, 8), (5, 7, 8), (5, 8, 7)])
+def test_a_latent_of_parts_of_cells_is_one_sentence(sides):
+    named = "x".join(map(str, sides))
+    with pytest.raises(ValueError, match=f"a latent of {named} .* cannot be read in cells of 2x2x2: it must have 1 plus"):
+        fold(torch.zeros(1, 1, *sides), (2, 2, 2))
 
 
 def test_stand_ins_leave_an_object_as_it_was_also_after_an_error():

@@ -88,13 +88,14 @@ def test_every_stage_reads_its_token_grid(ppf, name):
     assert tokens_read(ppf, lambda: sample(ppf, name)) == grids() == [8, 8, 48, 48, 320]
 
 
-def test_a_stage_is_the_network_on_the_cells_of_the_latent(t2v_model, ppf):
-    """Against the layers of the file, put into a copy of the network as a convolution and a linear layer of their own."""
+@pytest.mark.parametrize("kind, channels", [("t2v", 16), ("i2v", 36)])
+def test_a_stage_is_the_network_on_the_cells_of_the_latent(request, kind, channels):
+    """Against a convolution with a large stride and a linear layer with the weights of the file, on all input channels."""
     stage, generator = PPF.stages(SIZE)[0], torch.Generator().manual_seed(0)
-    x, context = torch.randn(1, 16, *SIZE, generator=generator), torch.randn(1, 7, 4096, generator=generator)
-    comfy.model_management.load_models_gpu([t2v_model])
-    network = t2v_model.model.diffusion_model
-    tensors = tensors_of(t2v_state_dict())
+    x, context = torch.randn(1, channels, *SIZE, generator=generator), torch.randn(1, 7, 4096, generator=generator)
+    model, weights = request.getfixturevalue(f"{kind}_model"), {"t2v": t2v_state_dict, "i2v": i2v_state_dict}[kind]()
+    comfy.model_management.load_models_gpu([model])
+    network, tensors = model.model.diffusion_model, tensors_of(weights)
     kernel, rows = tensors["patch_stages.0.patch_embedding.weight"], tensors["patch_stages.0.head.weight"]
     still = torch.cat([x[:, :, :1].expand(-1, -1, 3, -1, -1), x], dim=2)
     tokens = torch.nn.functional.conv3d(still, kernel, tensors["patch_stages.0.patch_embedding.bias"], stride=(4, 8, 8))
@@ -102,7 +103,7 @@ def test_a_stage_is_the_network_on_the_cells_of_the_latent(t2v_model, ppf):
     hook = network.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.update(tokens=inputs[0]))
     head = network.head.register_forward_pre_hook(lambda _, inputs: seen.update(last=inputs))
     read = comfy.model_patcher.comfy.patcher_extension.WrapperExecutor.new_class_executor(
-        network._forward, network, [patches_of(t2v_state_dict()).stages[stage.cell].call]
+        network._forward, network, [patches_of(weights).stages[stage.cell].call]
     )
     out = read.execute(x, torch.tensor([900.0]), context, None, None, {})
     hook.remove(), head.remove()
@@ -158,10 +159,11 @@ def test_an_error_in_the_network_leaves_nothing_behind(ppf, t2v_model):
     names = [set(vars(network)), set(vars(network.head)), network.out_dim]
     plain = sample(t2v_model, pyramid=PRESETS["plain"], steps="2")
     hook = network.blocks[0].register_forward_pre_hook(fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(RuntimeError, match="out of memory") as caught:
         sample(ppf)
     hook.remove()
     assert [set(vars(network)), set(vars(network.head)), network.out_dim] == names
+    assert caught.tb  # until here its frames live, whose collection would end generators that were left open
     assert not ppf.get_wrappers(WrappersMP.DIFFUSION_MODEL, "pyramidal_wan_patches")
     assert torch.equal(sample(t2v_model, pyramid=PRESETS["plain"], steps="2"), plain)
 
@@ -345,7 +347,8 @@ def test_a_distilled_model_runs_at_its_levels(t2v_model):
         _stock(pyramidal_model(student, None, lambda text: None), "lcm", four)
 
 
-def test_a_model_for_the_negative_prompt_reads_with_its_own_layers(t2v_model, ppf):
+@pytest.mark.parametrize("form", ["pyramidal model", "stages"])
+def test_a_model_for_the_negative_prompt_reads_with_its_own_layers(t2v_model, ppf, form):
     """ComfyUI's guider with two models calls both with one set of options."""
     custom_sampler = pytest.importorskip("comfy_extras.nodes_custom_sampler")
     if not hasattr(custom_sampler, "Guider_DualModel"):
@@ -353,18 +356,27 @@ def test_a_model_for_the_negative_prompt_reads_with_its_own_layers(t2v_model, pp
     network = {name: value + 0.01 for name, value in t2v_state_dict().items()}
     negative = comfy.sd.load_diffusion_model_state_dict(network)
     other, _ = attach_patches(negative, patch_set(tensors_of(t2v_state_dict(), seed=1), PPF.to_metadata(), "other"))
-    pyramidal, levels = pyramidal_model(ppf, None, lambda text: None), torch.tensor([1.0, 0.9, 0.4, 0.0])
-    both = custom_sampler.Guider_DualModel(pyramidal, other)
+    staged, levels = form == "stages", [(1.0, 0.95), (0.9, 0.8), (0.4, 0.0)]
+    first = ppf if staged else pyramidal_model(ppf, None, lambda text: None)
+    both = custom_sampler.Guider_DualModel(first, other)
     both.set_conds(prompt(1), prompt(2))
     both.set_cfg(3.0)
-    sizes = []
-    layers = patch_stages(other)[4, 4, 4]
-    hook = negative.model.diffusion_model.blocks[0].register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0]))
+    read = {"positive": [], "negative": []}
+    networks = zip(read.values(), (ppf, negative), strict=True)
+    hooks = [
+        model.model.diffusion_model.blocks[0].register_forward_pre_hook(lambda _, inputs, own=own: own.append(inputs[0]))
+        for own, model in networks
+    ]
     noise = SeedNoise(5).generate_noise(empty())
-    both.sample(noise, empty()["samples"], make_sampler("euler"), levels, seed=5)
-    hook.remove()
-    first = layers.embed(fold(noise, (4, 4, 4))).flatten(2).transpose(1, 2)
-    assert torch.allclose(sizes[0].cpu(), first, atol=1e-5)
+    if staged:
+        PyramidRun(both, SeedNoise(5), make_sampler("euler"), levels, PPF).sample(empty())
+    else:
+        both.sample(noise, empty()["samples"], make_sampler("euler"), torch.tensor([1.0, 0.9, 0.4, 0.0]), seed=5)
+    [hook.remove() for hook in hooks]
+    assert [tokens.shape[1] for tokens in read["negative"]] == [tokens.shape[1] for tokens in read["positive"]] == [8, 48, 320]
+    for own, model in zip(read.values(), (ppf, other), strict=True):
+        expected = patch_stages(model)[4, 4, 4].embed(fold(noise, (4, 4, 4))).flatten(2).transpose(1, 2)
+        assert torch.allclose(own[0].cpu(), expected, atol=1e-5)
 
 
 def test_what_is_not_a_number_is_refused_behind_pyramidal_model(t2v_model, ppf):
