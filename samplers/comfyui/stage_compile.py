@@ -153,7 +153,7 @@ def compiling_wrapper(bound: ModelPatcher, name: str, dimensions: WanDimensions)
         return None
     in_blocks = _comfyui_wrapper(bound, compiler.backend, _block_names(bound), graphs=False)
     at_once = _comfyui_wrapper(bound, compiler.backend, [NETWORK], graphs=True)
-    return _CompiledStage(compiler, name, dimensions, in_blocks, at_once).apply_model
+    return _CompiledStage(compiler, name, dimensions, bound.model, in_blocks, at_once).apply_model
 
 
 def is_small(latents: Tensor, dimensions: WanDimensions) -> bool:
@@ -189,6 +189,7 @@ class _CompiledStage:
         compiler: What the MODEL carries.
         name: Name of the stage.
         dimensions: Sizes of the network.
+        model: The MODEL's network in ComfyUI; those of other MODELs that are called with the same options run uncompiled.
         in_blocks: ComfyUI's wrapper that compiles the blocks.
         at_once: ComfyUI's wrapper that compiles the whole network.
     """
@@ -196,12 +197,13 @@ class _CompiledStage:
     compiler: StageCompiler
     name: str
     dimensions: WanDimensions
+    model: Any
     in_blocks: Callable[..., Any]
     at_once: Callable[..., Any]
 
-    def apply_model(self, executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def apply_model(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the network compiled: at once, in blocks where that fails, and uncompiled where both fail."""
-        while self.compiler.failure is None:
+        while self.compiler.failure is None and executor.class_obj is self.model:
             compiled, new_args, new_kwargs = self._choose(args, kwargs)
             graphs, start = _graphs(), time.perf_counter()
             try:

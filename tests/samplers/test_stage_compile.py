@@ -5,6 +5,7 @@ import re
 import comfy.ldm.modules.attention
 import comfy.ldm.wan.model
 import comfy.samplers
+import comfy.sd
 import pytest
 import torch
 import torch._dynamo
@@ -17,6 +18,7 @@ from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.pyramid.flops import WAN_DIMENSIONS
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.patches import coarse_cells, lifted, to_tensors, wan_layers
+from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS
 from pyramidalwan.samplers.comfyui import stage_compile
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
@@ -24,6 +26,9 @@ from pyramidalwan.samplers.comfyui.patch_files import patch_set
 from pyramidalwan.samplers.comfyui.stage_compile import compile_stages, is_small
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.comfyui.stage_patches import attach_patches
+from pyramidalwan.samplers.noise import SeedNoise
+from pyramidalwan.samplers.run import PyramidRun
+from pyramidalwan.samplers.supported_samplers import make_sampler
 from tiny_wan.checkpoints import t2v_state_dict
 
 CPU = torch.device("cpu")
@@ -65,6 +70,33 @@ def lora_file(path, seed=0):
             tensors[f"{name}.lora_down.weight"] = torch.randn(4, 128, generator=generator) * 0.1
     save_file(tensors, path)
     return load_lora_file(path, path.name)
+
+
+def with_patches(model, spec=PRESETS["ppf"]):
+    tensors = to_tensors([lifted(wan_layers(t2v_state_dict()), cell) for cell in coarse_cells(spec)])
+    return attach_patches(model, patch_set(tensors, spec.to_metadata(), "ppf.safetensors"))[0]
+
+
+@pytest.mark.parametrize("preset", ["training-free", "ppf"])
+def test_a_second_model_of_a_guider_keeps_its_own_network(t2v_model, graphs, preset):
+    """ComfyUI calls both networks with the wrappers of the first, which would put the first one's blocks into the second."""
+    custom_sampler = pytest.importorskip("comfy_extras.nodes_custom_sampler")
+    if not hasattr(custom_sampler, "Guider_DualModel"):
+        pytest.skip("this ComfyUI has no guider with two models")
+    negative = comfy.sd.load_diffusion_model_state_dict({name: 1.1 * value for name, value in t2v_state_dict().items()})
+    both = [with_patches(model) if preset == "ppf" else model for model in (t2v_model, negative)]
+
+    def run(first):
+        guider = custom_sampler.Guider_DualModel(first, both[1])
+        guider.set_conds(prompt(1), prompt(2))
+        guider.set_cfg(3.0)
+        levels = stage_levels(PRESETS[preset], [2] * PRESETS[preset].number_of_stages)
+        run = PyramidRun(guider, SeedNoise(5), make_sampler("euler"), levels, PRESETS[preset])
+        return run.sample(empty()).output["samples"]
+
+    compiled = run(compile_stages(both[0], lambda text: None, backend=graphs[0]))
+    torch.testing.assert_close(compiled, run(both[0]), atol=1e-4, rtol=1e-4)
+    assert graphs[1]
 
 
 def test_a_small_stage_is_one_graph_and_no_later_run_compiles(t2v_model, graphs):
@@ -147,9 +179,7 @@ def test_it_compiles_behind_pyramidal_model(t2v_model, graphs):
 @pytest.mark.parametrize("behind", ["the sampler node", "Pyramidal Model"])
 def test_stages_that_read_larger_patches_are_compiled_in_blocks(t2v_model, graphs, behind):
     """Their embedding and head stand in for the network's at every call, which stays outside what is compiled."""
-    (backend, compiled), spec = graphs, PRESETS["ppf"]
-    tensors = to_tensors([lifted(wan_layers(t2v_state_dict()), cell) for cell in coarse_cells(spec)])
-    model, _ = attach_patches(t2v_model, patch_set(tensors, spec.to_metadata(), "ppf.safetensors"))
+    (backend, compiled), spec, model = graphs, PRESETS["ppf"], with_patches(t2v_model)
     compiling = compile_stages(model, lambda text: None, backend=backend)
 
     def run(model):
