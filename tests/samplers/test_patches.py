@@ -18,11 +18,13 @@ from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.patches import coarse_cells, fold, lifted, to_tensors, unfold, wan_layers
 from pyramidalwan.pyramid.schedules import levels_to_metadata, merge_schedule, stage_levels
-from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
+from pyramidalwan.pyramid.stages import METADATA_KEY, PRESETS, PyramidSpec
 from pyramidalwan.samplers.any_sampler import pyramidal_model
+from pyramidalwan.samplers.comfyui import patch_files
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.patch_files import patch_set
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
+from pyramidalwan.samplers.comfyui.stage_model import bind_stage
 from pyramidalwan.samplers.comfyui.stage_patches import attach_patches, patch_stages
 from pyramidalwan.samplers.hand_wired import stage_model, stage_sigmas, stage_start, stage_transition
 from pyramidalwan.samplers.noise import SeedNoise
@@ -220,11 +222,14 @@ def _stock(model, name, sigmas, latent=None, positive=None):
     return own.sample(noise, latent["samples"], make_sampler(name), sigmas, denoise_mask=mask, seed=5)
 
 
-def test_a_partial_run_of_an_ordinary_sampler_reads_the_patches_of_its_levels(ppf):
+@pytest.mark.parametrize(
+    "levels, expected", [([0.9, 0.8, 0.4, 0.0], [48, 320, 320]), ([1.0, 0.97, 0.9], [8, 8]), ([0.96, 0.7, 0.5], [8, 320])]
+)
+def test_a_partial_run_of_an_ordinary_sampler_reads_the_patches_of_its_levels(ppf, levels, expected):
     model = pyramidal_model(ppf, None, lambda text: None)
     latent = {"samples": torch.randn(1, 16, *SIZE, generator=torch.Generator().manual_seed(1))}
-    seen = tokens_read(ppf, lambda: _stock(model, "euler", torch.tensor([0.9, 0.8, 0.4, 0.0]), latent))
-    assert seen == [48, 320, 320]
+    seen = tokens_read(ppf, lambda: _stock(model, "euler", torch.tensor(levels), latent))
+    assert seen == expected
 
 
 def test_levels_belong_to_stages_without_moving():
@@ -315,6 +320,10 @@ def test_a_lora_file_brings_its_layers(files, t2v_model, ppf):
     staged = sample(model)
     sigmas = torch.tensor(merge_schedule(stage_levels(PPF, (2, 2, 1))))
     assert torch.allclose(_stock(pyramidal_model(model, None, lambda text: None), "euler", sigmas), staged, atol=2e-4)
+    again = guider(pyramidal_model(model, None, lambda text: None))
+    carried = again.model_patcher
+    again.sample(SeedNoise(5).generate_noise(empty()), empty()["samples"], make_sampler("euler"), sigmas, seed=5)
+    assert again.model_patcher is carried
     partial, _ = add_stage_lora(t2v_model, StageLora(lora.file, 1.0, "low"))
     with pytest.raises(ValueError, match="the LoRA 'ppf.safetensors' is set to stages 'low', but 'Pyramidal Model'"):
         _stock(pyramidal_model(partial, None, lambda text: None), "euler", sigmas)
@@ -326,6 +335,37 @@ def test_a_checkpoint_that_comfyui_remembers_needs_no_node(files, ppf):
     if getattr(model, "cached_patcher_init", None) is None:
         model.cached_patcher_init = (comfy.sd.load_diffusion_model, (str(path), {}))
     assert torch.allclose(sample(model), sample(ppf), atol=1e-5)
+    path.unlink()
+    assert list(patch_stages(model.clone())) == [(4, 4, 4), (2, 2, 2)]  # read once while the model lives
+
+
+def test_no_other_tensor_of_a_checkpoint_is_read(files, monkeypatch):
+    read = []
+    monkeypatch.setattr(patch_files, "patch_set", lambda tensors, *_: read.extend(tensors))
+    patch_files.read_patches(files / "diffusion_models/ppf.safetensors", "ppf")
+    assert sorted(read) == sorted(tensors_of(t2v_state_dict()))
+
+
+def test_layers_of_several_files_act_together_and_the_last_comes_first(t2v_model, ppf):
+    """One file per stage, as the training exports LoRAs of a stage each; then a file with other layers for one of them."""
+    tensors = tensors_of(t2v_state_dict())
+    model = t2v_model
+    for stage in ("0", "1"):
+        own = {name: value for name, value in tensors.items() if name.startswith(f"patch_stages.{stage}.")}
+        model, _ = attach_patches(model, patch_set(own, PPF.to_metadata(), stage))
+    assert torch.equal(sample(model), sample(ppf))
+    newer = patch_set(own, PPF.to_metadata(), "newer")
+    stages = patch_stages(attach_patches(ppf, newer)[0])
+    assert stages[2, 2, 2] is newer.stages[2, 2, 2] and stages[4, 4, 4] is patch_stages(ppf)[4, 4, 4]
+
+
+def test_damaged_files_of_layers_are_one_sentence():
+    tensors = tensors_of(t2v_state_dict())
+    tensors["patch_stages.1.head.bias"][3] = torch.inf
+    with pytest.raises(ValueError, match="'x' holds NaN or infinity: its patch_stages.1.head.bias"):
+        patch_set(tensors, PPF.to_metadata(), "x")
+    with pytest.raises(ValueError, match="^'x': .*the pyramid spec"):
+        patch_set(tensors_of(t2v_state_dict()), {METADATA_KEY: "{"}, "x")
 
 
 def test_a_distilled_model_runs_at_its_levels(t2v_model):
@@ -399,6 +439,8 @@ def test_missing_layers_are_one_sentence(t2v_model, name):
     }
     with pytest.raises(ValueError, match="in patches of 4x8x8.*, but this MODEL has no layers for larger patches; attach"):
         runs[name]()
+    with pytest.raises(ValueError, match="has no layers for patches of 4x8x8; attach them with 'Pyramidal Patches from File'"):
+        bind_stage(t2v_model, PPF.stages(SIZE)[0], 3)
     two_stages = PyramidSpec(**{**vars(PPF), "boundaries": (0.9,), "downsample_axes": ("THW",)})
     some = attach_patches(t2v_model, patches_of(t2v_state_dict(), two_stages))[0]
     with pytest.raises(ValueError, match="was trained for a different pyramid"):
@@ -438,8 +480,14 @@ def test_inputs_that_cannot_be_read_in_patches_are_refused(ppf):
 
     with pytest.raises(ValueError, match="windows of 4 latent frames are not made of whole patches of 4 frames.*such as 5"):
         sample(context(4), latent=empty(frames=9))
+    beside = prompt(1, time_dim_concat=torch.zeros(1, 16, 1, 16, 16))
     with pytest.raises(ValueError, match="frames that are read beside the video, which patches of several sizes cannot"):
-        sample(ppf, positive=prompt(1, time_dim_concat=torch.zeros(1, 16, 1, 16, 16)))
+        sample(ppf, positive=beside)
+    levels = torch.tensor([1.0, 0.9, 0.4, 0.0])
+    with pytest.raises(ValueError, match="windows of 4 latent frames are not made of whole patches of 4 frames.*such as 5"):
+        _stock(pyramidal_model(context(4), None, lambda text: None), "euler", levels, empty(frames=9))
+    with pytest.raises(ValueError, match="frames that are read beside the video, which patches of several sizes cannot"):
+        _stock(pyramidal_model(ppf, None, lambda text: None), "euler", levels, positive=beside)
     with pytest.raises(ValueError, match="multiples of 64"):
         sample(ppf, latent=empty(height=20))
 
