@@ -140,6 +140,44 @@ def test_a_checkpoint_with_patches_of_another_pyramid_is_one_sentence(tmp_path):
     assert len(open_network(made).patch_stages) == 0
 
 
+def test_a_run_starts_from_the_layers_of_its_checkpoint(tmp_path):
+    """A checkpoint that was initialised before, and trained since, keeps its layers and the notes in its header."""
+    save_file(t2v_state_dict(), tmp_path / "wan.safetensors", {"author": "someone"})
+    to = tmp_path / "two.safetensors"
+    two = ["--set", "boundaries=[0.9]", "--set", "downsample_axes=['HW']"]
+    assert main(["init-ppf", str(tmp_path / "wan.safetensors"), "--to", str(to), *two]) == 0
+    assert list(read_patches(to, "two").stages) == [(1, 2, 2)]
+    made = write_initial_checkpoint(to, PPF)
+    tensors = load_file(made)
+    assert list(read_patches(made, "ppf").stages) == [(4, 4, 4), (2, 2, 2)]
+    with safe_open(made, framework="pt") as file:
+        header = file.metadata()
+    assert header["author"] == "someone" and json.loads(header["pyramid_provenance"])["base"] == "two.safetensors"
+    trained = {name: value + 1 if name.startswith("patch_stages.") else value for name, value in tensors.items()}
+    save_file({f"diffusion_model.{name}": value for name, value in trained.items()}, tmp_path / "trained.safetensors")
+    for name, value in open_network(tmp_path / "trained.safetensors", PPF).patch_stages.state_dict().items():
+        assert torch.equal(value, trained[f"patch_stages.{name}"])
+
+
+@pytest.mark.parametrize("name", ["head.head.bias", "patch_stages.0.head.bias"])
+def test_layers_that_hold_no_numbers_are_no_start(tmp_path, name):
+    save_file(t2v_state_dict(), tmp_path / "wan.safetensors")
+    tensors = load_file(write_initial_checkpoint(tmp_path / "wan.safetensors", PPF))
+    save_file({**tensors, name: tensors[name] * torch.nan}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="NaN"):
+        if name == "head.head.bias":
+            write_initial_checkpoint(tmp_path / "x.safetensors", PPF)
+        else:
+            open_network(tmp_path / "x.safetensors", PPF)
+
+
+def test_a_quantised_model_is_no_start(tmp_path):
+    quantised = {name: value.to(torch.float8_e4m3fn) for name, value in t2v_state_dict().items()}
+    save_file(quantised, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="is quantised and cannot be trained; use the fp16, bf16 or fp32 file"):
+        write_initial_checkpoint(tmp_path / "x.safetensors", PPF)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_stage_learns_with_its_own_layers(tmp_path, kind):
     """A step moves all layers of coarse stages, whole, also beside a LoRA, and the blocks' weights or adapters."""
