@@ -456,6 +456,10 @@ def test_each_stage_needs_the_layers_of_its_own_patches_only(t2v_model, ppf):
     assert torch.equal(sample(finer, steps="0-2-1"), sample(ppf, steps="0-2-1"))
     with pytest.raises(ValueError, match="in patches of 4x8x8, but this MODEL has layers for 2x4x4 only"):
         sample(finer)
+    both = guider(ppf)
+    both.uncond_model_patcher = t2v_model
+    with pytest.raises(ValueError, match="in patches of 4x8x8, but this MODEL has no layers for larger patches"):
+        PyramidRun(both, SeedNoise(5), make_sampler("euler"), stage_levels(PPF, (1, 1, 1)), PPF).sample(empty())
 
 
 def test_layers_of_another_size_are_one_sentence(t2v_model, i2v_model):
