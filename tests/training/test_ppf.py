@@ -150,6 +150,8 @@ def test_a_run_starts_from_the_layers_of_its_checkpoint(tmp_path):
     made = write_initial_checkpoint(to, PPF)
     tensors = load_file(made)
     assert list(read_patches(made, "ppf").stages) == [(4, 4, 4), (2, 2, 2)]
+    fewer = dataclasses.replace(PPF, boundaries=(0.9,), downsample_axes=("HW",))
+    assert list(read_patches(write_initial_checkpoint(made, fewer), "fewer").stages) == [(1, 2, 2)]
     with safe_open(made, framework="pt") as file:
         header = file.metadata()
     assert header["author"] == "someone" and json.loads(header["pyramid_provenance"])["base"] == "two.safetensors"
