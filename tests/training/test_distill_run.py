@@ -5,6 +5,7 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,6 +130,23 @@ def test_a_critic_that_equals_the_teacher_gives_no_gradient(tmp_path, recipe):
     for batch in batches_of(made):
         gradient = matching.matching_gradient(matching.student.generate(batch).detach(), batch)
         assert gradient.abs().max() < 1e-6
+
+
+def answering(velocity):
+    return SimpleNamespace(velocity=lambda *_: velocity)
+
+
+@pytest.mark.parametrize("recipe", MATCHING)
+def test_the_student_is_drawn_to_what_the_teacher_predicts(tmp_path, recipe):
+    """The teacher's velocity points to a target, and the critic's to the student's own prediction."""
+    matching = recipe_of(config(tmp_path, recipe))
+    for batch in batches_of(matching.config):
+        clean = matching.student.generate(batch).detach()
+        target = clean + torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+        stage = matching.score_stage(batch)
+        matching.teacher, matching.critic = (answering(matching.noised(aim, batch, stage).velocity) for aim in (target, clean))
+        step = -matching.matching_gradient(clean, batch)
+        assert torch.nn.functional.cosine_similarity(step.flatten(), (target - clean).flatten(), dim=0) > 0.5
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
