@@ -141,10 +141,10 @@ def _row(link: Link, shown: dict[str, str], number: int, *, box: int, dot: int, 
     """Return a node at the side, the line to the node in the middle, and the socket's name."""
     y = PAD + TITLE + number * ROW + ROW // 2
     edge, inward = (box + BOX, 8) if anchor == "start" else (box, -8)
-    colour = COLOURS.get(link.type, OTHER_COLOUR)
+    colour, title = COLOURS.get(link.type, OTHER_COLOUR), shown.get(link.other, link.other)
     return [
         f'<rect x="{box}" y="{y - 12}" width="{BOX}" height="24" rx="5" fill="#35353b"/>',
-        _text(_shortened(shown.get(link.other, link.other), BOX), box + BOX / 2, y + 4, "middle", 'fill="#ddd"'),
+        _text(title, box + BOX / 2, y + 4, "middle", f'fill="#ddd"{_squeezed(title, BOX - 8)}'),
         f'<line x1="{edge}" y1="{y}" x2="{dot}" y2="{y}" stroke="{colour}" stroke-width="2.5"/>',
         f'<circle cx="{dot}" cy="{y}" r="4" fill="{colour}"/>',
         _text(link.socket, dot + inward, y + 4, anchor, 'fill="#cfe3f0" font-size="10"'),
@@ -155,9 +155,10 @@ def _text(text: str, x: float, y: float, anchor: str, style: str) -> str:
     return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" {style}>{escape(text)}</text>'
 
 
-def _shortened(title: str, width: int) -> str:
-    most = int((width - 8) / LETTERS["zh" if any(ord(letter) > 0x2E80 for letter in title) else "en"])
-    return title if len(title) <= most else f"{title[: most - 1]}…"
+def _squeezed(title: str, width: int) -> str:
+    """Return the attributes that fit a title into a width, if it is longer."""
+    letter = LETTERS["zh" if any(ord(letter) > 0x2E80 for letter in title) else "en"]
+    return f' textLength="{width}" lengthAdjust="spacingAndGlyphs"' if len(title) * letter > width else ""
 
 
 def rendered() -> dict[Path, str]:
