@@ -61,7 +61,7 @@ WIDTH, ROW, TITLE, BOX, PAD = 420, 30, 28, 142, 8
 MIDDLE = 104
 """Width of the node itself."""
 LETTERS = {"en": 5.8, "zh": 11.0}
-"""Width of a letter in pixels, to shorten titles that would leave their box."""
+"""Width of a letter in pixels, to squeeze titles that would leave their box."""
 NOT_IN_GRAPHS = {
     "PyramidalWanCompile": (
         [("model", "MODEL", "PyramidalWanStageLoRA")],
