@@ -64,7 +64,12 @@ RECORD = """() => {
   on('execution_error', ({exception_message: message, node_id: node}) => note('error', {message, node}))
   on('execution_interrupted', () => note('interrupted'))
   on('execution_success', () => note('success'))
-  document.addEventListener('click', () => note('click'), true)
+  const {fetch} = window
+  window.fetch = async (...given) => {
+    const answer = await fetch(...given)
+    if (String(given[0].url ?? given[0]).endsWith('/interrupt')) note('cancelled')
+    return answer
+  }
 }"""
 """Record the server's events in order, with their effect on the page."""
 
@@ -89,17 +94,24 @@ CUT_OFF = """texts => [...document.querySelectorAll(texts)].filter(text => text.
   .map(text => (text.value ?? text.innerText).slice(0, 40))"""
 
 BENEATH = """inset => {
-  const paint = new OffscreenCanvas(1, 1).getContext('2d')
-  paint.lineWidth = 2
   const lines = [...app.graph.links.values(), ...(app.graph.reroutes?.values() ?? [])].map(line => line.path).filter(Boolean)
-  const crossed = []
-  for (const node of app.graph.nodes) {
+  const boxes = app.graph.nodes.map(node => node.boundingRect)
+  const [left, top] = [0, 1].map(i => Math.floor(Math.min(...boxes.map(box => box[i]))))
+  const [right, bottom] = [0, 1].map(i => Math.ceil(Math.max(...boxes.map(box => box[i] + box[i + 2]))))
+  const [columns, rows] = [right - left + 1, bottom - top + 1]
+  const paint = new OffscreenCanvas(columns, rows).getContext('2d', {willReadFrequently: true})
+  paint.translate(-left, -top)
+  paint.lineWidth = 2
+  lines.forEach(line => paint.stroke(line))
+  const {data} = paint.getImageData(0, 0, columns, rows)
+  const painted = ([x, y]) => data[4 * (Math.floor(y - top) * columns + Math.floor(x - left)) + 3] > 127
+  const crossed = app.graph.nodes.filter(node => {
     const [x, y] = node.pos, [width, height] = node.size, border = []
     for (let down = y - 30; down <= y + height; down += 2) border.push([x + inset, down], [x + width - inset, down])
     for (let right = x + inset; right <= x + width - inset; right += 2) border.push([right, y - 30], [right, y + height])
-    if (lines.some(line => border.some(point => paint.isPointInStroke(line, ...point)))) crossed.push(node.title)
-  }
-  return [lines.length, crossed]
+    return border.some(painted)
+  })
+  return [lines.length, crossed.map(node => node.title)]
 }"""
 """The number of drawn links and pieces of links, and the nodes that one of them passes beneath; a link may cover the edge of a
 node, where its sockets are."""
@@ -265,11 +277,12 @@ class FrontEnd:
 
     def check_layout(self) -> None:
         """Check the graph as it is drawn: no overlaps, each node in one group, no note cut off, no link beneath a node."""
-        nodes = {node["id"]: node_box(node["pos"], node["size"]) for node in self.nodes().values()}
+        shown = self.nodes().values()
+        nodes = {node["id"]: node_box(node["pos"], node["size"]) for node in shown}
         groups = {title: box(*bounds) for title, bounds in self.page.evaluate(GROUPS).items()}
         assert not overlapping(nodes) and not overlapping(groups)
-        outside = [self.nodes()[key]["type"] for key, node in nodes.items() if len(around(groups, node)) != 1]
-        boxes = {self.nodes()[key]["type"]: node for key, node in nodes.items()}
+        boxes = {node["type"]: nodes[node["id"]] for node in shown}
+        outside = [node["type"] for node in shown if len(around(groups, nodes[node["id"]])) != 1]
         assert not outside, f"not in exactly one group: {[(kind, boxes[kind]) for kind in outside]} of {groups}"
         assert self.page.locator(TEXTS).count() and not self.page.evaluate(CUT_OFF, TEXTS)
         drawn, crossed = self.page.evaluate(BENEATH, EDGE)
