@@ -57,12 +57,9 @@ class GaussianComfyUI:
             if at.from_coarser is None:
                 return scale * x
             fine_per_coarse = at.from_coarser.fine_per_coarse(2)
-            below = walk(
-                at.from_coarser.down(x),
-                self.stages[at.index - 1],
-                (noise[0] / fine_per_coarse[0], noise[1] / fine_per_coarse[1]),
-            )
-            return scale * missing_band(x, at.from_coarser) + at.from_coarser.up(below)
+            coarse = at.from_coarser.down(x)
+            below = walk(coarse, self.stages[at.index - 1], (noise[0] / fine_per_coarse[0], noise[1] / fine_per_coarse[1]))
+            return scale * (x - at.from_coarser.up(coarse)) + at.from_coarser.up(below)
 
         return walk(x, stage, (1.0, 1.0))
 

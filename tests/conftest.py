@@ -75,6 +75,15 @@ def no_kept_lifts(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def no_dead_models():
+    """Forget models that a failed run left in a cycle: while one is listed, ComfyUI collects garbage before every run."""
+    import comfy.model_management as management
+
+    yield
+    management.current_loaded_models[:] = [loaded for loaded in management.current_loaded_models if not loaded.is_dead()]
+
+
+@pytest.fixture(autouse=True)
 def as_comfyui_runs_nodes():
     """Run every test without gradients, as ComfyUI runs nodes, and without progress bars in the log."""
     import comfy.utils

@@ -53,6 +53,7 @@ def end_error(model, name, steps, monkeypatch):
     return data.worst_error(latents)
 
 
+@pytest.mark.one_version
 @pytest.mark.parametrize("name", comfy.samplers.SAMPLER_NAMES)
 def test_exactly_the_samplers_that_fail_are_rejected(t2v_model, monkeypatch, name):
     if name == "dpm_adaptive":
@@ -65,7 +66,7 @@ def test_exactly_the_samplers_that_fail_are_rejected(t2v_model, monkeypatch, nam
     assert not is_rejected(name, PRESETS["training-free"])
 
 
-@pytest.mark.law
+@pytest.mark.one_version
 @pytest.mark.parametrize("spec", [
     PRESETS["pyramidal-flow"],
     PRESETS["tpdiff"],
@@ -79,7 +80,7 @@ def test_other_pyramids_end_with_the_deviations_of_the_data(t2v_model, spec):
     assert data.worst_error(latents) < 0.01
 
 
-@pytest.mark.law
+@pytest.mark.one_version
 def test_a_shared_first_frame_ends_with_the_deviations_of_the_data(t2v_model):
     """The top-up of frame 0 is a random draw; this test averages over 24 videos of 16 channels."""
     latents, data = run_gaussian(t2v_model, PyramidSpec(first_frame="shared"), "uni_pc", 60, batch=24)

@@ -85,7 +85,7 @@ class Bands:
         return sum(sigma >= boundary - 1e-6 for boundary in self.spec.boundaries)
 
 
-@pytest.mark.law
+@pytest.mark.one_version
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 @pytest.mark.parametrize("end", [0.95, 0.85, 0.75, 0.4])
 def test_a_run_that_ends_above_zero_has_the_low_bands_of_its_level_and_noise_above(t2v_model, spec, end):
@@ -111,7 +111,7 @@ def law_after_stages(bands: Bands, level: int, frame: int, sigma: float) -> floa
     return bands.at(level, frame, sigma) * start / bands.at(level, frame, boundary)
 
 
-@pytest.mark.law
+@pytest.mark.one_version
 @pytest.mark.parametrize("spec", [FREE, SPECS[2]], ids=["HW", "HW-HW"])
 @pytest.mark.parametrize("start", [0.97, 0.85, 0.75, 0.4])
 def test_a_sample_with_leftover_noise_keeps_the_law_of_its_low_bands(t2v_model, spec, start):
@@ -142,7 +142,7 @@ def test_leftover_noise_needs_a_stage_with_all_frames(t2v_model):
     assert torch.isfinite(made).all()
 
 
-@pytest.mark.law
+@pytest.mark.one_version
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 @pytest.mark.parametrize("start", [0.97, 0.85, 0.75, 0.4])
 def test_a_video_noised_to_a_level_keeps_the_law_of_its_low_bands(t2v_model, spec, start):
