@@ -267,6 +267,7 @@ STUDENTS = (
     _student("0-0-4_dmd", "plain, by dmd"),
     _student("0-0-2_dmd", "plain, by dmd"),
     _student("0-0-1_dmd", "plain, by dmd"),
+    *(_student(f"0-0-{steps}_adv", "plain, by adv") for steps in (4, 2, 1)),
     _student("2-2-1_dmd-ot", "by dmd-ot"),
     _student("2-2-1_dmd-ppf", "larger patches at full size, by dmd-ppf"),
     _student("2-2-1_dmd-pt", "by dmd-pt"),
@@ -274,7 +275,11 @@ STUDENTS = (
     _student("2-2-1_dmd-pt-star_lora", "by dmd-pt-star, a LoRA of rank 32 instead of all weights"),
     _student("2-2-1_dmd-pt-star_no_teach", "by dmd-pt-star without L_teach"),
     _student("2-2-1_adv-od", "by adv-od"),
+    _student("2-2-1_adv-od_pyramidal_features", "by adv-od, on features of the pyramidal model"),
+    _student("2-2-1_adv-od_no_reconstruction", "by adv-od, without the pull to the data"),
+    _student("2-2-1_adv-od_simulated", "the same, from the student's own run"),
     _student("2-2-1_adv-pd", "by adv-pd"),
+    _student("2-2-1_adv-pd_plain_features", "by adv-pd, on features of the plain model"),
 )
 LONGER = tuple(
     replace(row, name=f"{row.name}-{LONGER_FRAMES}", frames=LONGER_FRAMES, clips=LONGER_CLIPS)

@@ -240,8 +240,11 @@ def test_a_student_samples_at_its_trained_levels(tmp_path):
         ({"schedule": "2-1"}, "steps '2-1' has 2 numbers, but the pyramid has 3 stages"),
         ({"recipe": "dmd-x"}, "'recipe' is \"dmd-x\""),
         ({"losses__lowest": 0.99}, "must be smaller than"),
-        ({"train__inputs": "simulated"}, "train.inputs 'simulated' has no data, so losses.teach must be 0; got 0.01"),
-        ({"train__inputs": "simulated", "recipe": "adv-od"}, "'simulated' requires a dmd recipe; got 'adv-od'"),
+        ({"train__inputs": "simulated"}, "'simulated' predicts from no data, so losses.teach must be 0; got 0.01"),
+        (
+            {"train__inputs": "simulated", "recipe": "adv-od"},
+            "'simulated' predicts from no data, so discriminator.reconstruction must be 0; got 2",
+        ),
         ({"pyramid__preset": "plain", "schedule": "2"}, "'plain' requires recipe 'dmd' or 'adv'; got 'dmd-pt-star'"),
         (
             {"recipe": "dmd", "pyramid__preset": "pyramidal-wan", "schedule": "2-2-1"},
@@ -294,11 +297,19 @@ def test_simulated_inputs_need_only_prompts(tmp_path, recipe):
         runs.run_distillation(config(tmp_path / "other", recipe, data__cache=str(folder)))
 
 
-@pytest.mark.parametrize("recipe, inputs", [("dmd-pt", "data"), ("dmd-pt", "simulated"), ("adv-od", "data")])
+@pytest.mark.parametrize(
+    "recipe, inputs",
+    [
+        ("dmd-pt", "data"),
+        ("dmd-pt", "simulated"),
+        ("adv-od", "data"),
+        ("adv-od", "simulated"),
+    ],
+)
 def test_the_estimate_equals_the_forward_passes_that_are_made(tmp_path, recipe, inputs):
     """Count the tokens that pass through each network in a whole cycle of critic updates."""
-    teach = 0.01 if inputs == "data" and recipe == "dmd-pt" else 0.0
-    made = config(tmp_path, recipe, train__inputs=inputs, train__critic_updates=3, train__per_stage=2, losses__teach=teach)
+    pulls = {"losses__teach": 0.0, "discriminator__reconstruction": 0.0} if inputs == "simulated" else {}
+    made = config(tmp_path, recipe, train__inputs=inputs, train__critic_updates=3, train__per_stage=2, **pulls)
     distillation = runs.make_distillation(made, parallel.start(made.system))
     frozen, trained, batch_size = Counter(), Counter(), 2
 

@@ -74,7 +74,7 @@ class DistillTrain(TrainSection):
     inputs: Literal["data", "simulated"] = Field(
         default="data",
         description="the student's inputs: data noised to its levels (PW), or its own run from noise (DMD2's backward "
-        "simulation), which needs prompts only",
+        "simulation), for which dmd recipes need prompts only",
     )
 
 
@@ -171,8 +171,8 @@ class DistillConfig(RunConfig):
 
     @property
     def needs_videos(self) -> bool:
-        """Return False if the student's inputs are simulated."""
-        return not self.simulates_inputs
+        """Return False if the student's inputs are simulated and no discriminator compares them with data."""
+        return self.traits.adversarial or not self.simulates_inputs
 
     @property
     def draws_twice(self) -> bool:
@@ -217,10 +217,13 @@ class DistillConfig(RunConfig):
                 f"a pyramid of patches (pyramid.preset 'ppf') and recipe {PATCHES} require each other; got pyramid.preset "
                 f"'{preset}' and recipe '{self.recipe}'"
             )
-        if self.simulates_inputs and self.traits.adversarial:
-            raise ValueError(f"train.inputs 'simulated' requires a dmd recipe; got '{self.recipe}'")
-        if self.simulates_inputs and self.losses.teach:
-            raise ValueError(f"train.inputs 'simulated' has no data, so losses.teach must be 0; got {self.losses.teach:g}")
+        name, pull = (
+            ("discriminator.reconstruction", self.discriminator.reconstruction)
+            if self.traits.adversarial
+            else ("losses.teach", self.losses.teach)
+        )
+        if self.simulates_inputs and pull:
+            raise ValueError(f"train.inputs 'simulated' predicts from no data, so {name} must be 0; got {pull:g}")
         if self.losses.lowest >= self.losses.highest:
             raise ValueError(f"losses.lowest {self.losses.lowest} must be smaller than losses.highest {self.losses.highest}")
         return self

@@ -106,29 +106,40 @@ def matching_work(
         checkpointing: Whether activations are recomputed in the backward pass.
     """
     trained, frozen = [], []
-    for stage, stage_steps in enumerate(steps):
+    for stage in range(len(steps)):
         score = scores[stage] / forward[stage]
-        earlier = (stage_steps - 1) + sum(steps[k] * forward[k] for k in range(stage)) / forward[stage]
         trained.append(score + 1 / updates)
-        frozen.append(1 + 3 * score / updates + ((1 + 1 / updates) * earlier if simulated else 0.0))
+        frozen.append(1 + 3 * score / updates + ((1 + 1 / updates) * _earlier(forward, steps, stage) if simulated else 0.0))
     return Work(trained, frozen, lora, checkpointing)
 
 
-def adversarial_work(stages: int, *, updates: int, lora: bool, checkpointing: bool) -> Work:
+def _earlier(forward: Sequence[float], steps: Sequence[int], stage: int) -> float:
+    """Return the student's forward passes before the last step in a stage, in units of a pass there."""
+    return steps[stage] - 1 + sum(steps[k] * forward[k] for k in range(stage)) / forward[stage]
+
+
+def adversarial_work(
+    forward: Sequence[float], steps: Sequence[int], *, updates: int, simulated: bool, lora: bool, checkpointing: bool
+) -> Work:
     """Return the average work of one iteration of adversarial distillation, without the small heads.
 
     Every iteration takes a prediction of the student and the frozen features of data and prediction. Every ``updates``-th also
     trains the student, whose gradient passes through the frozen features: a forward and a backward pass, and one more forward
-    pass with checkpointing.
+    pass with checkpointing. With simulated inputs each prediction also costs the student's steps before it.
 
     Args:
-        stages: Number of stages.
+        forward: TFLOPs of a forward pass, by stage in running order.
+        steps: Steps of the student, by stage.
         updates: Iterations per update of the student.
+        simulated: Whether the student predicts from its own run instead of from noised data.
         lora: Whether LoRA adapters are trained instead of all weights.
         checkpointing: Whether activations are recomputed in the backward pass.
     """
     through_features = 3 if checkpointing else 2
-    return Work([1 / updates] * stages, [3 + through_features / updates] * stages, lora, checkpointing)
+    frozen = [3 + through_features / updates] * len(steps)
+    if simulated:
+        frozen = [passes + (1 + 1 / updates) * _earlier(forward, steps, stage) for stage, passes in enumerate(frozen)]
+    return Work([1 / updates] * len(steps), frozen, lora, checkpointing)
 
 
 def parameters(dimensions: WanDimensions) -> int:

@@ -134,17 +134,18 @@ def _matching(config: DistillConfig, dimensions: WanDimensions) -> StepEstimate:
 
 def _adversarial(config: DistillConfig, dimensions: WanDimensions) -> StepEstimate:
     spec, lora, checkpointing = config.pyramid.spec(), config.adapter.kind == "lora", config.gradient_checkpointing
-    work = costs.adversarial_work(
-        spec.number_of_stages, updates=config.train.critic_updates, lora=lora, checkpointing=checkpointing
-    )
-    stages = costs.step_costs(spec, config.video.latent, dimensions, work, samples=_samples(config))
+    full, options = config.video.latent, {"updates": config.train.critic_updates, "lora": lora, "checkpointing": checkpointing}
+    forward, steps = _forward(spec, full, dimensions), parse_steps(config.schedule, spec.number_of_stages)
+    work = costs.adversarial_work(forward, steps, simulated=config.simulates_inputs, **options)
+    plain = costs.adversarial_work(forward[-1:], [1], simulated=False, **options).passes(0)
+    stages = costs.step_costs(spec, full, dimensions, work, samples=_samples(config))
     base, trained, heads = costs.parameters(dimensions), _trained(config, dimensions), _heads(config, dimensions)
     student = costs.state_gib(trained, base if lora else 0, ema=bool(config.student.ema))
     features = costs.state_gib(heads, base, ema=bool(config.critic.ema))
     passes = 2  # gradients pass through the features as well as through the student
     return StepEstimate(
         stages=stages,
-        plain_tflops=costs.plain_tflops(stages, dimensions, work.passes(0)),
+        plain_tflops=costs.plain_tflops(stages, dimensions, plain),
         trained=trained + heads,
         state_gib=student + features,
         activation_gib=passes * _activations(stages, dimensions, config, checkpointing=checkpointing),

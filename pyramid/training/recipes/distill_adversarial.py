@@ -23,10 +23,11 @@ from .student import FewStepStudent
 class AdversarialDistillation:
     """The adversarial recipes, on every stage of a pyramid.
 
-    The student makes a clean prediction from data noised to one of its levels. Prediction and data are noised alike: along the
-    ordinary flow for a plain transformer (adv, adv-od), along the stage's path for a pyramidal one (adv-pd). In every iteration
-    the heads learn to discriminate the transformer's features of the two (hinge loss). In every ``critic_updates``-th one the
-    student first learns to raise the logits of its predictions, and to stay near the data (pseudo-Huber).
+    The student makes a clean prediction from data noised to one of its levels, or from its own run. Prediction and data are
+    noised alike: along the ordinary flow for a plain transformer (adv, adv-od), along the stage's path for a pyramidal one
+    (adv-pd). In every iteration the heads learn to discriminate the transformer's features of the two (hinge loss). In every
+    ``critic_updates``-th one the student first learns to raise the logits of its predictions, and to stay near the data
+    (pseudo-Huber).
 
     Attributes:
         student: The few-step student.
