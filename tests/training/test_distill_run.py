@@ -335,6 +335,15 @@ def test_the_estimate_equals_the_forward_passes_that_are_made(tmp_path, recipe, 
     assert estimate.tflops == pytest.approx(counted, rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("recipe", ["dmd-pt", "adv-pd"])
+def test_a_dry_run_counts_the_parameters_that_are_trained(tmp_path, recipe, kind):
+    made = config(tmp_path, recipe, adapter__kind=kind)
+    trainables = runs.make_distillation(made, parallel.start(made.system)).trainables.values()
+    trained = sum(weight.numel() for trainable in trainables for weight in trainable.weights.values())
+    assert estimate_iteration(made).trained == trained
+
+
 def test_a_dry_run_of_distillation_prints_operations_and_memory(tmp_path):
     output = run("distill", "runs/wan/1.3b_2-2-1_dmd-pt-star.toml", "--dry-run")
     trained = 2 * costs.lora_parameters(WAN_DIMENSIONS["1.3B"], 128, Adapter().targets)

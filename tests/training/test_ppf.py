@@ -381,6 +381,16 @@ def test_a_dry_run_counts_token_grids_and_tells_the_bound_of_the_width(tmp_path)
     assert "stage mid" not in text and text.count("21 x 56 x 104") == 3
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("make", [config, distillation])
+def test_a_dry_run_counts_the_parameters_that_are_trained(tmp_path, make, kind):
+    changes = {name: value for name, value in KINDS[kind].items() if name.startswith("adapter")}
+    made = make(tmp_path, **changes)
+    trained = [weight for trainable in recipe_of(made).trainables.values() for weight in trainable.weights.values()]
+    estimate = estimate_step if make is config else estimate_iteration
+    assert estimate(made).trained == sum(weight.numel() for weight in trained)
+
+
 def test_teacher_and_critic_are_counted_at_full_size(tmp_path):
     made = distillation(tmp_path)
     low, mid, high = estimate_iteration(made).stages
