@@ -3,6 +3,7 @@
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_apg import APG
 from comfyui_graph import empty, guider, prompt
 
 from pyramidalwan.pyramid.latent_shape import LatentShape
@@ -55,9 +56,9 @@ def with_objects(model):
     return clone, given, around
 
 
-def run(model, spec, latent=None):
+def run(model, spec, latent=None, *, cfg=1.0):
     levels = stage_levels(spec, (2,) * spec.number_of_stages)
-    run = PyramidRun(guider(model, 1.0, prompt(1), prompt(1)), SeedNoise(1), make_sampler("euler"), levels, spec)
+    run = PyramidRun(guider(model, cfg, prompt(1), prompt(int(cfg))), SeedNoise(1), make_sampler("euler"), levels, spec)
     return run.sample(latent or empty()).output["samples"]
 
 
@@ -164,6 +165,63 @@ def test_objects_without_tensors_of_the_videos_size_stay(attributes):
     assert made[0] is holder
 
 
-def test_the_last_stage_runs_with_the_objects_themselves():
+def remembering(mask):
+    """Return two functions that share what one of them remembers, and a third that calls it."""
+    last, untouched = None, [1]
+
+    def remember(x):
+        nonlocal last
+        last, before = x, last
+        return before
+
+    def recall():
+        return last
+
+    def calling(x):
+        return remember(x), mask, untouched
+
+    return remember, recall, calling
+
+
+def test_functions_are_copied_with_what_they_remember_and_with_captured_frames():
+    given = frames(height=16, width=24)
+    remember, recall, calling = remembering(given)
+    remember("of an earlier run")
+    made = at_half_size({"functions": [remember, recall], "wrapper": calling, "plain": [len, frames]})
+    (fitted, looked_up), outer = made["functions"], made["wrapper"]
+    assert fitted("low") == "of an earlier run" and looked_up() == "low"
+    before, mask, untouched = outer("later")
+    assert before == "low" and mask.shape[-2:] == (8, 12) and untouched is calling("in the original")[2]
+    assert recall() == "in the original" and looked_up() == "later"
+    assert made["plain"] == [len, frames]
+
+
+def test_functions_that_remember_nothing_stay():
+    scale, holder = 2.0, Holder(frames=torch.zeros(1, 16, 2, 16, 24))
+
+    def scaled(x):
+        return scale * x, holder
+
+    def itself(x):
+        return itself if x else scaled
+
+    assert at_half_size([scaled, itself]) == [scaled, itself]
+
+
+@pytest.mark.parametrize("spec", [FREE, PRESETS["pyramidal-wan"]], ids=["two", "three"])
+def test_the_running_average_of_apg_starts_anew_in_every_stage(t2v_model, spec):
+    """Without momentum nothing is remembered; with it, a repeated run is the same, whatever ran before."""
+    model = APG.execute(t2v_model, 1.0, 5.0, -0.5)[0]
+    without = run(APG.execute(t2v_model, 1.0, 5.0, 0.0)[0], spec, cfg=3.0)
+    first = run(model, spec, cfg=3.0)
+    assert torch.isfinite(first).all() and not torch.equal(first, without)
+    run(model, PRESETS["plain"], cfg=3.0)
+    assert torch.equal(run(model, spec, cfg=3.0), first)
+
+
+def test_the_last_stage_runs_with_the_objects_themselves_and_remembers_for_itself():
     objects = {"value": Holder(frames=torch.zeros(1, 16, 2, 16, 24))}
     assert stage_objects(objects, FULL, ()) is objects
+    remember, recall, _ = remembering(None)
+    stage_objects({"value": remember}, FULL, ())["value"]("in the last stage")
+    assert recall() is None
