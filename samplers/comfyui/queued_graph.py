@@ -8,7 +8,7 @@ from typing import Any
 import folder_paths
 import safetensors
 
-from ...pyramid.stages import METADATA_KEY, PRESETS, PyramidSpec
+from ...pyramid.stages import METADATA_KEY, STOCK, PyramidSpec
 from .model_files import SPEC_FOLDERS
 
 
@@ -21,15 +21,15 @@ def spec_in_graph(dynprompt: Any, node_id: str | None, names: Sequence[str]) -> 
         names: Inputs that lead to models.
 
     Returns:
-        The pyramid in the metadata of the files, "training-free" if none has one, or None where that cannot be known before
-        the models are loaded.
+        The pyramid in the metadata of the files, that of stock weights if none has one, or None where that cannot be known
+        before the models are loaded.
     """
     if dynprompt is None or node_id is None:
         return None
     inputs = list(_upstream(dynprompt, node_id, names))
     specs = [spec for value in _values(inputs) if isinstance(value, str) and (spec := _spec_of(value)) is not None]
     if not specs:
-        return PRESETS["training-free"]
+        return STOCK
     switched_off = any(given.get("strength") == 0 for given in inputs)
     return specs[0] if not switched_off and all(spec == specs[0] for spec in specs) else None
 

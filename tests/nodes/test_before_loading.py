@@ -1,6 +1,7 @@
 """The sampler nodes find wrong sizes, masks and prompts before a model is loaded, and ask for models last."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from harness.server import ComfyUIServer, GraphError
 from harness.workspace import Workspace, default_workspace, prepare
 from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
 from pyramidalwan.pyramid.latent_shape import LatentShape
-from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
+from pyramidalwan.pyramid.sizes import VideoSize
+from pyramidalwan.pyramid.stages import PRESETS, STOCK, PyramidSpec
 from pyramidalwan.samplers.comfyui.latent_tag import CLEAN, END, StageTag, tagged
 from pyramidalwan.samplers.comfyui.queued_graph import spec_in_graph
 
@@ -119,9 +121,9 @@ def chain(*files, strength=1.0):
 @pytest.mark.parametrize(
     ("files", "strength", "spec"),
     [
-        ((), 1.0, FREE),
-        (("style",), 1.0, FREE),
-        (("damaged",), 1.0, FREE),
+        ((), 1.0, STOCK),
+        (("style",), 1.0, STOCK),
+        (("damaged",), 1.0, STOCK),
         (("style", "wan"), 0.5, WAN),
         (("wan", "other"), 1.0, None),
         (("wan",), 0, None),
@@ -130,6 +132,20 @@ def chain(*files, strength=1.0):
 )
 def test_the_pyramid_is_read_from_the_files_that_the_graph_loads(loras, files, strength, spec):
     assert spec_in_graph(chain(*files, strength=strength), "sampler", ["model", "first_stage_model"]) == spec
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (720, 1280), (832, 480), (848, 480), (960, 544), (1920, 1088)])
+def test_sizes_of_stock_weights_that_a_run_takes_are_not_refused_before_it(size):
+    """A run chooses the scale of the small stage for its size; half of 720 is no whole number of patches."""
+
+    class Queued(PyramidalWanSampler):
+        hidden = SimpleNamespace(dynprompt=chain(), unique_id="sampler")
+
+    shape = VideoSize(*size, 17).latent
+    latent = {"samples": torch.zeros(1, 16, *shape)}
+    assert STOCK.at_size(shape).shapes(shape)
+    widgets = {**WIDGETS, **WAITING, "first_stage_model": None}
+    assert Queued.check_lazy_status(latent=latent, **widgets) == ["positive", "negative"]
 
 
 def test_the_pyramid_is_read_from_the_file_of_larger_patches(loras):
@@ -167,9 +183,10 @@ def test_no_model_is_loaded_for_a_graph_with_a_wrong_size(tmp_path):
         async with ComfyUIServer(workspace) as server:
             with pytest.raises(GraphError, match="a video of 128x144 with 17 frames does not fit a pyramid of 2 stages"):
                 await server.run(graph)
-            graph["latent"]["inputs"]["height"] = 128
-            with pytest.raises(GraphError) as loaded:
-                await server.run(graph)
-            assert "does not fit" not in str(loaded.value)
+            for width, height in ((128, 128), (1280, 720)):
+                graph["latent"]["inputs"] |= {"width": width, "height": height, "length": 1}
+                with pytest.raises(GraphError) as loaded:
+                    await server.run(graph)
+                assert "does not fit" not in str(loaded.value)
 
     asyncio.run(run())
