@@ -60,6 +60,7 @@ def plot(results: Results, rate: float) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         *_axes(),
+        f'<text x="{LEFT + 12}" y="{TOP + 16 + 16 * len(METHODS)}" fill="#999999">dashed: aligned noise</text>',
     ]
     for number, method in enumerate(METHODS):
         parts.append(f'<text x="{LEFT + 12}" y="{TOP + 16 + 16 * number}" fill="{COLOURS[method]}">{method}</text>')
