@@ -23,6 +23,7 @@ from ..pyramid.stages import Stage
 from .comfyui.conditioning import stage_conds
 from .comfyui.finite import check_prediction
 from .comfyui.latent_tag import CLEAN, END, TAG_KEY, StageTag, tagged
+from .comfyui.latents import SIZE_NOTES
 from .comfyui.model_objects import stage_objects
 from .comfyui.stage_model import KeptVideo, bind_stage
 from .comfyui.stage_patches import share_patches
@@ -226,5 +227,5 @@ def negative_model(guider: Any) -> ModelPatcher | None:
 
 def _without_size_notes(latent: dict) -> dict:
     """Return the keys of a LATENT that hold at any size; newer ComfyUI notes on empty latents how to resize them."""
-    dropped = (TAG_KEY, "downscale_ratio_spacial", "downscale_ratio_temporal")
+    dropped = (TAG_KEY, *SIZE_NOTES)
     return {key: value for key, value in latent.items() if key not in dropped}

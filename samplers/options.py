@@ -158,7 +158,8 @@ def _stock_spec(model: ModelPatcher, options: StageOptions) -> PyramidSpec:
     """Return the pyramid for stock weights; with two experts the resolution changes where Wan 2.2 changes the expert."""
     if options.first_stage_model is None or options.middle_stage_model is not None:
         return STOCK
-    takes_image = getattr(model.model, "image_to_video", False)
+    channels = model.get_model_object("latent_format").latent_channels
+    takes_image = model.model.diffusion_model.in_dim > channels  # the 2.2 experts have no other sign of it
     return PRESETS["wan2.2-i2v" if takes_image else "wan2.2-t2v"].scaled(AUTO_SCALE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ from .latent_tag import tag_of
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+
+SIZE_NOTES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+"""Keys of empty LATENTs by which newer versions of ComfyUI resize them for models with another VAE."""
 
 MOST_VALUES = 2**31
 """Values of a LATENT, in all videos of its batch: 8 GiB."""
@@ -75,12 +79,14 @@ def spec_at(spec: PyramidSpec, latent: dict, model: ModelPatcher | None = None) 
 
 
 def fit_channels(model: ModelPatcher, latent: dict) -> Tensor:
-    """Return the LATENT's tensor in float32; an empty one gets the model's number of channels, as in ComfyUI.
+    """Return the LATENT's tensor in float32; an empty one gets the model's number of channels and size, as in ComfyUI.
 
     Raises:
         ValueError: The LATENT holds several tensors.
     """
-    return comfy.sample.fix_empty_latent_channels(model, one_tensor(latent)).float()
+    fix = comfy.sample.fix_empty_latent_channels
+    notes = {name: latent.get(name) for name in SIZE_NOTES if name in inspect.signature(fix).parameters}
+    return fix(model, one_tensor(latent), **notes).float()
 
 
 def one_tensor(latent: dict) -> Tensor:

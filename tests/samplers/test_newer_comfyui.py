@@ -8,14 +8,17 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 import comfy.utils
 import comfy.weight_adapter
 import pytest
 import torch
+from comfy_extras.nodes_hunyuan import EmptyHunyuanLatentVideo
 from comfyui_graph import empty, guider, prompt
 from safetensors.torch import save_file
 from tqdm.auto import trange
 
+import nodes
 from pyramidalwan.nodes import NODES
 from pyramidalwan.nodes import schema as probes
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
@@ -25,8 +28,10 @@ from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.comfyui.stage_model import bind_stage, stage_of, stage_sampling
 from pyramidalwan.samplers.noise import SeedNoise
+from pyramidalwan.samplers.options import StageOptions, sample_with_conds
 from pyramidalwan.samplers.run import PyramidRun
 from pyramidalwan.samplers.schedule import levels_for
+from tiny_wan.variants import VARIANTS, state_dict
 
 WAN = PRESETS["pyramidal-wan"]
 
@@ -78,7 +83,6 @@ def newer_comfyui(monkeypatch):
     fix = comfy.sample.fix_empty_latent_channels
 
     def newer_fix(model, latent_image, downscale_ratio_spacial=None, downscale_ratio_temporal=None):
-        assert downscale_ratio_spacial is None and downscale_ratio_temporal is None, "it would resize an empty latent"
         return fix(model, latent_image)
 
     monkeypatch.setattr(comfy.sample, "fix_empty_latent_channels", newer_fix)
@@ -211,10 +215,22 @@ def test_the_second_model_of_a_guider_is_bound_to_the_stage(t2v_model, monkeypat
 
 
 def test_size_notes_of_an_empty_latent_are_dropped(t2v_model, newer_comfyui):
-    noted = empty(downscale_ratio_spacial=16, downscale_ratio_temporal=4, batch_index=[0])
+    noted = empty(downscale_ratio_spacial=8, downscale_ratio_temporal=4, batch_index=[0])
     result = run_of(t2v_model).sample(noted)
     for latent in (result.output, result.denoised, *result.drafts):
         assert not any(key.startswith("downscale_ratio") for key in latent) and latent["batch_index"] == [0]
+
+
+def test_an_empty_latent_of_another_vae_becomes_the_size_that_ksampler_gives_it():
+    """An empty latent of 128x128 for VAEs of eight pixels is one of 128x128 for the 5B model, where ComfyUI knows sizes."""
+    model = comfy.sd.load_diffusion_model_state_dict(state_dict(VARIANTS["ti2v_5b"]))
+    made = EmptyHunyuanLatentVideo.execute(128, 128, 1, 1).args[0]
+    (theirs,) = nodes.common_ksampler(model, 1, 1, 1.0, "euler", "simple", prompt(1), prompt(2), made)
+    ours = sample_with_conds(
+        model, prompt(1), prompt(2), made, PRESETS["plain"], StageOptions("1"), seed=1, steps="1", denoise=1.0,
+        sampler_name="euler", grid="auto", shift=0.0, report=lambda text: None,
+    )  # fmt: skip
+    assert ours.output["samples"].shape == theirs["samples"].shape
 
 
 def test_latents_of_half_precision_draw_the_same_noise(t2v_model, request):

@@ -16,6 +16,7 @@ from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.options import StageOptions, find_spec
 from pyramidalwan.samplers.progress import BAR
 from tiny_wan.checkpoints import t2v_state_dict
+from tiny_wan.variants import VARIANTS, state_dict
 
 WAN, FREE = PRESETS["pyramidal-wan"], PRESETS["training-free"]
 VIDEO = {"samples": torch.randn(1, 16, 5, 16, 16, generator=torch.Generator().manual_seed(9))}
@@ -250,7 +251,8 @@ def test_wrong_inputs_of_the_advanced_node_raise_before_a_model_is_loaded():
 
 
 def test_two_experts_change_the_size_where_wan_changes_the_expert(t2v_model, i2v_model):
-    for model, boundary in ((t2v_model, 0.875), (i2v_model, 0.9)):
+    i2v_22 = comfy.sd.load_diffusion_model_state_dict(state_dict(VARIANTS["i2v_2.2"]))
+    for model, boundary in ((t2v_model, 0.875), (i2v_model, 0.9), (i2v_22, 0.9)):
         spec = find_spec(None, model, StageOptions(first_stage_model=model.clone()))
         assert spec.boundaries == (boundary,) and spec.field == "natural"
         assert spec.at_size(LatentShape(21, 90, 160)).downsample_axes == ("HW 2/3",)
