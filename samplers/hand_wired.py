@@ -23,7 +23,7 @@ from .comfyui.checkpoint_metadata import check_spec
 from .comfyui.conditioning import LatentDown, check_conds, check_finite_conds, check_widths, stage_conds
 from .comfyui.finite import check_prediction, is_finite
 from .comfyui.latent_tag import CLEAN, START, StageTag, check_same_pyramid, tag_of, tagged
-from .comfyui.latents import check_latent, full_size, spec_at
+from .comfyui.latents import SIZE_NOTES, check_latent, full_size, spec_at
 from .comfyui.model_objects import check_objects, stage_objects
 from .comfyui.node_inputs import check_latent_input
 from .comfyui.stage_lora import check_lora_stages
@@ -67,7 +67,8 @@ def stage_start(noise: Noise, latent: dict, spec: PyramidSpec) -> tuple[dict, De
     def draw(stage_latent: dict) -> Tensor:
         return noise_pyramid(_new_noise(noise, stage_latent, (*samples.shape[:2], *full)), stages)[0]
 
-    start = tagged({**latent, "samples": coarse}, StageTag(spec, 0, full, START))
+    kept = {key: value for key, value in latent.items() if key not in SIZE_NOTES}  # ComfyUI would resize the empty stage
+    start = tagged({**kept, "samples": coarse}, StageTag(spec, 0, full, START))
     return start, DerivedNoise(stage_seed(noise.seed, 0), draw)
 
 

@@ -32,7 +32,7 @@ videos one of about 1."""
 
 
 def empty_latent(shape: LatentShape, batch_size: int) -> dict:
-    """Return a LATENT of zeros on ComfyUI's intermediate device."""
+    """Return a LATENT of zeros on ComfyUI's intermediate device, with its pixels per latent noted as ComfyUI's own nodes do."""
     size = (batch_size, CHANNELS, shape.frames, shape.height, shape.width)
     if math.prod(size) > MOST_VALUES:
         raise ValueError(
@@ -40,7 +40,8 @@ def empty_latent(shape: LatentShape, batch_size: int) -> dict:
             f"{(shape.frames - 1) * VAE_TIME + 1} frames have {math.prod(size):.3g} latent values; expected at most "
             f"{MOST_VALUES:.3g}"
         )
-    return {"samples": torch.zeros(size, device=comfy.model_management.intermediate_device())}
+    samples = torch.zeros(size, device=comfy.model_management.intermediate_device())
+    return {"samples": samples, SIZE_NOTES[0]: VAE_SPACE}
 
 
 def full_size(latent: dict, samples: Tensor | None = None) -> tuple[LatentShape, int]:

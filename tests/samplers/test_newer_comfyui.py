@@ -21,12 +21,14 @@ from tqdm.auto import trange
 import nodes
 from pyramidalwan.nodes import NODES
 from pyramidalwan.nodes import schema as probes
+from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from pyramidalwan.samplers.comfyui.stage_model import bind_stage, stage_of, stage_sampling
+from pyramidalwan.samplers.hand_wired import stage_start
 from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.options import StageOptions, sample_with_conds
 from pyramidalwan.samplers.run import PyramidRun
@@ -221,16 +223,26 @@ def test_size_notes_of_an_empty_latent_are_dropped(t2v_model, newer_comfyui):
         assert not any(key.startswith("downscale_ratio") for key in latent) and latent["batch_index"] == [0]
 
 
-def test_an_empty_latent_of_another_vae_becomes_the_size_that_ksampler_gives_it():
+@pytest.mark.parametrize("node", ["ComfyUI's", "ours"])
+def test_an_empty_latent_of_another_vae_becomes_the_size_that_ksampler_gives_it(node):
     """An empty latent of 128x128 for VAEs of eight pixels is one of 128x128 for the 5B model, where ComfyUI knows sizes."""
     model = comfy.sd.load_diffusion_model_state_dict(state_dict(VARIANTS["ti2v_5b"]))
-    made = EmptyHunyuanLatentVideo.execute(128, 128, 1, 1).args[0]
-    (theirs,) = nodes.common_ksampler(model, 1, 1, 1.0, "euler", "simple", prompt(1), prompt(2), made)
+    theirs = EmptyHunyuanLatentVideo.execute(128, 128, 1, 1).args[0]
+    made = theirs if node == "ComfyUI's" else PyramidalWanEmptyLatent.execute(128, 128, 1, 1, "nearest").args[0]
+    (theirs,) = nodes.common_ksampler(model, 1, 1, 1.0, "euler", "simple", prompt(1), prompt(2), theirs)
+    (alone,) = nodes.common_ksampler(model, 1, 1, 1.0, "euler", "simple", prompt(1), prompt(2), made)
+    assert alone["samples"].shape == theirs["samples"].shape
     ours = sample_with_conds(
         model, prompt(1), prompt(2), made, PRESETS["plain"], StageOptions("1"), seed=1, steps="1", denoise=1.0,
         sampler_name="euler", grid="auto", shift=0.0, report=lambda text: None,
     )  # fmt: skip
     assert ours.output["samples"].shape == theirs["samples"].shape
+
+
+def test_the_first_stage_wired_by_hand_keeps_its_size():
+    made = PyramidalWanEmptyLatent.execute(128, 128, 17, 1, "nearest").args[0]
+    start, _ = stage_start(SeedNoise(1), made, WAN)
+    assert not any(key.startswith("downscale_ratio") for key in start)
 
 
 def test_latents_of_half_precision_draw_the_same_noise(t2v_model, request):
