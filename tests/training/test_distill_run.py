@@ -108,6 +108,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, recipe, kind, pa
     The learning rate is small, because AdamW's first step is the sign of the gradient, which is rounding error where it is 0.
     """
     rates = {"student__learning_rate": 1e-5, "critic__learning_rate": 1e-5, "adapter__kind": kind, "train__steps": 1}
+    rates["networks__gradient_checkpointing"] = kind == "lora"
     one = config(tmp_path / "one", recipe, **rates, train__per_stage=4)
     runs.run_distillation(one)
     two = config(tmp_path / "two", recipe, **rates, train__per_stage=2, system__parallel=parallel, data__cache=one.data.cache)
@@ -121,6 +122,18 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, recipe, kind, pa
     assert losses[0].keys() == losses[1].keys()
     for name in losses[0].keys() - {"seconds"}:
         assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.parametrize("recipe, shift", [("dmd-ot", 1.0), ("dmd-ot", 5.0), ("dmd-pt", 5.0)])
+def test_plain_teachers_read_shifted_levels_and_pyramidal_ones_their_own(tmp_path, recipe, shift):
+    """Half of a shift of 5 is above 5/6 of the range."""
+    made = config(tmp_path, recipe, losses__lowest=0.1, losses__highest=0.7, losses__shift=shift)
+    matching, batch = recipe_of(made), batches_of(made)[0]
+    stage = matching.stages[0]
+    half = dataclasses.replace(batch, second_rho=torch.full_like(batch.second_rho, 0.5))
+    level = 0.1 + 0.6 * (5 / 6 if (recipe, shift) == ("dmd-ot", 5.0) else 0.5)
+    expected = level if recipe == "dmd-ot" else stage.reference_sigma_at(torch.tensor(level)).item()
+    assert torch.allclose(matching.noised(batch.clean, half, stage).sigma, torch.tensor(expected))
 
 
 @pytest.mark.parametrize("recipe", MATCHING)

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor
 
 from ...forms import FLOW, Form
+from ...noise_levels import shift_sigma
 from ...schedules import parse_steps, stage_levels
 from ...stages import PyramidSpec
 from .run_config import MOST_STEPS, RunConfig, TrainSection, check_steps
@@ -85,11 +86,20 @@ class DistillLosses(Section):
     teach_kind: Literal["cauchy", "mse"] = Field(default="cauchy", description="form of L_teach (guess: Neodragon's)")
     cfg: NonNegativeFloat = Field(default=5.0, le=100.0, description="of the teacher (guess)")
     lowest: Share = Field(default=0.02, description="lowest level that predictions are noised to (DMD2)")
-    highest: Share = Field(default=0.98, description="highest level that predictions are noised to (DMD2)")
+    highest: Share = Field(
+        default=0.98,
+        description="highest level that predictions are noised to (DMD2): a sigma for plain teachers; for pyramidal ones a local "
+        "time of each stage, where 0.6 at full size is sigma 0.36",
+    )
+    shift: PositiveFloat = Field(
+        default=5.0,
+        le=1000.0,
+        description="flow shift of the levels that dmd, dmd-ot and dmd-ppf noise predictions to (Self-Forcing: 5; CausVid: 8)",
+    )
 
-    def second_rho(self, rho: Tensor) -> Tensor:
-        """Map uniform numbers in [0, 1) to local times from ``lowest`` to ``highest``."""
-        return self.lowest + rho * (self.highest - self.lowest)
+    def second_rho(self, numbers: Tensor, *, shift: float = 1.0) -> Tensor:
+        """Map uniform numbers in [0, 1) to levels from ``lowest`` to ``highest``; a shift above 1 prefers high ones."""
+        return self.lowest + shift_sigma(numbers, shift) * (self.highest - self.lowest)
 
 
 class Discriminator(Section):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -20,15 +22,23 @@ T = TypeVar("T")
 BUCKET = 2**25
 """Number of gradients in one reduction (128 MB)."""
 
+LONGEST_WAIT = timedelta(hours=12)
+"""How long processes wait for each other: the main one alone reads networks, writes checkpoints and exports, which takes longer
+than PyTorch's default of 10 minutes with 14B."""
+
 
 def start(system: System) -> Accelerator:
     """Join the other processes, if ``accelerate launch`` or ``torchrun`` started any, and select the device."""
     precision = "bf16" if system.precision == "bf16" else "no"
-    return Accelerator(mixed_precision=precision, cpu=system.device == "cpu", step_scheduler_with_optimizer=False)
+    waits = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
+    cpu = system.device == "cpu"
+    return Accelerator(mixed_precision=precision, cpu=cpu, step_scheduler_with_optimizer=False, kwargs_handlers=[waits])
 
 
 def distribute(network: nn.Module, accelerator: Accelerator, system: System) -> None:
     """Move a network to the device; with FSDP2, shard the weights of its blocks over the processes.
+
+    FSDP2 moves block by block, so no device ever holds more than its shards and one whole block.
 
     Raises:
         ValueError: FSDP2 in a single process.
@@ -37,7 +47,6 @@ def distribute(network: nn.Module, accelerator: Accelerator, system: System) -> 
         if not dist.is_initialized():
             raise ValueError("system.parallel 'fsdp2' requires several processes: start with 'accelerate launch' or 'torchrun'")
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-        network.to(accelerator.device)
         for block in network.transformer.blocks:  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
         # The gradient of a block's features returns through a frozen network without triggering FSDP2's hooks, so weights

@@ -154,8 +154,8 @@ class Umt5:
         check_finite(dict(self.network.named_parameters()), encoder)
 
     def to(self, device: torch.device) -> Umt5:
-        """Move the network to a device, and return this object."""
-        self.network.to(device)
+        """Move the network to a device, and return this object; on a GPU in bfloat16, in which Wan's own code runs it."""
+        self.network.to(device, dtype=torch.bfloat16 if device.type == "cuda" else None)
         return self
 
     @torch.no_grad()

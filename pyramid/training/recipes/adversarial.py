@@ -1,7 +1,7 @@
 """Losses of adversarial distillation, and discriminator heads on the features of a frozen transformer.
 
 Sources: hinge losses and weights from PyramidalWan (arXiv 2601.04792); heads after SF-V (arXiv 2406.04324), because
-PyramidalWan says only "light two-branch convolutions, spatial and temporal".
+PyramidalWan says only "light two-branch convolutions, spatial and temporal". SF-V's R1 penalty on the features is not used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def discriminator_accuracy(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def reconstruction(clean: Tensor, data: Tensor, *, width: float = 0.03) -> Tensor:
-    """Return the mean pseudo-Huber distance ``sqrt((clean - data)^2 + width^2) - width``; quadratic below ``width``."""
+    """Return the mean pseudo-Huber distance ``sqrt((clean - data)^2 + width^2) - width``; quadratic below ``width``.
+
+    It is taken per element. PyramidalWan does not say whether its own is, or one of whole samples as in iCT (arXiv 2310.14189).
+    """
     return ((clean - data).square() + width**2).sqrt().sub(width).mean()
 
 

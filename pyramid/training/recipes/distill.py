@@ -118,11 +118,12 @@ class DistributionMatching:
 
     def noised(self, clean: Tensor, batch: DistillBatch, stage: Stage) -> NoisedPrediction:
         """Return a clean prediction noised with the batch's second draw."""
-        noise, rho = batch.second_noise, self.config.losses.second_rho(batch.second_rho)
+        noise, losses = batch.second_noise, self.config.losses
         if self.config.traits.plain_path:
+            rho = losses.second_rho(batch.second_rho, shift=losses.shift)
             x, velocity = dmd.plain_path(clean, noise, rho)
             return NoisedPrediction(x, conditioning=rho, sigma=rho, natural=rho, velocity=velocity)
-        sigma = stage.reference_sigma_at(rho)
+        sigma = stage.reference_sigma_at(losses.second_rho(batch.second_rho))
         natural = stage.natural_level(sigma)
         path = dmd.student_path(clean, noise, stage, natural)
         return NoisedPrediction(path.x, path.level.conditioning, sigma, natural, path.velocity)

@@ -96,5 +96,8 @@ def teach_loss(clean: Tensor, data: Tensor, *, kind: str = "cauchy") -> Tensor:
 
 
 def guided(conditional: Tensor, empty: Tensor, cfg: float) -> Tensor:
-    """Return the guided velocity ``v_u + cfg * (v_c - v_u)``."""
+    """Return the guided velocity ``v_u + cfg * (v_c - v_u)``.
+
+    ``v_u`` is of the empty prompt, as in finetuning. Self-Forcing and CausVid guide Wan with its long negative prompt instead.
+    """
     return empty + cfg * (conditional - empty)
