@@ -474,10 +474,10 @@ def auto_scale(full: LatentShape, *, pixels: int = VAE_SPACE) -> str:
     """
     halving, *others = SCALES.values()
     short = min(full.height, full.width) * pixels
-    if short < TRAINED_SIDE * 3 // 4:
-        return halving
     halves = full.height % (2 * PATCH) == full.width % (2 * PATCH) == 0
     scales = [halving, *others] if halves else others
+    if short < TRAINED_SIDE * 3 // 4:
+        return scales[0]
     return next((axes for axes in scales if min(full.coarser(axes)[1:]) * pixels >= LEAST_SIDE), scales[-1])
 
 

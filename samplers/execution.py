@@ -209,7 +209,8 @@ class Execution:
         clean = self.progress.clean.get(coarse.index, self.start.clean)
         if self.run.lift is None or clean is None:
             return None
-        return self.run.lift.correction(clean.float(), fine, self.run.spec.downsample_axes[fine.index - 1])
+        lacking = self.start.lacking(coarse, self.run.levels[coarse.index][-1])
+        return lacking * self.run.lift.correction(clean.float(), fine, self.run.spec.downsample_axes[fine.index - 1])
 
     def _in_model_scale(self, samples: Tensor) -> Tensor:
         """Return samples in the scale of the network; ComfyUI leaves empty ones as they are."""

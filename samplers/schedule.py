@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -136,7 +137,7 @@ def follow_sigmas(sigmas: Tensor, spec: PyramidSpec) -> tuple[PyramidSpec, Level
     Raises:
         ValueError: The schedule does not fit the pyramid.
     """
-    curve = [float(level) for level in sigmas]
+    curve = [level for level, _ in groupby(map(float, sigmas))]  # a step between equal levels changes nothing
     if not all(map(math.isfinite, curve)):
         raise ValueError("the SIGMAS hold NaN or infinity; connect a scheduler for flow models, such as 'Pyramidal Schedule'")
     if spec.for_stock_weights:

@@ -38,6 +38,7 @@ class Start:
         previous: The stage whose output ``signal`` is, for a run that resumes after it.
         region: The part of the video that a noise mask keeps, at full size; None without a mask.
         clean: Clean prediction of ``previous``, for a lift; None where it is not known.
+        leftover: Natural level of a full-size sample that still holds its noise, which the run starts from; None elsewhere.
     """
 
     full: LatentShape
@@ -48,6 +49,19 @@ class Start:
     previous: Stage | None = None
     region: KeptRegion | None = None
     clean: Tensor | None = None
+    leftover: float | None = None
+
+    def lacking(self, stage: Stage, natural: float) -> float:
+        """Return the share of a lift's correction that a stage's output lacks at the natural level that it ends at.
+
+        A sample with leftover noise holds the whole correction of the first stage at its level ``n``: the sampler before
+        lifted it, or ran at full size. Towards ``natural`` the share of the signal grows from ``1 - n`` to ``1 - natural``,
+        while whatever the network does not predict shrinks with the noise, by ``natural / n`` (derived). A start in a later
+        stage counts as its noisy end, where the sample holds the correction of the stage before.
+        """
+        if self.leftover is None or stage.index > 0:
+            return 1.0
+        return 1 - (1 - self.leftover) / self.leftover * natural / (1 - natural)
 
 
 def find_start(
@@ -213,7 +227,7 @@ def _after_leftover_noise(
     draws = noise_pyramid(network.process_latent_in(samples) * ((1 - natural) / natural), stages[first:])
     nothing = torch.zeros_like(draws[0])
     signal = _at_stage(samples, stages, first, spec)
-    return Start(full, stages, first, [nothing, *draws[1:]], signal, region=region)
+    return Start(full, stages, first, [nothing, *draws[1:]], signal, region=region, leftover=natural)
 
 
 def _at_stage(

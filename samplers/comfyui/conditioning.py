@@ -256,7 +256,7 @@ def _coarser(key: str, value: Any, size: LatentShape, coarser: LatentShape, axes
     if not isinstance(value, Tensor) or value.ndim < 4:
         return value
     if key == "concat_mask":
-        return halve_mask(value, axes)  # ComfyUI fits its height and width
+        return _resized(halve_mask(value, axes), grid_ratio(value, size), coarser, axes)  # ComfyUI would crop to the same shape
     if key == "vace_mask":
         return halve_block_mask(value, axes)
     if key in PACKED_MASKS and value.ndim == 5:
@@ -322,8 +322,7 @@ def halve_mask(mask: Tensor, axes: str) -> Tensor:
     """Return a mask of given video frames, ``(B, 1 or 4, T, H, W)``, halved over ``axes``.
 
     The four channels are the video frames of a latent frame. At half the frame rate every second video frame is kept: the
-    second, fourth, sixth and eighth of a pair of latent frames become the channels of the coarse one. ComfyUI fits height and
-    width itself.
+    second, fourth, sixth and eighth of a pair of latent frames become the channels of the coarse one. Height and width stay.
     """
     if "T" not in axes:
         return mask

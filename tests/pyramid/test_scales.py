@@ -222,7 +222,7 @@ class TestSizes:
     @pytest.mark.parametrize(("video", "low"), [
         ((1280, 720), "848x480"), ((720, 1280), "480x848"), ((832, 480), "624x368"), ((1280, 704), "848x464"),
         ((1920, 1088), "960x544"), ((1280, 960), "640x480"), ((640, 640), "480x480"), ((1024, 576), "768x432"),
-        ((416, 224), "208x112"),
+        ((416, 224), "208x112"), ((432, 240), "288x160"),
     ])  # fmt: skip
     def test_auto_keeps_the_size_that_stock_wan_was_trained_at_where_it_can(self, video, low):
         size = VideoSize(*video, 81)

@@ -75,6 +75,19 @@ def test_every_scheduler_runs_from_noise_to_a_video(t2v_model, scheduler):
     assert "low 64x64" in said[0] and "high 128x128" in said[0]
 
 
+def test_a_step_between_equal_levels_changes_nothing(t2v_model):
+    """'ManualSigmas' and schedulers whose levels round to the same number make such steps."""
+    model, euler = patched(t2v_model), make_sampler("euler")
+    sigmas = [1.0, 0.9, 0.8, 0.5, 0.0]
+    repeated = [1.0, 0.9, 0.9, 0.8, 0.8, 0.8, 0.5, 0.0]
+    latent = empty()
+    videos = [
+        SamplerCustom().sample(model, True, 5, 3.0, prompt(1), prompt(2), euler, torch.tensor(levels), latent)[0]["samples"]
+        for levels in (sigmas, repeated)
+    ]
+    assert torch.equal(*videos)
+
+
 @pytest.mark.parametrize("options", [{}, {"latent": "mask"}, {"denoise": 0.5, "latent": "video"}])
 def test_the_preset_plain_is_the_graph_without_the_node_bit_for_bit(t2v_model, options):
     options = dict(options)

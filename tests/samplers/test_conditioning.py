@@ -117,6 +117,20 @@ def test_scail_2_runs_with_half_the_frames():
     assert torch.isfinite(made.output["samples"]).all()
 
 
+@pytest.mark.parametrize("axes", ["HW", "HW 3/4", "THW 2/3"])
+def test_a_mask_of_given_frames_covers_the_same_part_of_the_picture_in_every_stage(axes):
+    """The left half is given; ComfyUI would scale the mask to the stage's height and crop it in the middle."""
+    full = LatentShape(5, 24, 46) if axes == "HW 3/4" else LatentShape(5, 24, 48)
+    mask = torch.ones(1, 4, *full)
+    mask[..., : full.width // 2] = 0
+    spec = PyramidSpec((0.9,), (axes,), resize="dct", field="natural", timestep_source="sigma", first_frame="shared")
+    low = spec.stages(full)[0]
+    made = stage_conds({"positive": [{"concat_mask": mask}]}, full, low, (axes,))["positive"][0]["concat_mask"]
+    assert made.shape == (1, 4, *low.shape) and made.mean().item() == pytest.approx(0.5, abs=1e-6)
+    columns = made.mean((0, 1, 2, 3)).tolist()
+    assert columns == sorted(columns) and columns[0] == 0 and columns[-1] == 1
+
+
 def test_conds_of_the_guider_stay_unchanged():
     conds = {
         "positive": [{"concat_latent_image": torch.randn(1, 16, 5, 8, 8), "concat_mask": torch.ones(1, 1, 5, 8, 8), "x": 1}]

@@ -12,15 +12,18 @@ import math
 import comfy.samplers
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from comfyui_gaussian import BAND_STD, GaussianComfyUI
 from comfyui_graph import empty, guider, prompt
 
 import nodes
 from pyramidalwan.pyramid.latent_shape import LatentShape
+from pyramidalwan.pyramid.lift import FunctionLift
 from pyramidalwan.pyramid.noise_pyramid import noise_pyramid
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.any_sampler import pyramidal_model
+from pyramidalwan.samplers.video_lift import VideoLift
 
 FULL = LatentShape(5, 32, 32)
 FREE = PRESETS["training-free"]
@@ -190,6 +193,57 @@ def test_two_samplers_with_the_node_are_one(t2v_model, spec):
         first = ksampler(model, start_step=0, last_step=cut, force_full_denoise=False)
         second = ksampler(model, seed=99, latent={"samples": first}, disable_noise=True, start_step=cut, last_step=10000)
         torch.testing.assert_close(second, whole, atol=2e-4, rtol=1e-4, msg=lambda text, cut=cut: f"cut {cut}: {text}")
+
+
+def predicting_black(model):
+    """Return a clone whose network predicts a clean video of zeros at every noise level and in every stage."""
+    clone = model.clone()
+
+    def answer(executor, x, timestep, context, clip_fea=None, time_dim_concat=None, transformer_options=None, **kwargs):
+        level = transformer_options["sigmas"].flatten()[0]
+        factor = 256 / (x.shape[-1] * x.shape[-2])
+        return x[:, :16] / (level / (level + (1 - level) * factor**0.5))
+
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "answer", answer)
+    return clone
+
+
+@pytest.mark.parametrize(
+    "spec, end, cuts",
+    [
+        (FREE, 2, [(1,)]),
+        (FREE, 6, [(1,), (3,), (4,), (1, 2), (1, 2, 3), (1, 2, 3, 4, 5)]),
+        (natural((0.9, 0.7), ("HW", "HW")), 6, [(1,), (3,), (1, 2), (1, 5), (1, 2, 3)]),
+    ],
+    ids=["in-low", "HW", "HW-HW"],
+)
+def test_several_samplers_with_the_node_lift_as_often_as_one(t2v_model, spec, end, cuts):
+    """A lift that adds a picture to every clean prediction adds it once, however often the run changes the sampler."""
+    picture = torch.randn(1, 16, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    def lift(clean, size):
+        height, width = clean.shape[-2:]
+        return clean.repeat_interleave(2, -2).repeat_interleave(2, -1) + picture[..., : 2 * height, : 2 * width].to(clean)
+
+    base = shifted(predicting_black(t2v_model))
+    lifts = VideoLift("none", 16), VideoLift("picture", 16, everywhere=FunctionLift(lift))
+    models = [pyramidal_model(base, spec, lambda text: None, made) for made in lifts]
+
+    def added(*cuts):
+        """Return what the lift adds to the output of the last of several samplers."""
+        outputs = []
+        for model in models:
+            video, bounds = torch.zeros(1, 16, 5, 16, 16), (0, *cuts, end)
+            for first, last in itertools.pairwise(bounds):
+                options = dict(start_step=first, last_step=last, disable_noise=first > 0, force_full_denoise=False)
+                video = ksampler(model, latent={"samples": video}, **options)
+            outputs.append(t2v_model.model.process_latent_in(video))
+        return outputs[1] - outputs[0]
+
+    whole = added()
+    assert whole.abs().max() > 0.1
+    for steps in cuts:
+        torch.testing.assert_close(added(*steps), whole, atol=1e-4, rtol=1e-4, msg=lambda text, at=steps: f"{at}: {text}")
 
 
 @pytest.mark.parametrize("axes", list(itertools.product(["HW", "THW"], repeat=2)), ids="-".join)

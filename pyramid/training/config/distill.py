@@ -88,8 +88,8 @@ class DistillLosses(Section):
     lowest: Share = Field(default=0.02, description="lowest level that predictions are noised to (DMD2)")
     highest: Share = Field(
         default=0.98,
-        description="highest level that predictions are noised to (DMD2): a sigma for plain teachers; for pyramidal ones a local "
-        "time of each stage, where 0.6 at full size is sigma 0.36",
+        description="highest level that predictions are noised to (DMD2): a sigma for plain teachers; for pyramidal ones a "
+        "local time of each stage, where 0.6 at full size is sigma 0.36",
     )
     shift: PositiveFloat = Field(
         default=5.0,
