@@ -9,7 +9,7 @@ from .schema import CONDITIONING, checked, schema, tell
 
 
 class PyramidalWanSaveConditioning(io.ComfyNode):
-    """A prompt's embedding to a file."""
+    """Saves a prompt's embedding to a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -48,7 +48,7 @@ class PyramidalWanSaveConditioning(io.ComfyNode):
 
 
 class PyramidalWanLoadConditioning(io.ComfyNode):
-    """A prompt's embedding from a file."""
+    """Loads a prompt's embedding from a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -9,7 +9,7 @@ from .schema import checked, schema, tell
 
 
 class PyramidalWanSaveDraft(io.ComfyNode):
-    """A draft to a file."""
+    """Saves a draft to a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -47,7 +47,7 @@ class PyramidalWanSaveDraft(io.ComfyNode):
 
 
 class PyramidalWanLoadDraft(io.ComfyNode):
-    """A draft from a file."""
+    """Loads a draft from a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

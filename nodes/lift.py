@@ -1,4 +1,4 @@
-"""The lift of a VAE: how clean latents come to another size at a transition."""
+"""The lift of a VAE, which resizes clean latents at a transition."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _transition_widgets() -> list[io.Input]:
             "downsample_axes",
             default=", ".join(default.downsample_axes),
             tooltip="What each transition halves, from low to high resolution: THW (time, height, width), HW or T. As many "
-            "as boundaries. HW 2/3 shrinks to two thirds instead, HW auto as far as stock Wan can stand.",
+            "as boundaries. HW 2/3 shrinks to two thirds instead, HW auto as far as stock Wan tolerates.",
         ),
         io.Combo.Input(
             "resize",

@@ -192,7 +192,7 @@ class PyramidalWanStageTransition(io.ComfyNode):
 
 
 class PyramidalWanRenoise(io.ComfyNode):
-    """A stage's clean prediction on the way back to a noise level."""
+    """Noises a stage's clean prediction back to a level."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

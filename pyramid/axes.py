@@ -41,10 +41,10 @@ def has_scale(axes: str) -> bool:
 
 
 def parse_axes(text: str) -> str:
-    """Return a transition in its one spelling, "HW 2/3" for "hw 4/6"; the nearest simple fraction for a decimal.
+    """Return a transition in canonical spelling: "HW 2/3" for "hw 4/6", the nearest simple fraction for a decimal.
 
     Raises:
-        ValueError: The text is no transition.
+        ValueError: The text is not a transition.
     """
     name, _, scale = " ".join(str(text).split()).partition(" ")
     name, scale = name.upper(), scale.lower()

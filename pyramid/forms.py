@@ -1,4 +1,4 @@
-"""What a network predicts: flow, epsilon or v, as units of the one path and the one loop of the pyramid.
+"""Convert between what a network predicts (flow, epsilon or v) and the velocity that paths and samplers of the pyramid use.
 
 A variance-preserving network sees ``gamma * clean + sigma_vp * noise`` with ``gamma**2 + sigma_vp**2 = 1``. That is ``x / r``
 with ``r = sqrt((1 - sigma)**2 + sigma**2)`` for the ``x`` of ``pyramid.paths`` at the sigma with the same odds
@@ -51,7 +51,7 @@ class Form(Protocol):
         ...
 
     def scale(self, sigma: Tensor) -> Tensor:
-        """Return d output / d velocity; times the error of a velocity it is the error of the output."""
+        """Return d output / d velocity, which converts an error of the velocity into one of the output."""
         ...
 
     def output(self, velocity: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ def make_form(name: str, table: NoiseTable | None = None) -> Form:
         table: Noise schedule of an epsilon or v model; None for flow.
 
     Raises:
-        ValueError: The name is unknown, or there is no such model of this table.
+        ValueError: The name is unknown, or the form and the table exclude each other.
     """
     if name not in FORMS:
         raise ValueError(f"unknown form {shown(name)}; expected {', '.join(FORMS)}")
@@ -227,7 +227,7 @@ def named_form(name: str, table: str | None) -> Form:
     """Return a form with one of ``TABLES``, or with none.
 
     Raises:
-        ValueError: A name is unknown, or there is no such model of this table.
+        ValueError: A name is unknown, or the form and the table exclude each other.
     """
     if table is not None and table not in TABLES:
         raise ValueError(f"unknown noise table {shown(table)}; expected {', '.join(TABLES)}")
@@ -241,10 +241,10 @@ def form_to_metadata(form: Form) -> dict[str, str]:
 
 
 def form_from_metadata(metadata: Mapping[str, str] | None) -> Form:
-    """Return the form in the header of a safetensors file; that of Wan for other files.
+    """Return the form in the header of a safetensors file, or Wan's if the header has none.
 
     Raises:
-        ValueError: The entry is no form.
+        ValueError: The entry is not a form.
     """
     if not metadata or FORM_KEY not in metadata:
         return FLOW
@@ -283,7 +283,7 @@ def starting_levels(levels: Sequence[float], stage: Stage, form: Form) -> tuple[
 
 
 def starting_signal(noise: Tensor, sigma: Tensor) -> Tensor:
-    """Return the signal with which a run starts: the one for which a variance-preserving network sees ``noise`` alone.
+    """Return the initial signal of a run, for which a variance-preserving network sees ``noise`` alone.
 
     That is what samplers of such models start from. At sigma 1 it is 0.
 
@@ -295,7 +295,7 @@ def starting_signal(noise: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _radius(sigma: Tensor) -> Tensor:
-    """Return ``r = sqrt((1 - sigma)**2 + sigma**2)``, the deviation of the path where data and noise have variance 1."""
+    """Return ``r = sqrt((1 - sigma)**2 + sigma**2)``, the standard deviation of the path for data and noise of variance 1."""
     return ((1 - sigma) ** 2 + sigma**2).sqrt()
 
 

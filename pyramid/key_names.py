@@ -109,7 +109,7 @@ FLAT_PREFIX = r"(lora_unet|lora_transformer|lycoris)_+"
 
 DOTTED_WRAPPER = rf"({'|'.join(sorted((*EXPERTS, *WRAPPERS), key=len, reverse=True))})\."
 FLAT_WRAPPER = rf"(base_model_model|model_diffusion_model|diffusion_model|{'|'.join(EXPERTS)})[._]+"
-"""After a flat prefix. "transformer" is missing: other networks have "transformer_blocks"."""
+"""After a flat prefix; without "transformer", because other networks have "transformer_blocks"."""
 
 
 def _one_of(*names: str) -> str:

@@ -183,7 +183,7 @@ def default_kernel(ratios: Ratios) -> Size:
 
 
 class RunningFit:
-    """A fit that grows with its pairs: it can be solved at any time, and its gain tells when more pairs are of no use."""
+    """A fit that grows with its pairs: it can be solved at any time, and ``gain`` shows when more pairs stop helping."""
 
     def __init__(self, *, ridge: float, kernel: Size | None = None):
         """Start without pairs; see ``fit_lift`` for the options."""

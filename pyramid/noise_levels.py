@@ -34,7 +34,7 @@ def shift_sigma(sigma: Level, shift: float) -> Level:
     The map takes [0, 1] onto itself; shifts compose by multiplication, and ``1 / shift`` is the inverse. It serves twice:
 
     * As the flow shift of SD3 and Wan (arXiv 2403.03206, section 5.3.2).
-    * With ``shift = sqrt(n)``, as the map ``T_n`` of the pyramid: averaging n samples divides the deviation of their noise by
+    * With ``shift = sqrt(n)``, as the map ``T_n`` of the pyramid: averaging n samples divides the noise's standard deviation by
       ``sqrt(n)``, so a coarse sigma appears shifted by it after upsampling (derived; for n = 4 it is the corrected sigma of
       Pyramidal Flow, arXiv 2410.05954).
     """

@@ -1,4 +1,4 @@
-"""Values from outside: JSON read within limits, and values of any kind as error messages show them."""
+"""Untrusted values: parse JSON within limits, and format any value for an error message."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_json(text: str, what: str, *, most: int = MOST_JSON) -> Any:
         most: Characters that it may have.
 
     Raises:
-        ValueError: The text is too long, no JSON, nested too deeply, or holds NaN or infinity.
+        ValueError: The text is too long, not JSON, nested too deeply, or holds NaN or infinity.
     """
     if len(text) > most:
         raise ValueError(f"{what} has {len(text)} characters; expected at most {most}")

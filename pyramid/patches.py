@@ -82,7 +82,7 @@ class PatchLayers:
 
     @property
     def cell(self) -> Cell:
-        """Return the cell, which the size of the embedding tells."""
+        """Return the cell, inferred from the size of the embedding."""
         t, h, w = self.embedding.shape[2:]
         return t, h // PATCH, w // PATCH
 

@@ -79,7 +79,7 @@ def _places(boundaries: Sequence[float], levels: Sequence[float]) -> list[int]:
 def _boundaries(places: Sequence[int], levels: Sequence[float]) -> tuple[float, ...]:
     """Return the level at each place, strictly falling between 0 and 1.
 
-    Only stages that do not run share a place, the first or the last. Their boundaries carry no meaning and are spread above
+    Only stages that do not run share a level, the first or the last. Their boundaries carry no meaning and are spread above
     the first level or below the last one.
     """
     skipped, last = places.count(0), len(levels) - 1

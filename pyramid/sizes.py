@@ -18,7 +18,7 @@ SNAPS = ("nearest", "smaller", "larger")
 """Rules for the choice of a size that fits."""
 
 SEARCHED = 32
-"""Multiples in each direction among which a side is looked for that halvings below a scale can take."""
+"""How many multiples in each direction are searched for a side that fits halvings below a scale."""
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,11 @@ CLOSEST = 1e-7
 """Least distance of a boundary from 0 and 1, which float32 can tell from them."""
 
 MOST_STAGES = 10
-"""Stages of a pyramid: the most that the largest video of ComfyUI's empty latents can be halved into."""
+"""Largest number of stages: as often as the largest video of ComfyUI's empty latents can be halved."""
 
 
 class NotFlowError(ValueError):
-    """A network that predicts something else than the flow, which ComfyUI cannot sample."""
+    """A network that predicts something other than flow, which ComfyUI cannot sample."""
 
 
 PerFrame = tuple[float, float]
@@ -74,7 +74,7 @@ class Stage:
     """One stage of a pyramid at one size.
 
     Attributes:
-        index: Place in running order.
+        index: Position in running order.
         level: Transitions from full resolution.
         shape: Size of the stage's latent.
         field: One of ``FIELDS``.
@@ -193,7 +193,7 @@ class PyramidSpec:
             (TPDiff, arXiv 2503.09566).
         coarse: What is coarser in the early stages: the "latents", which grow from stage to stage, or the "patches" in which
             the network reads latents of full size (Pyramidal Patchification Flow, arXiv 2506.23543). ``downsample_axes`` are
-            then the axes on which patches halve. Their path is the ordinary flow, of which nothing changes at a boundary.
+            then the axes on which patches halve. They follow the ordinary flow, which does not change at a boundary.
     """
 
     boundaries: tuple[float, ...] = (0.896, 0.602)
@@ -331,7 +331,7 @@ class PyramidSpec:
         return LatentShape(frames, side, side)
 
     def nominal_stages(self) -> tuple[Stage, ...]:
-        """Return the stages for what may not depend on the size of the video: no scale rounds, and "auto" counts as half."""
+        """Return stages that do not depend on the size of the video: scales do not round, and "auto" counts as half."""
         axes = tuple(axes.replace(f" {AUTO_SCALE}", "") for axes in self.downsample_axes)
         spec = dataclasses.replace(self, downsample_axes=axes)
         return spec.stages(spec.smallest_shape())
@@ -412,7 +412,7 @@ class PyramidSpec:
         """Return the spec of the values in the JSON that ``to_json`` wrote.
 
         Raises:
-            ValueError: They are no such object, or a value is not allowed.
+            ValueError: They do not describe a pyramid, or a value is not allowed.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"a pyramid spec must be a JSON object, got {shown(values)}")
@@ -443,7 +443,7 @@ class PyramidSpec:
 
         Raises:
             ValueError: The header has none.
-            NotFlowError: The network is no flow model.
+            NotFlowError: The network is not a flow model.
         """
         if not metadata or METADATA_KEY not in metadata:
             raise ValueError(f"the file's metadata has no '{METADATA_KEY}', so its pyramid is unknown")
@@ -569,7 +569,7 @@ PRESETS: dict[str, PyramidSpec] = {
 }
 
 TRAINING_PRESETS = {**PRESETS, "tpdiff-2": _in_time(2), "tpdiff-4": _in_time(4)}
-"""Presets of training; graphs take those without a place in the node from the header of the trained file."""
+"""Presets of training; those that the node does not offer reach a graph through the trained file's header."""
 
 STOCK = PRESETS["training-free"].scaled(AUTO_SCALE)
 """The pyramid of stock weights where none is given."""

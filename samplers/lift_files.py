@@ -1,7 +1,7 @@
 """Files of fitted lifts in models/pyramidal_lifts: one per VAE, with a map in both directions for each set of axes.
 
-Files can be shared: they name the VAE by a digest of its weights, and the metadata tells on what the maps were fitted and how
-large their errors on held-out clips are.
+Files can be shared: they name the VAE by a digest of its weights, and the metadata records the clips that the maps were
+fitted on and their errors on held-out clips.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def _text(value: object) -> str:
 def _read_map(tensors: Mapping[str, Tensor], prefix: str, entry: dict[str, Any]) -> FittedMap:
     weights = {part: tensors[f"{prefix}.{part}"] for part in ("first", "rest")}
     if not all(weight.dtype in NUMBERS for weight in weights.values()):
-        raise ValueError(f"{prefix} holds other things than floating point numbers")
+        raise ValueError(f"{prefix} holds values that are not floating point numbers")
     if not all(map(is_finite, weights.values())):
         raise ValueError(f"{prefix} holds NaN or infinity")
     if any(float(weight.float().abs().max()) > MOST_WEIGHT for weight in weights.values() if weight.numel()):

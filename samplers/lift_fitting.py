@@ -45,7 +45,7 @@ BATCH = 5
 """Clips that are encoded together, which is faster on a CPU and on a card."""
 
 REFERENCES = 6
-"""Held-out clips and stills that the way through the pixels is measured on, which takes longer than the fit of as many."""
+"""Held-out clips and stills for measuring the round trip through pixels, which is slower than fitting on as many."""
 
 FLAT = 0.002
 """The fit ends when five more clips explain less than this additional share of the variance."""
@@ -79,7 +79,7 @@ class _AxesFit:
             self.held_out.append(pair)
 
     def is_flat(self) -> bool:
-        """Return whether the pairs since the last call were of no use in either direction."""
+        """Return whether the pairs since the last call improved neither direction."""
         gains = [fit.gain(before) for fit, before in zip((self.lift, self.drop), self._before or (), strict=False)]
         self._before = self.lift.solve()[0], self.drop.solve()[0]
         return bool(gains) and max(gains) < FLAT
@@ -119,7 +119,7 @@ def _side(axes: str) -> int:
 def _fits_on(
     vae: Any, parts: Sequence[list[_Source]], axes: Sequence[str], bar: comfy.utils.ProgressBar
 ) -> tuple[dict[str, _AxesFit], list[_Source]]:
-    """Fit several sets of axes on parts of the clips until another part is of no use; also return the clips used."""
+    """Fit several sets of axes on parts of the clips until a part brings no gain; also return the clips used."""
     fits, used = {name: _AxesFit() for name in axes}, []
     for part in parts:
         count = itertools.count(1)
@@ -234,7 +234,7 @@ def _fitted(vae: Any, axes: str, fit: _AxesFit, source: str, fitted_on: str) -> 
 
 
 def _with_references(fitted: tuple[LinearMap, FitReport], held_out: Sequence[Pair], resize: Lift, pixels: Lift) -> FittedMap:
-    """Return the map with its errors, and those of the resize and of the way through the pixels.
+    """Return the map with its errors, and those of the resize and of the round trip through pixels.
 
     The latter is measured on the first pairs, relative to the map there, and scaled to the map's error on all of them.
     """

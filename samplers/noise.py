@@ -22,7 +22,7 @@ BATCH_INDEX_KEY = "pyramidal_wan_batch_index"
 own noise."""
 
 MOST_DRAWS = 16
-"""Draws of a seed among which the noise of a batch is looked for."""
+"""How many draws of a seed are searched for the noise of a batch."""
 
 
 class Noise(Protocol):

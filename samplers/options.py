@@ -159,7 +159,7 @@ def _stock_spec(model: ModelPatcher, options: StageOptions) -> PyramidSpec:
     if options.first_stage_model is None or options.middle_stage_model is not None:
         return STOCK
     channels = model.get_model_object("latent_format").latent_channels
-    takes_image = model.model.diffusion_model.in_dim > channels  # the 2.2 experts have no other sign of it
+    takes_image = model.model.diffusion_model.in_dim > channels  # nothing else distinguishes the 2.2 experts
     return PRESETS["wan2.2-i2v" if takes_image else "wan2.2-t2v"].scaled(AUTO_SCALE)
 
 

@@ -143,7 +143,7 @@ class PyramidRun:
 
 
 def _check_cfg(guider: Any) -> None:
-    """Raise ValueError for a guider whose cfg is no number; guiders of other packs may have other values than numbers."""
+    """Raise ValueError for a guider whose cfg is not a number; guiders of other packs may hold other values."""
     plain = type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
     for name, cfg in vars(guider).items():
         if name.startswith("cfg") and not is_number(cfg) and (plain or isinstance(cfg, Real)):

@@ -1,4 +1,4 @@
-"""What a node tells about a run: its stages with their sizes and steps, its cost, its settings, and doubts about them."""
+"""Describe a run on its node: its stages with sizes and steps, its cost, its settings, and warnings about them."""
 
 from __future__ import annotations
 
@@ -134,5 +134,5 @@ def doubts(
             f"{total} steps with cfg {guided:g}: a step-distilled LoRA requires cfg 1, a model without one about 30 steps"
         )
     if first_stage_model is not None and (expert_of(model), expert_of(first_stage_model)) == ("high", "low"):
-        found.append("the two experts look swapped: the high-noise model belongs into first_stage_model")
+        found.append("the two experts look swapped: the high-noise model belongs in first_stage_model")
     return found

@@ -158,7 +158,7 @@ def levels_by_stage(sigmas: Tensor, spec: PyramidSpec) -> Levels:
 
     Args:
         sigmas: Falling levels. The last one starts no step.
-        spec: A pyramid of patches, of which nothing but the size of the patches changes at a boundary.
+        spec: A pyramid of patches; only the size of the patches changes at a boundary.
     """
     curve, stages = [float(level) for level in sigmas], spec.stages(spec.smallest_shape())
     places = [stage_at(stages, level).index for level in curve[:-1]]

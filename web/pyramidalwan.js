@@ -1,10 +1,10 @@
 /**
- * What the nodes of PyramidalWan do in the front end. Without this file they work, too.
+ * Front-end behaviour of the PyramidalWan nodes, which also work without this file.
  *
  * - A choice sets other widgets ('quality'): nodes/schema.py `setting`.
  * - A choice shows its values on the node ('preset'): nodes/schema.py `explaining`.
  * - Widgets marked as advanced are shown where they have values of their own, so that nothing of a recipe is hidden.
- * - What a node told about its last run is saved with the graph and shown again when it is opened.
+ * - A node's report of its last run is saved with the graph and shown again when it is opened.
  * - The template browser lists the pack's graphs by number; the server lists files in the order of the file system.
  */
 import { app } from "../../scripts/app.js"

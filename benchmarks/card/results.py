@@ -1,4 +1,4 @@
-"""Measured rows in a JSON file, by section: an interrupted run resumes, another machine starts anew."""
+"""Measured rows in a JSON file, by section: an interrupted run resumes, another machine starts over."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ JSON_TEXTS = (
 
 
 def damage(path: Path, rng: random.Random) -> str:
-    """Damage a file in place, and return how in words."""
+    """Damage a file in place, and describe the damage."""
     ways = (_bytes, _header, _metadata, _tensors, _not_a_file)
     return rng.choices(ways, (1, 1, 3, 2, 1))[0](path, rng)
 

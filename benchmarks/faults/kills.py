@@ -62,7 +62,7 @@ def _before_operation(number: int, out: Path) -> None:
 
 
 def _after(seconds: float, out: Path) -> None:
-    """Let the kernel end this process after some seconds of processor time, without a word to it."""
+    """Let the kernel end this process after some seconds of processor time, without warning."""
     signal.setitimer(signal.ITIMER_PROF, max(seconds, 0.01))
 
 

@@ -30,7 +30,7 @@ def cases(seed: int, shared: Path) -> Sequence[Case]:
 
 PART = Part(
     "malformed-training",
-    "a malformed input of training is refused in one sentence or skipped with a reason, and nothing else changes",
+    "a malformed input of training is rejected with one sentence or skipped with a reason, and nothing else changes",
     cases,
     seconds=3 * SECONDS,
 )

@@ -123,7 +123,7 @@ def _log(inputs: Inputs, undisturbed: Undisturbed, folder: Path) -> None:
 
 
 def _other_input(inputs: Inputs, undisturbed: Undisturbed, name: str, folder: Path) -> None:
-    """Exchange the contents of an input behind its name, in a copy of the inputs, and resume."""
+    """Replace the contents of an input under the same name, in a copy of the inputs, and resume."""
     shutil.copytree(inputs.folder, folder / "inputs", ignore=shutil.ignore_patterns("undisturbed*", "out*"))
     copied, out = Inputs(folder / "inputs"), folder / "out"
     tables = copied.tables("finetune", out)
@@ -164,7 +164,7 @@ INFO_CHANGES: dict[str, Callable[[dict], Any]] = {
 
 
 def caches(inputs: Inputs, runs: dict[str, Undisturbed], seed: int) -> dict[str, Check]:
-    """Return one case for each damage of a cache: training refuses it, and the cache command mends damaged shards."""
+    """Return one case for each damage of a cache: training rejects it, and the cache command repairs damaged shards."""
     checks: dict[str, Check] = {}
     for name, change in INFO_CHANGES.items():
         checks[f"cache.json, {name}"] = functools.partial(_info, inputs, change)

@@ -116,7 +116,7 @@ def _writers(folder: Path) -> None:
 
 PART = Part(
     "two-processes",
-    "a second process on the folder of a cache or a run is refused; a lock ends with its process",
+    "a second process on the folder of a cache or a run is rejected; a lock ends with its process",
     cases,
     tested=WRITERS,
     seconds=3 * SECONDS,

@@ -112,7 +112,7 @@ OBSTACLES: Mapping[str, Callable[[Path, Path], None]] = {
 
 PART = Part(
     "unwritable-nodes",
-    "a node that cannot save says so in one sentence, and the file of before is unchanged",
+    "a node that cannot save reports it in one sentence, and the previous file is unchanged",
     cases,
     tested=TESTED,
     seconds=60.0,

@@ -1,4 +1,4 @@
-"""Rows of the page so far, which stay where their weights are no longer at hand."""
+"""Rows of the existing page, kept where their weights are no longer available."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ RIVALS = (
 
 
 def _scanned(name: str, label: str, steps: str = "8-3", boundary: float = 0.8, **settings: Any) -> Row:
-    """Return a row of the scan: a fitted lift, few steps, the boundary where it is told."""
+    """Return a row of the scan: a fitted lift, few steps, the boundary given."""
     spec = replace(TWO, boundaries=(boundary,))
     return Row(f"scan-{name}", label, steps, spec, grid="shift", lift=FITTED, clips=64, **settings)
 

@@ -31,7 +31,7 @@ def tiny_graph(template: Template, node_info: NodeInfo) -> Graph:
 
 
 def with_saved_latents(graph: Graph, prefix: str, *, only: bool = False) -> Graph:
-    """Add 'Save Latent' behind every latent that a sampler returns.
+    """Add 'Save Latent' after every latent that a sampler returns.
 
     Args:
         graph: The graph, which stays as it is.

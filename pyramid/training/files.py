@@ -1,4 +1,4 @@
-"""Read files that others wrote: what can be wrong with one is said in a sentence."""
+"""Read files of other programs, and report what is wrong with one in a sentence."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch import Tensor
 from .engine.atomic import atomic_file
 
 LARGEST_TEXT = 2**26
-"""Bytes of the largest JSON or TOML file that is read; a larger one is not what its name says."""
+"""Bytes of the largest JSON or TOML file that is read; a larger one cannot be a configuration."""
 MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be"),
          (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))  # fmt: skip
 """Byte order marks, and the encodings that they announce; longer ones first."""
 
 DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, EOFError,
           MemoryError, ArithmeticError, ImportError, pickle.UnpicklingError)  # fmt: skip
-"""What the readers of other packages raise when a file is damaged or is something else."""
+"""Exceptions that readers of other packages raise for a damaged file or one of another kind."""
 
 
 def check_regular(path: Path) -> None:
@@ -77,7 +77,7 @@ def decode(contents: bytes) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON from outside.
+    """Parse untrusted JSON.
 
     Raises:
         ValueError: It is not JSON, or nested too deeply.

@@ -43,7 +43,7 @@ def write_initial_checkpoint(path: str | Path, spec: PyramidSpec, to: str | Path
         The file.
 
     Raises:
-        ValueError: The pyramid has no patches, or the path is no Wan transformer.
+        ValueError: The pyramid has no patches, or the path is not a Wan transformer.
     """
     path = Path(path)
     if spec.coarse != "patches":

@@ -62,10 +62,10 @@ def check_spec(model: ModelPatcher, spec: PyramidSpec) -> None:
 def _checkpoints(model: ModelPatcher) -> list[tuple[PyramidSpec, list[tuple[float, ...]] | None]]:
     """Return the pyramids in the files that a MODEL was loaded from, and the levels of distilled ones.
 
-    A file that is gone by now says nothing.
+    Files that no longer exist are skipped.
 
     Raises:
-        ValueError: A file cannot be read, or its pyramid is none.
+        ValueError: A file cannot be read, or its pyramid is invalid.
     """
     pyramids = []
     for path in loaded_from(model):

@@ -1,7 +1,7 @@
 """Fit conditioning to the size of a stage.
 
-Tensors are recognised by their size: whatever covers the latent's grid, in latents or in pixels, is resized with it, so that
-conditioning of models this pack has never heard of follows, too. A few kinds with a layout of their own are known by name.
+Tensors are recognised by their size: whatever covers the latent's grid, in latents or in pixels, is resized with it, so
+conditioning of unknown models works as well. A few kinds with a layout of their own are recognised by name.
 """
 
 from __future__ import annotations
@@ -360,6 +360,6 @@ def _check_frames(key: str, value: Tensor, frames: int) -> None:
     got = value.shape[2]
     if got != frames and not (key == "concat_mask" and got < frames):  # ComfyUI pads a shorter mask
         raise ValueError(
-            f"the image conditioning ('{key}') was made for another length than the latent: a stage of {frames} latent "
+            f"the image conditioning ('{key}') was made for a different length than the latent: a stage of {frames} latent "
             f"frames would get {got}; give both the same number of frames"
         )

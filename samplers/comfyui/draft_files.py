@@ -1,6 +1,6 @@
 """Save and load drafts, the outputs of runs that ended with an earlier stage, with what is needed to finish them.
 
-ComfyUI's 'SaveLatent' keeps the tensor alone, so that a draft could no longer be told from a small video. Tensors have the
+ComfyUI's 'SaveLatent' keeps the tensor alone, so a draft could not be distinguished from a small video. Tensors have the
 names of the LATENT's and the tag's fields; the rest of the tag is JSON in the metadata.
 """
 
@@ -131,7 +131,7 @@ def _check_tensors(tag: StageTag, tensors: dict[str, Tensor]) -> None:
     for key in (*LATENT_TENSORS, *TAG_TENSORS):
         tensor = tensors.get(key)
         if tensor is not None and not (tensor.dtype in NUMBERS and tensor.numel() and is_finite(tensor)):
-            raise ValueError(f"its tensor '{key}' is empty, or holds NaN, infinity or other things than numbers")
+            raise ValueError(f"its tensor '{key}' is empty, or holds NaN, infinity or values that are not numbers")
     samples, mask = tensors["samples"], tensors.get("noise_mask")
     sizes = {"given": (*samples.shape[:2], *tag.size), "clean": tuple(samples.shape)}
     for key, size in sizes.items():

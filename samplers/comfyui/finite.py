@@ -47,7 +47,7 @@ def place_of_nan(value: Any, depth: int = MOST_DEPTH) -> str | None:
 
 
 def check_prediction(model: ModelPatcher, prediction: Tensor, where: str) -> None:
-    """Check that a step gave a picture: samplers pass NaN on without a word, and it decodes to black.
+    """Check that a step's prediction is finite: samplers pass NaN on silently, and it decodes to black.
 
     Raises:
         ValueError: The prediction holds NaN or infinity; the message names the weight of the MODEL that does, if one does.

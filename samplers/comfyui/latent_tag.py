@@ -23,7 +23,7 @@ tag of its input, so its output still has the state START."""
 
 @dataclass(frozen=True)
 class StageTag:
-    """The place of a LATENT in a run.
+    """The position of a LATENT in a run.
 
     Attributes:
         spec: The pyramid.

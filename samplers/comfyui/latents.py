@@ -27,8 +27,8 @@ MOST_VALUES = 2**31
 """Values of a LATENT, in all videos of its batch: 8 GiB."""
 
 MOST_DEVIATION = 1.5
-"""Deviation within a channel, in the scale of the model, above which a latent is no encoded video; the model's scale gives
-videos one of about 1."""
+"""Standard deviation within a channel, in the scale of the model, above which a latent cannot be an encoded video; those have
+about 1."""
 
 
 def empty_latent(shape: LatentShape, batch_size: int) -> dict:
@@ -142,7 +142,7 @@ def check_holds_no_noise(model: ModelPatcher, samples: Tensor) -> None:
     """Check that a LATENT without a tag holds no noise, as a draft does whose tag another node dropped.
 
     A draft is ``x / (1 - sigma)``: a video plus noise of deviation ``sigma / (1 - sigma)``, which is at least 2 at the end of
-    the lowest stage of every preset. Later stages end with less noise and cannot be told from videos.
+    the lowest stage of every preset. Later stages end with less noise and look like videos.
 
     Args:
         model: Model of the run.

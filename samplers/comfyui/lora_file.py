@@ -25,7 +25,7 @@ from .safetensors_file import file_problem
 UP, DOWN = "lora_up.weight", "lora_down.weight"
 
 MOST_PATTERN, MOST_REPEATS = 300, 4
-"""Characters and repetitions of a regular expression from outside; more repetitions take longer than anyone waits."""
+"""Most characters and repetitions of an untrusted regular expression; more repetitions could run for ever."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,13 +116,13 @@ def _layers(tensors: Mapping[str, Any], name: str, expert: Expert | None) -> dic
 
 
 def _holds_two_experts(keys: list[LoraKey]) -> bool:
-    """Tell whether a file holds a LoRA for each of Wan 2.2's networks; diffusers' first one has no prefix of its own."""
+    """Return whether a file holds a LoRA for each of Wan 2.2's networks; diffusers' first one has no prefix of its own."""
     experts = {key.expert for key in keys}
     return experts >= {"high", "low"} or (_gives_twice(keys) and len(experts) > 1)
 
 
 def _unnamed(keys: Mapping[str, LoraKey]) -> Expert:
-    """Return the network that keys without a prefix of their own mean, in a file with LoRAs for both."""
+    """Return the network that keys without a prefix belong to, in a file with LoRAs for both."""
     return "high" if "low" in {key.expert for key in keys.values()} else "low"
 
 
@@ -187,18 +187,18 @@ def _set_alphas(layers: dict[str, dict[str, Tensor]], config: Mapping[str, Any])
 
 
 def _check_pattern(pattern: str) -> None:
-    """Raise ValueError for a pattern that is no regular expression, or one that may take for ever."""
+    """Raise ValueError for a pattern that is not a regular expression, or that could run for ever."""
     repeats = len(re.findall(r"[*+{]", pattern))
     if len(pattern) > MOST_PATTERN or repeats > MOST_REPEATS or re.search(r"\)[*+{]", pattern):
         raise ValueError(f"its alpha_pattern {shown(pattern)} is too complex; expected the name of a module")
     try:
         re.fullmatch(pattern, "")
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"its alpha_pattern {shown(pattern)} is no regular expression ({first_line(error)})") from None
+        raise ValueError(f"its alpha_pattern {shown(pattern)} is not a regular expression ({first_line(error)})") from None
 
 
 def _matches(pattern: str, module: str) -> bool:
-    """Tell whether one of peft's patterns means a module: a regular expression for the end of its name."""
+    """Return whether one of peft's patterns, a regular expression for the end of a name, matches a module."""
     return any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in _own_names(module))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 NETWORK = "diffusion_model."
-"""In front of the names of Wan's layers in a MODEL."""
+"""Prefix of the names of Wan's layers in a MODEL."""
 
 WHOLE_WEIGHT = ("diff", "set_weight", "w_norm")
 """Tensors that have the size of the weight itself."""
@@ -224,7 +224,7 @@ def replaced_at(model: ModelPatcher, name: str) -> str | None:
 
 
 def takes_patches(model: ModelPatcher, name: str) -> bool:
-    """Tell whether ComfyUI's weight patches reach a layer: they go by names of modules, which a wrapper changes."""
+    """Return whether ComfyUI's weight patches reach a layer: they match names of modules, which a wrapper changes."""
     at = replaced_at(model, name)
     if at is None:
         return True
@@ -241,6 +241,6 @@ def _walk(start: Any, path: str) -> Any:
 
 
 def _is_patched(model: ModelPatcher, name: str) -> bool:
-    """Tell whether ComfyUI patches a bare parameter: it leaves out those of modules with layers of their own."""
+    """Return whether ComfyUI patches a bare parameter: it leaves out those of modules with layers of their own."""
     owner = find_layer(model, name.rpartition(".")[0])
     return isinstance(owner, nn.Module) and len(list(owner.parameters())) == len(list(owner.parameters(recurse=False)))

@@ -18,7 +18,7 @@ SPEC_FOLDERS = ("diffusion_models", "loras", "checkpoints")
 """Model folders whose files can carry a pyramid."""
 
 MOST_NAME = 1000
-"""Characters of a name that the nearest one is looked for."""
+"""Longest name, in characters, for which a message suggests the nearest one."""
 
 
 def lora_names() -> list[str]:

@@ -3,7 +3,7 @@
 Patches and wrappers may be objects that hold tensors of the video's size, such as the motion frames and the speaker masks of
 InfiniteTalk. A stage runs with copies of them whose tensors have its size. A function is copied with the variables that it
 captured, if one is such a tensor, or if the function assigns one: what it remembers from step to step, such as the running
-average of ComfyUI's APG, has the size of a stage, and starts anew in each.
+average of ComfyUI's APG, has the size of a stage, and is reset in each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STAY = (nn.Module, comfy.model_patcher.ModelPatcher, BuiltinFunctionType, Method
 """Objects that are never copied."""
 
 PACK = f"{__name__.rpartition('.samplers.')[0]}."
-"""What the names of this pack's modules start with; its own functions know their stage."""
+"""Prefix of this pack's module names; its functions know their stage."""
 
 Objects = dict[str, Any]
 """Options and wrappers of a MODEL, in nested dicts and lists."""
@@ -162,7 +162,7 @@ class _Fitting:
         return made
 
     def _variable(self, name: str, cell: CellType) -> CellType:
-        """Return a captured variable for the stage, which functions that share it go on sharing."""
+        """Return a captured variable for the stage; functions that shared it share the copy."""
         if id(cell) not in self.copies:
             try:
                 held = cell.cell_contents

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def dimensions_of(model: ModelPatcher) -> WanDimensions:
-    """Return the sizes of a MODEL's transformer; those of Wan 14B for a network that does not tell them."""
+    """Return the sizes of a MODEL's transformer; those of Wan 14B for a network without these attributes."""
     network: Any = model.model.diffusion_model
     try:
         return WanDimensions(dim=network.dim, ffn_dim=network.ffn_dim, layers=network.num_layers)

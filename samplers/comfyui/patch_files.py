@@ -90,7 +90,7 @@ def patch_set(tensors: Mapping[str, Any], metadata: Mapping[str, str], name: str
     """Return the layers of coarse stages among a file's tensors; None if it has none.
 
     Raises:
-        ValueError: They are incomplete, or hold NaN or infinity, or the file's pyramid is none.
+        ValueError: They are incomplete, or hold NaN or infinity, or the file's pyramid is invalid.
     """
     bare = {
         PREFIX + key.partition(PREFIX)[2]: value.float()

@@ -1,4 +1,4 @@
-"""Safetensors files from outside are read within limits; the pack's own are written as a whole or not at all."""
+"""Read untrusted safetensors files within limits, and write the pack's own atomically."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 def file_problem(path: str | Path) -> str | None:
-    """Return why a model file cannot be read, as far as that is cheap to know; None if nothing speaks against it.
+    """Return why a model file cannot be read, as far as cheap checks show, or None.
 
     The parsers of PyTorch and safetensors would read headers of any length.
     """

@@ -68,11 +68,11 @@ class StageCompiler:
         """Note and report the time that compiling a stage took."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         each = ", ".join(f"{name} {spent:.0f} s" for name, spent in self.seconds.items())
-        self.report(f"compiled: {each}; runs of the same size start at once from now on")
+        self.report(f"compiled: {each}; further runs of the same size start immediately")
 
     def fails(self, stage: str, error: Exception, *, at_once: bool) -> None:
         """Note, log and report that a stage cannot be compiled, at once or in blocks."""
-        cause = getattr(error, "inner_exception", error)  # what PyTorch wraps says only which backend raised
+        cause = getattr(error, "inner_exception", error)  # PyTorch's outer exception names only the backend
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         if at_once:
             self.at_once = False
@@ -128,7 +128,7 @@ def why_not(device: torch.device, *, backend: str | Callable[..., Any] = INDUCTO
 
 
 def streams(model: ModelPatcher) -> bool:
-    """Tell whether ComfyUI streams the weights of a MODEL, which its compile node does not support either."""
+    """Return whether ComfyUI streams the weights of a MODEL, which its compile node does not support either."""
     return bool(getattr(model, "is_dynamic", bool)())
 
 
@@ -157,7 +157,7 @@ def compiling_wrapper(bound: ModelPatcher, name: str, dimensions: WanDimensions)
 
 
 def is_small(latents: Tensor, dimensions: WanDimensions) -> bool:
-    """Tell whether the blocks take longer to start than to compute for latents ``(B, C, T, H, W)``."""
+    """Return whether the blocks take longer to start than to compute for latents ``(B, C, T, H, W)``."""
     shape = LatentShape(*latents.shape[-3:])
     return len(latents) * forward_tflops(tokens(shape), dimensions) / dimensions.layers < SMALL_BLOCK_TFLOPS
 

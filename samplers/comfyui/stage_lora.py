@@ -155,7 +155,7 @@ def apply_stage_loras(bound: ModelPatcher, stage: Stage, number_of_stages: int) 
 
 
 def streams_weights(model: ModelPatcher) -> bool:
-    """Tell whether ComfyUI casts and patches weights as they are used (dynamic VRAM), so that patches switch cheaply."""
+    """Return whether ComfyUI casts and patches weights as they are used (dynamic VRAM), so that patches switch cheaply."""
     return bool(getattr(model, "is_dynamic", bool)())
 
 

@@ -1,6 +1,6 @@
 """Seconds per forward pass that runs on this machine took, kept in ComfyUI's user folder.
 
-They depend on the device, the model, the data type of its weights and the number of tokens, and are kept by these four.
+They depend on the device, the model, the data type of its weights and the number of tokens, which form their key.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class UserFiles:
         base = folder_paths.get_input_directory() if plain == name else folder_paths.get_output_directory()
         path = self._inside(base, plain)
         if not _is_file(path):
-            known = ", ".join(self.names()[:5]) or f"a file from '{self.saved_by}', of which there are none"
+            known = ", ".join(self.names()[:5]) or f"a file from '{self.saved_by}'; there are none yet"
             raise ValueError(f"unknown file {shown(name)} in the folder '{self.folder}'; expected {known}")
         return path
 
@@ -115,7 +115,9 @@ class UserFiles:
         *folders, last = stem.split("/")
         for part in (*(part for part in folders if part not in (".", "..")), last):
             if part.partition(".")[0].strip().lower() in RESERVED or part != part.rstrip(". "):
-                raise ValueError(f"{shown(name)} is no file name on Windows: '{part}' is reserved, or ends with a dot or space")
+                raise ValueError(
+                    f"{shown(name)} is not a valid file name on Windows: '{part}' is reserved, or ends with a dot or space"
+                )
         path = self._inside(folder_paths.get_output_directory(), f"{stem}.safetensors")
         if problem := _write_problem(path):
             raise ValueError(f"cannot write {shown(name)} in the folder '{self.folder}': {problem}")
@@ -146,7 +148,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _write_problem(path: Path) -> str | None:
-    """Return why a file cannot be written, as far as that is known beforehand; None if nothing speaks against it."""
+    """Return why a file cannot be written, as far as that is known beforehand, or None."""
     if path.is_dir():
         return "a folder has that name"
     parent = next(parent for parent in path.parents if parent.exists())

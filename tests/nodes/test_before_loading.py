@@ -61,7 +61,11 @@ def given(shape, **options):
             {},
             "the noise mask was set on the output of a stage",
         ),
-        (empty(), {"positive": given((4, 16, 16))}, "the image conditioning .* was made for another length than the latent"),
+        (
+            empty(),
+            {"positive": given((4, 16, 16))},
+            "the image conditioning .* was made for a different length than the latent",
+        ),
         (empty(), {"positive": prompt(1, control=object())}, "the conditioning carries a ControlNet"),
         (empty(), {"negative": prompt(1, area=(8, 8, 0, 0))}, "has an area in pixels"),
     ],

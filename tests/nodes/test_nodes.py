@@ -20,8 +20,7 @@ from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.nodes.schema import LONGEST_LINE, as_shown
 from pyramidalwan.pyramid.axes import AUTO_SCALE
 from pyramidalwan.pyramid.stages import PRESETS, STOCK, PyramidSpec
-from pyramidalwan.samplers.comfyui import prompt_files as conditioning_file
-from pyramidalwan.samplers.comfyui import safetensors_file
+from pyramidalwan.samplers.comfyui import prompt_files, safetensors_file
 
 CUSTOM = {"boundaries": "0.9, 0.5", "downsample_axes": "THW,hw", "resize": "db2", "field": "pyramidal",
           "timestep_source": "sigma", "first_frame": "shared", "rope": "scaled"}  # fmt: skip
@@ -198,7 +197,7 @@ def test_options_of_a_text_encoder_survive_the_round_trip(folders):
 
 
 def test_a_failed_write_leaves_the_old_file(folders, monkeypatch):
-    path = conditioning_file.save_conditioning(prompt(1), "x")
+    path = prompt_files.save_conditioning(prompt(1), "x")
     before = path.read_bytes()
 
     def fail(*_, **__):
@@ -206,7 +205,7 @@ def test_a_failed_write_leaves_the_old_file(folders, monkeypatch):
 
     monkeypatch.setattr(safetensors_file.os, "replace", fail)
     with pytest.raises(ValueError, match="cannot write 'x.safetensors' in .*disk full"):
-        conditioning_file.save_conditioning(prompt(2), "x")
+        prompt_files.save_conditioning(prompt(2), "x")
     assert path.read_bytes() == before and not list(folders.rglob("*.part"))
 
 
@@ -220,7 +219,7 @@ def test_a_plain_embedding_file_is_read(folders):
 @pytest.mark.parametrize("name", ["../../evil", "a/../../../evil", "/etc/evil", "", "a\x00b", "b|c"])
 def test_a_file_name_cannot_leave_the_output_folder(folders, name):
     with pytest.raises(ValueError, match="not a valid file name|outside the folder"):
-        conditioning_file.save_conditioning(prompt(1), name)
+        prompt_files.save_conditioning(prompt(1), name)
     assert PyramidalWanSaveConditioning.validate_inputs(name) is not True
     assert not [p for p in folders.parent.rglob("evil*")]
 
@@ -277,7 +276,7 @@ def test_a_broken_file_is_rejected_in_one_line(folders, content, words):
 
 def test_conditioning_with_images_is_not_saved(folders):
     with pytest.raises(ValueError, match="also carries concat_latent_image"):
-        conditioning_file.save_conditioning(prompt(1, concat_latent_image=torch.ones(1)), "x")
+        prompt_files.save_conditioning(prompt(1, concat_latent_image=torch.ones(1)), "x")
 
 
 @pytest.mark.parametrize("node", [node for node in NODES if "validate_inputs" in vars(node)], ids=lambda node: node.__name__)

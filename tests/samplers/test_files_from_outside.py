@@ -170,7 +170,7 @@ def test_a_prompt_that_cannot_be_one_is_named(folder, change, words):
         ({"alpha_pattern": {"(.+)+!": 1}}, "is too complex; expected the name of a module"),
         ({"alpha_pattern": {".*" * 9 + "!": 1}}, "is too complex"),
         ({"alpha_pattern": {"x" * 10**5: 1}}, "is too complex"),
-        ({"alpha_pattern": {"[": 1}}, "is no regular expression"),
+        ({"alpha_pattern": {"[": 1}}, "is not a regular expression"),
         ("[" * 200_000, "is nested too deeply"),
         ('{"lora_alpha": NaN}', "NaN is not a number"),
     ],

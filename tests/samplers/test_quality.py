@@ -126,5 +126,5 @@ def test_swapped_experts_are_told(t2v_model):
     high.cached_patcher_init = (print, ("/models/Wan2.2-T2V-High-Noise.gguf", False), 0)
     assert doubts(low, FREE, FOUR, "euler", [1.0], high) == []
     assert doubts(high, FREE, FOUR, "euler", [1.0], low) == [
-        "the two experts look swapped: the high-noise model belongs into first_stage_model"
+        "the two experts look swapped: the high-noise model belongs in first_stage_model"
     ]

@@ -205,7 +205,7 @@ def test_it_tells_how_long_each_stage_took(t2v_model, graphs):
         "each stage is compiled in its first run of a size, which takes a minute or more; its time is shown here then"
     ]
     sample(model)
-    assert len(texts) == 3 and re.fullmatch(r"compiled: low \d+ s, high \d+ s; runs .* start at once from now on", texts[-1])
+    assert len(texts) == 3 and re.fullmatch(r"compiled: low \d+ s, high \d+ s; further runs .* start immediately", texts[-1])
     sample(model, seed=6)
     assert len(texts) == 3
 

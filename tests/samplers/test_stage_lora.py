@@ -25,7 +25,7 @@ from pyramidalwan.samplers.comfyui.stage_model import bind_stage
 from pyramidalwan.samplers.supported_samplers import make_sampler
 
 WAN = PRESETS["pyramidal-wan"]
-MODULES = {  # host name: (diffusers name, out, in)
+MODULES = {  # ComfyUI's name: (diffusers' name, out, in)
     "blocks.0.self_attn.q": ("blocks.0.attn1.to_q", 128, 128),
     "blocks.0.self_attn.o": ("blocks.0.attn1.to_out.0", 128, 128),
     "blocks.1.cross_attn.v": ("blocks.1.attn2.to_v", 128, 128),
@@ -50,7 +50,7 @@ def low_rank(seed=0):
 
 def file_tensors(style, seed=0):
     names = {
-        "host": lambda m: (f"diffusion_model.{m}", "lora_up.weight", "lora_down.weight"),
+        "comfyui": lambda m: (f"diffusion_model.{m}", "lora_up.weight", "lora_down.weight"),
         "diffusers": lambda m: (f"transformer.{MODULES[m][0]}", "lora_B.weight", "lora_A.weight"),
         "peft": lambda m: (f"base_model.model.{m}", "lora_B.default.weight", "lora_A.default.weight"),
         "kohya": lambda m: (f"lora_unet_{m.replace('.', '_')}", "lora_up.weight", "lora_down.weight"),
@@ -84,7 +84,7 @@ def sample(model, steps="2-2-1", **changes):
 
 
 def merged(model, seed=0, strength=1.0):
-    """The model with the LoRA in its weights, by the host's own ``add_patches``."""
+    """The model with the LoRA in its weights, by ComfyUI's own ``add_patches``."""
     clone = model.clone()
     patches = {}
     for module, (up, down) in low_rank(seed).items():
@@ -95,7 +95,7 @@ def merged(model, seed=0, strength=1.0):
     return clone
 
 
-@pytest.mark.parametrize("style", ["host", "diffusers", "peft", "kohya", "kohya__", "bare"])
+@pytest.mark.parametrize("style", ["comfyui", "diffusers", "peft", "kohya", "kohya__", "bare"])
 def test_every_key_format_with_its_own_ranks_and_alphas(t2v_model, write, style):
     lora, report = add_stage_lora(t2v_model, StageLora(write(file_tensors(style)), 0.8, "all"))
     assert report == "'x.safetensors': 6 of 6 modules applied"
@@ -109,7 +109,7 @@ def test_every_key_format_with_its_own_ranks_and_alphas(t2v_model, write, style)
 )
 def test_it_acts_in_its_stages_only(t2v_model, write, stages, active):
     """Against a run in which each stage has a model of its own: merged where the LoRA acts, the base elsewhere."""
-    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host")), 1.0, stages))
+    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("comfyui")), 1.0, stages))
     models = {index: merged(t2v_model) if index in active else t2v_model for index in range(3)}
     wanted = sample(models[2], middle_stage_model=models[1], first_stage_model=models[0])
     torch.testing.assert_close(sample(lora), wanted, atol=2e-4, rtol=1e-4)
@@ -117,7 +117,7 @@ def test_it_acts_in_its_stages_only(t2v_model, write, stages, active):
 
 def test_they_chain_and_keep_other_patches(t2v_model, write):
     style = merged(t2v_model, seed=7, strength=0.5)
-    both, _ = add_stage_lora(style, StageLora(write(file_tensors("host", 1), "a.safetensors"), 0.5, "all"))
+    both, _ = add_stage_lora(style, StageLora(write(file_tensors("comfyui", 1), "a.safetensors"), 0.5, "all"))
     both, _ = add_stage_lora(both, StageLora(write(file_tensors("kohya", 2), "b.safetensors"), 0.7, "all"))
     wanted = style.clone()
     for seed, strength in ((1, 0.5), (2, 0.7)):
@@ -126,7 +126,7 @@ def test_they_chain_and_keep_other_patches(t2v_model, write):
 
 
 def test_patches_and_injections_agree(t2v_model, write, monkeypatch):
-    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host")), 1.0, "low,high"))
+    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("comfyui")), 1.0, "low,high"))
     injected = sample(lora)
     monkeypatch.setattr(stage_lora, "streams_weights", lambda model: True)
     bound = bind_stage(lora, WAN.stages(LatentShape(5, 16, 16))[0], 3)
@@ -135,7 +135,7 @@ def test_patches_and_injections_agree(t2v_model, write, monkeypatch):
 
 
 def test_a_switch_patches_no_weight_and_moves_none(t2v_model, write, monkeypatch):
-    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host")), 1.0, "low,high"))
+    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("comfyui")), 1.0, "low,high"))
 
     def places():
         return {name: weight.data_ptr() for name, weight in t2v_model.model.state_dict().items()}
@@ -174,7 +174,7 @@ def test_the_base_model_is_left_as_it_was(t2v_model, write, monkeypatch, how):
         return guider(t2v_model).sample(noise, latent, make_sampler("euler"), torch.tensor([1.0, 0.5, 0.0]))
 
     before = base()
-    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host")), 1.0, "all"))
+    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("comfyui")), 1.0, "all"))
     if how == "finished":
         sample(lora)
     else:
@@ -197,7 +197,7 @@ def test_the_base_model_is_left_as_it_was(t2v_model, write, monkeypatch, how):
 
 
 def test_a_model_that_nobody_holds_leaves_nothing_behind(t2v_model, write):
-    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host")), 1.0, "all"))
+    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("comfyui")), 1.0, "all"))
     sample(lora)
     gc.collect()
     assert not [m for m in t2v_model.model.modules() if "forward" in m.__dict__]
@@ -206,7 +206,7 @@ def test_a_model_that_nobody_holds_leaves_nothing_behind(t2v_model, write):
 def test_a_failed_run_leaves_nothing_behind(t2v_model, write):
     """The exception keeps the stage's model in a cycle, which is collected without being ejected."""
     before = sample(t2v_model)
-    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host")), 1.0, "all"))
+    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("comfyui")), 1.0, "all"))
 
     def fail(executor, x, *args, **kwargs):
         if x.shape[-1] == 16:
@@ -231,7 +231,7 @@ def test_forwards_of_other_packs_come_back(t2v_model, write):
     module.forward = lambda x, own=own: own(x) * 1.5
     theirs = module.forward
     try:
-        lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host")), 1.0, "all"))
+        lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("comfyui")), 1.0, "all"))
         sample(lora)
         gc.collect()
         assert module.__dict__["forward"] is theirs
@@ -257,7 +257,9 @@ def test_convolutions_and_biases_run_beside_the_weights(t2v_model, write):
 
 def test_other_kinds_of_patches_stay_comfyuis(t2v_model, write):
     generator = torch.Generator().manual_seed(3)
-    tensors = file_tensors("host") | {"diffusion_model.blocks.0.self_attn.norm_q.diff": torch.randn(128, generator=generator)}
+    tensors = file_tensors("comfyui") | {
+        "diffusion_model.blocks.0.self_attn.norm_q.diff": torch.randn(128, generator=generator)
+    }
     lora, _ = add_stage_lora(t2v_model, StageLora(write(tensors), 1.0, "low"))
     bound = bind_stage(lora, WAN.stages(LatentShape(5, 16, 16))[0], 3)
     assert list(bound.patches) == ["diffusion_model.blocks.0.self_attn.norm_q.weight"]
@@ -267,18 +269,18 @@ def test_other_kinds_of_patches_stay_comfyuis(t2v_model, write):
 
 
 def test_strength_zero_is_nothing_at_all(t2v_model, write):
-    same, report = add_stage_lora(t2v_model, StageLora(write(file_tensors("host")), 0.0, "all"))
+    same, report = add_stage_lora(t2v_model, StageLora(write(file_tensors("comfyui")), 0.0, "all"))
     assert same is t2v_model and "changes nothing" in report
 
 
 def test_a_file_is_read_once_until_it_changes(t2v_model, tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
-    save_file(file_tensors("host"), path)
+    save_file(file_tensors("comfyui"), path)
     first = load_lora_file(path, "x")
     monkeypatch.setattr(lora_file.comfy.utils, "load_torch_file", lambda *_, **__: pytest.fail("read again"))
     assert load_lora_file(path, "x") is first
     monkeypatch.undo()
-    save_file(file_tensors("host", 1) | {"diffusion_model.head.head.alpha": torch.tensor(1.0)}, path)
+    save_file(file_tensors("comfyui", 1) | {"diffusion_model.head.head.alpha": torch.tensor(1.0)}, path)
     assert load_lora_file(path, "x") is not first
 
 
@@ -307,7 +309,7 @@ def test_partial_matches_are_reported(t2v_model, write, caplog):
         "diffusion_model.blocks.9.self_attn.q.lora_up.weight": torch.ones(128, 1),
         "diffusion_model.blocks.9.self_attn.q.lora_down.weight": torch.ones(1, 128),
     }
-    _, report = add_stage_lora(t2v_model, StageLora(write(file_tensors("host") | extra), 1.0, "all"))
+    _, report = add_stage_lora(t2v_model, StageLora(write(file_tensors("comfyui") | extra), 1.0, "all"))
     assert report == "'x.safetensors': 6 of 7 modules applied; skipped: blocks.9.self_attn.q (not in this model)"
     assert "skipped" in caplog.text
 
@@ -320,14 +322,14 @@ def test_a_file_that_is_no_file(t2v_model, tmp_path):
 
 def test_the_pyramid_comes_with_the_lora(t2v_model, write):
     spec = PyramidSpec((0.9, 0.5), timestep_source="sigma")
-    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host"), metadata=spec.to_metadata()), 1.0, "all"))
+    lora, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("comfyui"), metadata=spec.to_metadata()), 1.0, "all"))
     torch.testing.assert_close(sample(lora, pyramid=None), sample(lora, pyramid=spec), atol=0, rtol=0)
     assert torch.isfinite(sample(lora, pyramid=spec, steps="0-2-1")).all()
     with pytest.raises(ValueError, match="'x.safetensors' was trained for a different pyramid.*boundaries"):
         sample(lora, pyramid=WAN)
     with pytest.raises(ValueError, match="'x.safetensors' was trained for a different pyramid"):
         PyramidalWanStageModel.execute(lora, WAN, "low")
-    other = write(file_tensors("host", 1), "y.safetensors", PyramidSpec().to_metadata())
+    other = write(file_tensors("comfyui", 1), "y.safetensors", PyramidSpec().to_metadata())
     with pytest.raises(ValueError, match="'x.safetensors' and 'y.safetensors' were trained for different pyramids: boundaries"):
         add_stage_lora(lora, StageLora(other, 1.0, "all"))
 
@@ -338,7 +340,7 @@ def test_a_distilled_model_runs_at_the_levels_it_was_trained_on(t2v_model, write
     spec = PyramidSpec((0.9, 0.5))
     header = {**spec.to_metadata(), **levels_to_metadata([[1.0, 0.97], [0.9, 0.6], [0.5]])}
     if where == "lora":
-        model, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("host"), metadata=header), 1.0, "all"))
+        model, _ = add_stage_lora(t2v_model, StageLora(write(file_tensors("comfyui"), metadata=header), 1.0, "all"))
     else:
         save_file({"x": torch.ones(1)}, tmp_path / "wan.safetensors", header)
         model = t2v_model
@@ -362,8 +364,8 @@ def test_a_distilled_model_runs_at_the_levels_it_was_trained_on(t2v_model, write
 def test_the_pyramid_of_a_file(tmp_path, monkeypatch):
     import folder_paths
 
-    save_file(file_tensors("host"), tmp_path / "with.safetensors", WAN.to_metadata())
-    save_file(file_tensors("host"), tmp_path / "without.safetensors")
+    save_file(file_tensors("comfyui"), tmp_path / "with.safetensors", WAN.to_metadata())
+    save_file(file_tensors("comfyui"), tmp_path / "without.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"no")
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], {".safetensors"}))
     assert PyramidalWanFromFile.execute("loras/with.safetensors").args == (WAN,)
@@ -405,7 +407,7 @@ def test_attention_wrappers_and_cfg_functions_of_other_packs_act_in_every_stage(
     model.set_model_sampler_post_cfg_function(post_cfg)
     head = t2v_model.model.diffusion_model.head
     model.add_object_patch("diffusion_model.head", head)
-    lora, _ = add_stage_lora(model, StageLora(write(file_tensors("host")), 1.0, "low"))
+    lora, _ = add_stage_lora(model, StageLora(write(file_tensors("comfyui")), 1.0, "low"))
     sample(lora)
     sizes = {(2, 4, 4), (3, 8, 8), (5, 16, 16)}
     assert seen["wrapper"] == seen["post_cfg"] == sizes
@@ -415,7 +417,7 @@ def test_attention_wrappers_and_cfg_functions_of_other_packs_act_in_every_stage(
 
 
 def test_the_pyramid_of_a_checkpoint_where_comfyui_remembers_the_file(t2v_model, tmp_path):
-    """Newer hosts keep (function, arguments) of the loader on the MODEL; the tested one does not."""
+    """Newer versions of ComfyUI keep (function, arguments) of the loader on the MODEL; the tested one does not."""
     spec = PyramidSpec((0.9, 0.5), timestep_source="sigma")
     save_file({"x": torch.ones(1)}, tmp_path / "wan.safetensors", spec.to_metadata())
     save_file({"x": torch.ones(1)}, tmp_path / "stock.safetensors")

@@ -109,7 +109,7 @@ def test_a_table_in_another_encoding_is_an_error_that_names_it(tmp_path):
     "damage, problem",
     [
         (lambda path: path.write_bytes(b"text" * 500), "is not an uncompressed tar archive"),
-        (lambda path: os.truncate(path, 1600), "is damaged or cut off behind its first 1 members"),
+        (lambda path: os.truncate(path, 1600), "is damaged or cut off after its first 1 members"),
     ],
 )
 def test_a_damaged_archive_is_a_problem_and_the_others_are_read(tmp_path, damage, problem):

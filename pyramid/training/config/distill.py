@@ -75,7 +75,7 @@ class DistillTrain(TrainSection):
     inputs: Literal["data", "simulated"] = Field(
         default="data",
         description="the student's inputs: data noised to its levels (PW), or its own run from noise (DMD2's backward "
-        "simulation), for which dmd recipes need prompts only",
+        "simulation), which lets dmd recipes train on prompts alone",
     )
 
 
@@ -201,7 +201,7 @@ class DistillConfig(RunConfig):
 
     @property
     def form(self) -> Form:
-        """Return the flow: distillation knows no other form."""
+        """Return the flow form, the only one that distillation supports."""
         return FLOW
 
     @property

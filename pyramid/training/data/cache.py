@@ -167,11 +167,11 @@ def _rewrite_damaged(
     accelerator: Accelerator,
     say: Callable[[str], None],
 ) -> None:
-    """Read this process's part of the shards that were there before, and write the damaged ones anew."""
+    """Read this process's part of the shards that were there before, and rewrite the damaged ones."""
     before = [number for number in range(info.shards) if number not in missing]
     for number in before[accelerator.process_index :: accelerator.num_processes]:
         if damage := shard_damage(folder, number):
-            say(f"shard {number} is damaged and is written anew: {damage}")
+            say(f"shard {number} is damaged and is rewritten: {damage}")
             write(number)
 
 

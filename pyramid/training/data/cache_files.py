@@ -33,7 +33,7 @@ SHARD = "shard-{:05d}.safetensors"
 CHECKSUMS = "checksums"
 """Key of a header: the CRC-32 of every tensor."""
 MOST = {"width": 2**14, "height": 2**14, "frames": 2**14, "text_length": 2**14, "count": 10**7, "per_shard": 10**7}
-"""Largest numbers in a description; more than any cache has, and few enough to be counted through."""
+"""Largest numbers in a description: more than any cache has, and small enough to loop over."""
 OPEN_FILES = 64
 """Maximum number of shards that one process keeps open."""
 
@@ -200,7 +200,7 @@ def missing_shards(folder: Path, info: CacheInfo) -> list[int]:
 
 
 def shard_damage(folder: Path, number: int) -> str | None:
-    """Return what is wrong with a shard, of which every tensor is read and compared with its checksum, or None."""
+    """Read every tensor of a shard and compare it with its checksum; return what is wrong, or None."""
     return _damage(folder / SHARD.format(number))
 
 
@@ -328,7 +328,7 @@ def _header(path: Path) -> dict[str, str] | None:
 
 
 def _damage(path: Path) -> str | None:
-    """Return what is wrong with a file of the cache, of which every tensor is read, or None."""
+    """Read every tensor of a file of the cache; return what is wrong, or None."""
     try:
         with safe_open(path, framework="pt") as file:
             checksums = json.loads((file.metadata() or {}).get(CHECKSUMS, "null"))
@@ -352,7 +352,7 @@ def _read_empty(folder: Path) -> Tensor:
 
 
 def _damaged(path: Path, damage: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {damage}. Run the same cache command again, which writes damaged files anew")
+    return ValueError(f"{path} is damaged: {damage}. Run the same cache command again; it rewrites damaged files")
 
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

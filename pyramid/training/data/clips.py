@@ -29,7 +29,7 @@ FORMATS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif", 
 MOST_PIXELS = 2**26
 """Pixels of the largest frame that is decoded."""
 RATES = (1, 1000)
-"""Lowest and highest frame rate, per second, that is believed."""
+"""Lowest and highest plausible frame rate, per second."""
 LONGEST_HOLD = 3
 """A frame may be shown during at most so many frames of the clip; after a longer gap the clip would stand still."""
 
@@ -119,7 +119,7 @@ def _timed(frames: Iterator[av.VideoFrame]) -> Iterator[tuple[Fraction, av.Video
 
 
 def nearest_frames(frames: Iterator[tuple[Fraction, T]], rate: Fraction, count: int) -> Iterator[T]:
-    """Yield the frame that stands at every instant of a constant rate: the nearest in time, the earlier of two.
+    """Yield the frame to show at every instant of a constant rate: the nearest in time, the earlier one in a tie.
 
     Args:
         frames: Frames with their times in seconds; the intervals may vary.

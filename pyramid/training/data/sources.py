@@ -221,7 +221,7 @@ def _tar(path: Path) -> Iterator[Source]:
                 if video is not None:
                     yield _member(path, archive, parts, video)
                     if video.offset == last and _member_problem(archive, video, LARGEST_MEMBER):
-                        damage = None  # what is wrong behind it is wrong with it
+                        damage = None  # the archive's damage is this member's
     except (tarfile.TarError, OSError, ValueError, MemoryError, RecursionError) as error:
         damage = f"is not an uncompressed tar archive that can be read ({first_line(error)})"
     if damage:
@@ -229,7 +229,7 @@ def _tar(path: Path) -> Iterator[Source]:
 
 
 def _collect(archive: tarfile.TarFile, samples: dict[str, dict[str, tarfile.TarInfo]]) -> str | None:
-    """Collect the members by sample and suffix; return what is wrong with the archive behind the last readable one."""
+    """Collect the members by sample and suffix; return what is wrong with the archive after the last readable one."""
     count = 0
     try:
         while (member := archive.next()) is not None:
@@ -239,14 +239,14 @@ def _collect(archive: tarfile.TarFile, samples: dict[str, dict[str, tarfile.TarI
             if member.isfile():
                 samples.setdefault(f"{folder}/{stem}", {})[f".{extension.lower()}"] = member
     except (tarfile.TarError, OSError, ValueError, MemoryError, OverflowError, RecursionError) as error:
-        return f"is damaged behind its first {count} members ({first_line(error)})"
-    if _block(archive) != bytes(tarfile.BLOCKSIZE):  # tarfile ends at a damaged header without a word
-        return f"is damaged or cut off behind its first {count} members"
+        return f"is damaged after its first {count} members ({first_line(error)})"
+    if _block(archive) != bytes(tarfile.BLOCKSIZE):  # tarfile stops silently at a damaged header
+        return f"is damaged or cut off after its first {count} members"
     return None
 
 
 def _block(archive: tarfile.TarFile) -> bytes:
-    """Return the block behind the last member, which is zero at the end of an archive."""
+    """Return the block after the last member, which is zero at the end of an archive."""
     with open(str(archive.name), "rb") as file:
         file.seek(archive.offset)
         return file.read(tarfile.BLOCKSIZE)

@@ -17,7 +17,7 @@ Row = dict[str, str | None]
 
 
 def text_lines(path: Path) -> list[str | ValueError]:
-    """Return the lines of a text file; one that cannot be decoded is the error that says why.
+    """Return the lines of a text file, with the error in place of each line that cannot be decoded.
 
     Raises:
         OSError: The file cannot be read.
@@ -38,7 +38,7 @@ def _line(line: bytes) -> str | ValueError:
 
 
 def rows(path: Path) -> Iterator[tuple[int, Row | str]]:
-    """Yield every row of a table with its number, counted from 1; a row that cannot be read is the reason.
+    """Yield every row of a table with its number from 1, or the reason in place of a row that cannot be read.
 
     Raises:
         OSError: The file cannot be read.

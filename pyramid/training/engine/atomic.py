@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SUFFIX = ".partial"
-"""Ends the names of files and folders that are being written. An interrupted write leaves one; see ``remove_leftovers``."""
+"""Suffix of files and folders that are being written. An interrupted write leaves one; see ``remove_leftovers``."""
 LONGEST_NAME = 200
 """Characters of a file's name that its temporary name keeps, so that the latter is not too long for the file system."""
 

@@ -24,9 +24,9 @@ FOLDER = "checkpoints"
 NOTES = "notes.json"
 CHECKSUMS = "checksums.json"
 SMALL_SPACE = 2**20
-"""Bytes that are left on a full disk."""
+"""Free bytes below which a disk counts as full."""
 DAMAGED = ".damaged"
-"""Ends the name of a damaged checkpoint that was set aside."""
+"""Suffix of a damaged checkpoint that was set aside."""
 VALIDATION = "validation"
 """The note with a checkpoint's validation loss, from which the best one is derived; None if it was not validated."""
 
@@ -34,8 +34,8 @@ VALIDATION = "validation"
 class Checkpoints:
     """``checkpoints/step-<number>``: torch's sharded format, which any number of processes can read back.
 
-    ``checksums.json`` in it holds the SHA-256 of every other file. What is the best checkpoint follows from the notes of those
-    that are there, so there is no state besides them that an interruption could leave behind.
+    ``checksums.json`` in it holds the SHA-256 of every other file. The best checkpoint is derived from the notes
+    of the existing ones, so an interruption cannot leave inconsistent state.
     """
 
     def __init__(self, run: Path, *, keep: int) -> None:

@@ -16,11 +16,11 @@ from .atomic import make_folder
 LOCK = "lock"
 """The locked file. It stays in the folder; what counts is the lock, which the system removes when its process ends."""
 LOCKED_BYTE = 2**30
-"""Position of the byte that is locked, behind the text: Windows lets nobody read a locked byte."""
+"""Position of the locked byte, after the text: Windows does not allow reading a locked byte."""
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _held: set[Path] = set()
-"""The locked folders of this process, which could lock its own again."""
+"""Folders that this process has locked: the system would let it lock them a second time."""
 
 
 @contextmanager

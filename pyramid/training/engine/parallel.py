@@ -106,8 +106,8 @@ def any_process(flag: bool, accelerator: Accelerator) -> bool:
 def on_main(call: Callable[[], T]) -> T:
     """Call a function in the main process only; return its result in every process, or raise its error there.
 
-    Every process must call it, and waits for the main one. Other errors than those of wrong inputs and of the file system end
-    the main process, and with it the launcher's others.
+    Every process must call it, and waits for the main one. Errors other than those of wrong inputs and of the file system end
+    the main process, and the launcher then stops the others.
     """
     if not dist.is_initialized():
         return call()

@@ -55,7 +55,7 @@ class RunLog:
 
 
 def _step(line: str) -> int | None:
-    """Return the step of a line, or None for an incomplete line that an interruption left, and for what is no line of a log."""
+    """Return the step of a line, or None if it is incomplete after an interruption or not a line of a log."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""The form of a network that a run starts from, as the header of its file says it."""
+"""The form of a network that a run starts from, read from the header of its file."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ UNQUANTISED = "the fp16, bf16 or fp32 file of the same model"
 ONLY_TEXT_TO_VIDEO = "image-to-video, control and Wan 2.2 5B models cannot be trained yet"
 TRANSFORMER = "a Wan transformer"
 MOST = {"num_layers": 1000, "num_attention_heads": 1024, "attention_head_dim": 1024, "ffn_dim": 2**20, "text_dim": 2**16}
-"""Largest sizes in a configuration; more than any network has, and few enough to be constructed."""
+"""Largest sizes in a configuration: more than any network has, and small enough to construct."""
 HEAD_DIM = 128
 """Width of an attention head, the same in all Wan models; a single file does not tell it."""
 
@@ -173,7 +173,7 @@ def opened_safetensors(path: Path, kind: str) -> Iterator[safe_open]:
 
 
 def check_complete(info: dict, folder: Path) -> None:
-    """Check what diffusers or transformers tell about the weights that they loaded, which they otherwise make up.
+    """Check the loading report of diffusers or transformers, which initialise missing weights silently.
 
     Args:
         info: The loading info.
@@ -184,7 +184,7 @@ def check_complete(info: dict, folder: Path) -> None:
     """
     for kind in ("missing_keys", "mismatched_keys"):
         if wrong := sorted(map(str, info.get(kind, ()))):
-            text = "lacks weights" if kind == "missing_keys" else "holds weights of other shapes than its config.json says"
+            text = "lacks weights" if kind == "missing_keys" else "holds weights whose shapes contradict its config.json"
             raise ValueError(f"{folder} {text}: {wrong[0]} and {len(wrong) - 1} more; use an undamaged copy of this model")
 
 

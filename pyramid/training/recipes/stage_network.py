@@ -76,7 +76,7 @@ class Teacher:
 def open_trained(
     path: str, config: RunConfig, accelerator: Accelerator, *, seed: int, spec: PyramidSpec | None = None
 ) -> StageNetwork:
-    """Open a network of which all weights, or a LoRA, will be trained, and move it to the device.
+    """Open a network to train, all of its weights or a LoRA, and move it to the device.
 
     Args:
         path: The transformer.
