@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -27,6 +27,7 @@ from .comfyui.latents import SIZE_NOTES
 from .comfyui.model_objects import stage_objects
 from .comfyui.stage_model import KeptVideo, bind_stage
 from .comfyui.stage_patches import share_patches
+from .comfyui.step_memory import Cells, StepMemory
 from .kept_region import KeptRegion
 from .noise import BATCH_INDEX_KEY, top_up_noise
 from .progress import Progress
@@ -62,24 +63,29 @@ class Execution:
         start: Where it starts.
         latent: The LATENT it was given.
         progress: Progress bar and clean predictions.
+        memory: What other nodes remember from step to step.
     """
 
     run: PyramidRun
     start: Start
     latent: dict
     progress: Progress
+    memory: StepMemory = field(default_factory=StepMemory)
 
     def stages(self, running: Sequence[Stage]) -> Tensor:
         """Run neighbouring stages and return the output of the last, in the scale of the VAE."""
-        return sample_pyramid(
-            self._run_stage,
-            self.start.noises[: len(running)],
-            running,
-            signal=self.start.signal,
-            previous=self.start.previous,
-            top_up=self._top_up,
-            correction=self._correction,
-        )
+        try:
+            return sample_pyramid(
+                self._run_stage,
+                self.start.noises[: len(running)],
+                running,
+                signal=self.start.signal,
+                previous=self.start.previous,
+                top_up=self._top_up,
+                correction=self._correction,
+            )
+        finally:
+            self.memory.end_run()
 
     def at_full_size(self, end: Tensor, natural: float, stage: Stage) -> Tensor:
         """Return a stage's output at full size, at the natural level that the run ended at.
@@ -126,17 +132,18 @@ class Execution:
         comfy.model_management.throw_exception_if_processing_interrupted()
         run, region = self.run, self._region(stage)
         sigmas = torch.tensor([stage.reference_sigma(natural) for natural in run.levels[stage.index]])
-        guider = self._stage_guider(stage, self._given(signal, noise, stage, region))
-        end = guider.sample(
-            noise if region is None else region.noise,
-            signal if region is None else region.video,
-            run.sampler,
-            sigmas,
-            denoise_mask=None if region is None else region.mask,
-            callback=self.progress.callback(stage, guider.model_patcher, self._enlarge(stage)),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=stage_seed(run.noise.seed, stage.index),
-        )
+        guider, copied = self._stage_guider(stage, self._given(signal, noise, stage, region))
+        with self.memory.during_stage(*self._remembering(guider), stage, copied):
+            end = guider.sample(
+                noise if region is None else region.noise,
+                signal if region is None else region.video,
+                run.sampler,
+                sigmas,
+                denoise_mask=None if region is None else region.mask,
+                callback=self.progress.callback(stage, guider.model_patcher, self._enlarge(stage)),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=stage_seed(run.noise.seed, stage.index),
+            )
         check_prediction(guider.model_patcher, end, f"stage '{stage_name(stage.index, run.spec.number_of_stages)}'")
         self.progress.stage_done(stage, guider.model_patcher)
         return end.to(comfy.model_management.intermediate_device())
@@ -171,8 +178,8 @@ class Execution:
             return KeptVideo(region.mask)
         return KeptVideo(region.mask, self._in_model_scale(signal), noise)
 
-    def _stage_guider(self, stage: Stage, given: KeptVideo | None) -> Any:
-        """Return a shallow copy of the GUIDER with the stage's model and conds."""
+    def _stage_guider(self, stage: Stage, given: KeptVideo | None) -> tuple[Any, list[Cells]]:
+        """Return a shallow copy of the GUIDER with the stage's model and conds, and the variables that functions assign."""
         run, base, bound = self.run, self.run.guider, copy.copy(self.run.guider)
         count, axes = run.spec.number_of_stages, run.spec.latent_axes[stage.index :]
         bind = functools.partial(bind_stage, stage=stage, number_of_stages=count, curve=merge_schedule(run.levels), given=given)
@@ -187,19 +194,25 @@ class Execution:
             transformer = {**options.get("transformer_options", {}), BATCH_INDEX_KEY: batch_index}
             options = {**options, "transformer_options": transformer}
         bound.model_patcher.model_options = options
-        for model in [bound.model_patcher, *([] if negative is None else [bound.uncond_model_patcher])]:
-            self._fit_objects(model, axes)
+        copied = [cells for model in _models(bound) for cells in self._fit_objects(model, axes)]
         bound.model_options = bound.model_patcher.model_options
         bound.original_conds = stage_conds(base.original_conds, self.start.full, stage, axes, run.down)
         if stage.index in run.cfgs:
             bound.set_cfg(run.cfgs[stage.index])
-        return bound
+        return bound, copied
 
-    def _fit_objects(self, model: ModelPatcher, downsample_axes: Sequence[str]) -> None:
+    def _fit_objects(self, model: ModelPatcher, downsample_axes: Sequence[str]) -> list[Cells]:
         """Exchange what other nodes attached to a stage's model for copies of the stage's size."""
         attached = {"options": model.model_options, "wrappers": model.wrappers}
-        fitted = stage_objects(attached, self.start.full, downsample_axes, self.run.down)
+        fitted, copied = stage_objects(attached, self.start.full, downsample_axes, self.run.down)
         model.model_options, model.wrappers = fitted["options"], fitted["wrappers"]
+        return copied
+
+    def _remembering(self, guider: Any) -> tuple[list, list]:
+        """Return what can remember something from step to step: options and wrappers, and networks."""
+        models = _models(guider)
+        networks: list[Any] = [model.model for model in models]
+        return [[model.model_options, model.wrappers] for model in models], [base.diffusion_model for base in networks]
 
     def _top_up(self, stage: Stage) -> Tensor:
         return top_up_noise(self.run.noise.seed, stage, self.start.noises[0], self.latent.get("batch_index"))
@@ -219,6 +232,12 @@ class Execution:
     @property
     def _model(self) -> Any:
         return self.run.guider.model_patcher.model
+
+
+def _models(guider: Any) -> list[ModelPatcher]:
+    """Return the models of a GUIDER."""
+    negative = negative_model(guider)
+    return [guider.model_patcher, *([] if negative is None else [negative])]
 
 
 def negative_model(guider: Any) -> ModelPatcher | None:

@@ -7,6 +7,7 @@ result equals that of the sampler node.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,7 @@ from .comfyui.stage_lora import check_lora_stages
 from .comfyui.stage_model import bind_stage, check_context_windows, check_model, sized
 from .comfyui.stage_patches import check_patches
 from .comfyui.stage_wrappers import add_outermost_wrapper
+from .comfyui.step_memory import StepMemory
 from .noise import DerivedNoise, Noise, full_noise, seeded_noise, top_up_noise
 from .schedule import from_sigmas
 from .supported_samplers import check_sampler
@@ -224,8 +226,9 @@ def stage_model(
         check_widths(executor.class_obj.conds, bound)
         check_latent_input("the sampler", {"samples": latent})
         size = full or spec.full_shape(running.shape, index)
-        fitted = _fit_run(executor, spec, size, running, None if lift is None else lift.down)
-        end = fitted(noise, latent, sampler, sigmas, *args, **kwargs)
+        fitted, memory = _fit_run(executor, spec, size, running, None if lift is None else lift.down)
+        with memory:
+            end = fitted(noise, latent, sampler, sigmas, *args, **kwargs)
         check_prediction(bound, end, f"stage '{stage}'")
         return end
 
@@ -266,16 +269,19 @@ def _sized_stage(stage: Stage, x: Tensor, full: LatentShape | None) -> Stage:
     return sized(stage, x)
 
 
-def _fit_run(executor: Any, spec: PyramidSpec, full: LatentShape, stage: Stage, down: LatentDown | None) -> Any:
-    """Return the rest of a sampling run, with conds and the objects of other nodes at the size of a stage."""
+def _fit_run(
+    executor: Any, spec: PyramidSpec, full: LatentShape, stage: Stage, down: LatentDown | None
+) -> tuple[Any, AbstractContextManager]:
+    """Return the rest of a sampling run, with conds and the objects of other nodes at the size of a stage, and their memory."""
     guider, axes = executor.class_obj, spec.latent_axes[stage.index :]
     check_conds(guider.conds, full, spec.stages(full))
     guider.conds = stage_conds(guider.conds, full, stage, axes, down)
     attached = {"options": guider.model_options, "wrappers": executor.wrappers}
     check_objects(attached, full, spec.stages(full))
-    fitted = stage_objects(attached, full, axes, down)
+    fitted, copied = stage_objects(attached, full, axes, down)
     guider.model_options = fitted["options"]
-    return executor.new_class_executor(executor.original, guider, fitted["wrappers"], executor.idx)
+    memory = StepMemory().during_stage(fitted, [guider.model_patcher.model.diffusion_model], stage, copied)
+    return executor.new_class_executor(executor.original, guider, fitted["wrappers"], executor.idx), memory
 
 
 def _check_stage_sigmas(sigmas: Tensor, stage: Stage, name: str) -> None:

@@ -3,7 +3,7 @@
 Patches and wrappers may be objects that hold tensors of the video's size, such as the motion frames and the speaker masks of
 InfiniteTalk. A stage runs with copies of them whose tensors have its size. A function is copied with the variables that it
 captured, if one is such a tensor, or if the function assigns one: what it remembers from step to step, such as the running
-average of ComfyUI's APG, has the size of a stage, and is reset in each.
+average of ComfyUI's APG, may have the size of the stage (see ``step_memory``).
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ from ...pyramid.latent_shape import PATCH, LatentShape
 from ...pyramid.patches import WHOLE
 from ...pyramid.stages import Stage
 from .conditioning import LatentDown, coarser_entry, grid_ratio
+from .step_memory import PACK, Cells
 
 CACHES = frozenset({"prepared_render"})
 """Attributes that their object computes again for every size (Uni3C)."""
 
 STAY = (nn.Module, comfy.model_patcher.ModelPatcher, BuiltinFunctionType, MethodType, type)
 """Objects that are never copied."""
-
-PACK = f"{__name__.rpartition('.samplers.')[0]}."
-"""Prefix of this pack's module names; its functions know their stage."""
 
 Objects = dict[str, Any]
 """Options and wrappers of a MODEL, in nested dicts and lists."""
@@ -45,14 +43,17 @@ Coarser = Callable[[str, Tensor], Tensor]
 
 def stage_objects(
     objects: Objects, full: LatentShape, downsample_axes: Sequence[str], down: LatentDown | None = None
-) -> Objects:
-    """Return nested options and wrappers for one stage; the originals stay unchanged.
+) -> tuple[Objects, list[Cells]]:
+    """Return nested options and wrappers for one stage, and the variables that functions assign; originals stay unchanged.
 
     Args:
         objects: Options and wrappers at full size. An object that occurs twice is copied once.
         full: Size of the full-resolution latent.
         downsample_axes: Axes of the transitions after the stage, in running order; none for the last stage.
         down: Brings latents to the next coarser size; None averages.
+
+    Returns:
+        The objects, and the captured variables that functions assign, by function, each with the copy for the stage.
     """
     size = full
     for axes in reversed(downsample_axes):
@@ -65,7 +66,8 @@ def stage_objects(
             return _coarser_tokens(value, full, size)
         return coarser_entry(key, value, full, downsample_axes, down)
 
-    return _Fitting(coarser, _remembered(objects)).fit("", objects)
+    fitting = _Fitting(coarser, _remembered(objects))
+    return fitting.fit("", objects), fitting.assigned
 
 
 def check_objects(objects: Objects, full: LatentShape, stages: Sequence[Stage]) -> None:
@@ -111,11 +113,13 @@ class _Fitting:
         coarser: Returns the tensor for the stage from its name and value.
         remembered: Ids of captured variables that functions assign: each is copied, with what it holds.
         copies: Copies of objects and captured variables by the id of the original.
+        assigned: The captured variables that functions assign, by function, each with its copy.
     """
 
     coarser: Coarser
     remembered: frozenset[int] = frozenset()
     copies: dict[int, Any] = field(default_factory=dict)
+    assigned: list[Cells] = field(default_factory=list)
 
     def fit(self, key: str, value: Any, *, inside: bool = False) -> Any:
         """Return a value with fitted tensors, or the value itself if nothing changes.
@@ -156,6 +160,7 @@ class _Fitting:
         cells = tuple(self._variable(name, cell) for name, cell in captured)
         if all(new is old for new, (_, old) in zip(cells, captured, strict=True)):
             return value
+        self.assigned.append([(old, new) for new, (_, old) in zip(cells, captured, strict=True) if id(old) in self.remembered])
         made = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
         made.__kwdefaults__ = value.__kwdefaults__
         vars(made).update(vars(value))

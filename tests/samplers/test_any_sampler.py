@@ -288,7 +288,8 @@ def test_the_sampler_node_takes_the_model_before_this_node(t2v_model):
 
 def test_latents_that_cannot_be_halved_say_which_sizes_can(t2v_model):
     with pytest.raises(ValueError, match="nearest that fit are 128x128 with 17 frames and 128x160 with 17 frames"):
-        ksampler(patched(t2v_model), latent=empty(height=17))
+        ksampler(patched(t2v_model, FREE), latent=empty(height=17))
+    assert ksampler(patched(t2v_model), latent=empty(height=17)).shape[-2:] == (17, 16)  # 'auto' takes another scale
     packed = torch.zeros(1, 1, 20480)
     with pytest.raises(ValueError, match="3 dimensions, a video latent has 5"):
         guider(patched(t2v_model)).sample(packed, packed, make_sampler("euler"), torch.tensor([1.0, 0.0]), seed=1)

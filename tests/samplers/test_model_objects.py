@@ -1,5 +1,6 @@
 """Wrappers and patches of other nodes that hold tensors of the video's size run in every stage at the stage's size."""
 
+import comfy.model_management
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -71,7 +72,7 @@ def test_objects_of_the_model_have_the_size_of_every_stage(t2v_model):
 
 
 def test_frames_are_averaged_over_blocks():
-    small = stage_objects({"frames": frames()}, LatentShape(5, 16, 16), ("HW",))["frames"]
+    small = stage_objects({"frames": frames()}, LatentShape(5, 16, 16), ("HW",))[0]["frames"]
     torch.testing.assert_close(small, frames().unflatten(-1, (8, 2)).unflatten(-3, (8, 2)).mean(dim=(-1, -3)))
 
 
@@ -130,7 +131,7 @@ class Holder:
 
 
 def at_half_size(value):
-    return stage_objects({"value": value}, FULL, ("HW",))["value"]
+    return stage_objects({"value": value}, FULL, ("HW",))[0]["value"]
 
 
 def test_a_mask_of_tokens_keeps_every_region():
@@ -221,7 +222,110 @@ def test_the_running_average_of_apg_starts_anew_in_every_stage(t2v_model, spec):
 
 def test_the_last_stage_runs_with_the_objects_themselves_and_remembers_for_itself():
     objects = {"value": Holder(frames=torch.zeros(1, 16, 2, 16, 24))}
-    assert stage_objects(objects, FULL, ()) is objects
+    assert stage_objects(objects, FULL, ()) == (objects, [])
     remember, recall, _ = remembering(None)
-    stage_objects({"value": remember}, FULL, ())["value"]("in the last stage")
+    stage_objects({"value": remember}, FULL, ())[0]["value"]("in the last stage")
     assert recall() is None
+
+
+def counting(seen):
+    """Return a cfg function that counts its calls."""
+    count = 0
+
+    def cfg(args):
+        nonlocal count
+        seen.append(count)
+        count += 1
+        return args["uncond"] + (args["cond"] - args["uncond"]) * args["cond_scale"]
+
+    return cfg
+
+
+def averaging(memory, get, put):
+    """Return a cfg function with a running average, which it keeps in ``memory``, with the sigma of the last step."""
+
+    def pre_cfg(args):
+        cond, uncond = args["conds_out"][:2]
+        sigma, before, average = float(args["sigma"][0]), get(memory, "last"), get(memory, "average")
+        if before is None or sigma > before:
+            average = None
+        average = cond - uncond if average is None else cond - uncond - 0.5 * average
+        put(memory, "last", sigma)
+        put(memory, "average", average)
+        return [uncond + average, uncond]
+
+    return pre_cfg
+
+
+MEMORIES = {
+    "object": (lambda: Holder(last=None, average=None), lambda memory, name: vars(memory)[name], setattr),
+    "dict": (dict, dict.get, dict.__setitem__),
+    "list": (
+        lambda: [None, None],
+        lambda memory, name: memory[name == "last"],
+        lambda memory, name, value: memory.__setitem__(name == "last", value),
+    ),
+}
+
+
+@pytest.mark.parametrize("spec", [FREE, PRESETS["pyramidal-wan"]], ids=["two", "three"])
+def test_a_counter_of_steps_counts_on_from_stage_to_stage(t2v_model, spec):
+    model, seen = t2v_model.clone(), []
+    model.set_model_sampler_cfg_function(counting(seen))
+    for _ in range(2):
+        run(model, spec, cfg=3.0)
+    assert seen == list(range(2 * 2 * spec.number_of_stages))  # it counts on in the next run, too, as in a KSampler
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_averages_of_a_stage_are_reset_and_what_has_no_size_is_kept(t2v_model, kind):
+    make, get, put = MEMORIES[kind]
+    model, memory = t2v_model.clone(), make()
+    model.set_model_sampler_pre_cfg_function(averaging(memory, get, put))
+    first = run(model, FREE, cfg=3.0)
+    assert torch.isfinite(first).all() and 0 < get(memory, "last") < 0.8
+    assert get(memory, "average") is None, "the next run would start with it"
+    assert torch.equal(run(model, FREE, cfg=3.0), first)
+    assert not torch.equal(run(t2v_model, FREE, cfg=3.0), first)
+
+
+def test_a_cancelled_stage_leaves_nothing_of_its_size(t2v_model):
+    model, memory = t2v_model.clone(), {}
+
+    def stop(args):
+        memory["latent"], memory["steps"] = args["input"], memory.get("steps", 0) + 1
+        raise comfy.model_management.InterruptProcessingException
+
+    model.set_model_sampler_cfg_function(stop)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(model, FREE, cfg=3.0)
+    assert memory == {"steps": 1}
+
+
+def test_what_the_network_remembers_of_a_stage_is_forgotten(t2v_model):
+    """Some step caches keep the tokens of the last step on the network, and compare the next step with them."""
+    model, network = t2v_model.clone(), t2v_model.model.diffusion_model
+    weights = set(vars(network))
+
+    def cache(executor, x, *args, **kwargs):
+        tokens = x[0, :16, :, ::2, ::2].flatten(1).T[None]
+        state = vars(network).setdefault("cache_state", {"calls": 0})
+        state["calls"] += 1
+        previous = vars(network).get("previous_tokens", tokens)
+        network.previous_tokens = tokens + 0 * previous
+        return executor(x, *args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "cache", cache)
+    assert torch.isfinite(run(model, FREE)).all()
+    assert network.cache_state["calls"] == 4 and set(vars(network)) == weights | {"cache_state"}
+    del network.cache_state
+
+
+def test_hand_wired_stages_forget_what_has_their_size(t2v_model):
+    model, memory = t2v_model.clone(), {}
+    model.set_model_sampler_pre_cfg_function(averaging(memory, dict.get, dict.__setitem__))
+    latent, noise = stage_start(SeedNoise(1), empty(), FREE)
+    sigmas = stage_sigmas(torch.tensor([1.0, 0.9, 0.8, 0.4, 0.0]), FREE, "low")
+    bound = guider(stage_model(model, FREE, "low"), 3.0, prompt(1), prompt(3))
+    bound.sample(noise.generate_noise(latent), latent["samples"], make_sampler("euler"), sigmas)
+    assert set(memory) == {"last"}
