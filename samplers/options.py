@@ -19,7 +19,7 @@ from ..pyramid.stage_names import AUTO, stage_index
 from ..pyramid.stages import PRESETS, STOCK, PyramidSpec
 from .comfyui.checkpoint_metadata import distilled_for, spec_trained_for
 from .comfyui.flow_shift import flow_shift, with_flow_shift
-from .comfyui.latents import full_size, spec_at
+from .comfyui.latents import fit_channels, full_size, spec_at
 from .comfyui.stage_model import check_model
 from .execution import Result
 from .lifts import choose_lift
@@ -90,7 +90,8 @@ def sample_with_conds(
     whole = spec_at(find_spec(pyramid, model, options), latent, model)
     settings, note = settings_for(quality, Settings(steps, options.cfg, grid, shift), whole.number_of_stages)
     model, options, shift = _with_shift(model, options, settings.shift)
-    spec, levels = _levels(model, whole, settings, shift, full_size(latent)[0] if whole.depends_on_size else None)
+    size = full_size(latent, fit_channels(model, latent))[0] if whole.depends_on_size else None
+    spec, levels = _levels(model, whole, settings, shift, size)
     effective = settings_text(quality, settings, [len(level) - 1 for level in levels], shift)
     if denoise < 1:
         levels = keep_last(levels, max(1, round(denoise * sum(len(level) - 1 for level in levels))))
