@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 
+RISES = "all steps at full size: the SIGMAS rise, as they do when a video is turned into noise ('FlipSigmas')"
+
+
 class DrawnNoise:
     """NOISE that a sampler has drawn already; further draws derive from its seed."""
 
@@ -98,6 +101,9 @@ def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift:
         chosen = spec or spec_trained_for(guider.model_patcher) or STOCK
         chosen = spec_at(chosen, {"samples": latent_image}, guider.model_patcher)
         if len(sigmas) < 2 or (chosen.number_of_stages == 1 and not stage_loras(guider.model_patcher)):
+            return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
+        if chosen.for_stock_weights and sigmas[0] < sigmas[-1]:
+            report(RISES)
             return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
         check_latent(latent_image, chosen, channels=latent_image.shape[1], lenient=True)
         check_latent_input("the sampler", {"samples": latent_image, "noise_mask": denoise_mask})

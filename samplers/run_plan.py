@@ -12,7 +12,7 @@ from ..pyramid.flops import WanDimensions
 from .comfyui.latents import pixels_per_latent
 from .comfyui.network_size import dimensions_of
 from .comfyui.timings import keep_timings, key_of, read_timings, seconds_per_pass
-from .run_report import PlannedStage, describe_run, doubts, note_on_sizes, plan
+from .run_report import IGNORES_LATENT, PlannedStage, describe_run, doubts, note_on_sizes, plan
 from .start import Start
 from .supported_samplers import ONE_PASS, name_of
 
@@ -50,6 +50,8 @@ class RunPlan:
         stages = plan(run.spec, start.full, steps, pixels=pixels_per_latent(model), dimensions=dimensions, cfgs=cfgs)
         used = [cfgs[index] for index in indices]
         wrong = doubts(model, run.spec, run.levels, sampler, used, run.models.get(0))
+        if start.ignores_latent:
+            wrong.append(IGNORES_LATENT)
         notes = [*run.notes, *note_on_sizes(run.spec, start.full, model)]
         summary = "\n".join([*(f"warning: {doubt}" for doubt in wrong), describe_run(stages), *notes])
         timed = sampler in ONE_PASS

@@ -20,6 +20,8 @@ from .supported_samplers import FEW_STEP
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+IGNORES_LATENT = "the LATENT holds a video, but a run from pure noise (denoise 1) does not use it"
+
 MOST_FEW_STEPS = 8
 """Steps up to which a run is one for step-distilled weights; stock Wan requires about 20 at least."""
 

@@ -17,7 +17,7 @@ from ..pyramid.stages import PyramidSpec, Stage
 from ..pyramid.transition import renoise
 from .comfyui.conditioning import LatentDown
 from .comfyui.latent_tag import CLEAN, StageTag, check_same_pyramid, tag_of
-from .comfyui.latents import check_holds_no_noise, check_latent, check_layout, fit_channels
+from .comfyui.latents import RESUME_DRAFTS, SAVE_DRAFTS, check_holds_no_noise, check_latent, check_layout, fit_channels
 from .kept_region import KeptRegion, kept_region
 from .noise import Noise, full_noise
 
@@ -39,6 +39,7 @@ class Start:
         region: The part of the video that a noise mask keeps, at full size; None without a mask.
         clean: Clean prediction of ``previous``, for a lift; None where it is not known.
         leftover: Natural level of a full-size sample that still holds its noise, which the run starts from; None elsewhere.
+        ignores_latent: Whether the LATENT holds a video that a run from pure noise does not use.
     """
 
     full: LatentShape
@@ -50,6 +51,7 @@ class Start:
     region: KeptRegion | None = None
     clean: Tensor | None = None
     leftover: float | None = None
+    ignores_latent: bool = False
 
     def lacking(self, stage: Stage, natural: float) -> float:
         """Return the share of a lift's correction that a stage's output lacks at the natural level that it ends at.
@@ -100,8 +102,7 @@ def find_start(
     channels = latent_format.latent_channels
     check_layout(samples, channels)
     draw = full_noise(noise, latent, samples.shape)
-    if not lenient:
-        _check_noise(model, latent, samples, draw, levels[fitting][0])
+    _check_noise(model, latent, samples, draw, levels[fitting][0], lenient)
     check_latent(samples, spec, channels=channels, lenient=lenient)
     return _from_video(model, latent, samples, draw, spec, levels, lenient, down)
 
@@ -121,13 +122,16 @@ def _check_first(first: int | None, fitting: int, number_of_stages: int) -> None
         )
 
 
-def _check_noise(model: ModelPatcher, latent: dict, samples: Tensor, draw: Tensor, natural: float) -> None:
-    """Raise ValueError for a run that starts from pure noise and has none, or from a LATENT that already holds noise."""
+def _check_noise(model: ModelPatcher, latent: dict, samples: Tensor, draw: Tensor, natural: float, lenient: bool) -> None:
+    """Raise ValueError for a run that starts from pure noise and has none, or from a LATENT that already holds noise.
+
+    ComfyUI's samplers may run without noise, and add noise to a sample that still holds some.
+    """
     has_noise = bool(torch.count_nonzero(draw))
-    if natural >= 1 and not has_noise:
+    if natural >= 1 and not has_noise and not lenient:
         raise ValueError("the run starts from pure noise, but its NOISE is empty ('DisableNoise'); connect 'RandomNoise'")
-    if has_noise and latent.get("noise_mask") is None:
-        check_holds_no_noise(model, samples)
+    if has_noise and latent.get("noise_mask") is None and (natural >= NEARLY_NOISE or not lenient):
+        check_holds_no_noise(model, samples, RESUME_DRAFTS if lenient else SAVE_DRAFTS)
 
 
 def check_can_resume(tag: StageTag, latent: dict, count: int) -> None:
@@ -185,7 +189,8 @@ def _from_video(
     natural = levels[first][0]
     region = kept_region(samples, latent.get("noise_mask"), draw)
     if first == 0 and natural >= 1:
-        return Start(full, stages, 0, noise_pyramid(draw, stages), region=region)
+        ignored = region is None and bool(torch.count_nonzero(samples))
+        return Start(full, stages, 0, noise_pyramid(draw, stages), region=region, ignores_latent=ignored)
     if not torch.count_nonzero(draw):
         return _after_leftover_noise(model, samples, spec, first, natural, region)
     draws = noise_pyramid(draw, stages[first:])

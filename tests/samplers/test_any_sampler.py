@@ -88,6 +88,16 @@ def test_a_step_between_equal_levels_changes_nothing(t2v_model):
     assert torch.equal(*videos)
 
 
+def test_a_video_is_turned_into_noise_at_full_size(t2v_model):
+    """'FlipSigmas' makes levels that rise, for which there is no way from coarse to fine."""
+    said, sigmas, latent = [], torch.tensor([0.01, 0.3, 0.6, 1.0]), {"samples": torch.randn(1, 16, 5, 16, 16)}
+    videos = [
+        SamplerCustom().sample(model, False, 5, 1.0, prompt(1), prompt(2), make_sampler("euler"), sigmas, latent)[0]["samples"]
+        for model in (patched(t2v_model, said=said), shifted(t2v_model))
+    ]
+    assert torch.equal(*videos) and "the SIGMAS rise" in said[0]
+
+
 @pytest.mark.parametrize("options", [{}, {"latent": "mask"}, {"denoise": 0.5, "latent": "video"}])
 def test_the_preset_plain_is_the_graph_without_the_node_bit_for_bit(t2v_model, options):
     options = dict(options)

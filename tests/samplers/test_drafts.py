@@ -11,6 +11,7 @@ from comfy_extras.nodes_rebatch import LatentRebatch
 from comfyui_graph import empty, prompt
 from safetensors.torch import load_file, save_file
 
+import nodes
 from pyramidalwan.nodes.drafts import PyramidalWanLoadDraft, PyramidalWanSaveDraft
 from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerAdvanced
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
@@ -22,8 +23,10 @@ from pyramidalwan.nodes.stages import (
 )
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.stages import PRESETS
+from pyramidalwan.samplers.any_sampler import pyramidal_model
 from pyramidalwan.samplers.comfyui.latent_tag import CLEAN, END, StageTag, tag_of, tagged
 from pyramidalwan.samplers.hand_wired import stage_start
+from pyramidalwan.samplers.options import StageOptions, sample_with_conds
 
 WAN, FREE = PRESETS["pyramidal-wan"], PRESETS["training-free"]
 SIGMAS = PyramidalWanSchedule.execute(WAN, "3-3-2", "auto", 5.0).args[0]
@@ -82,13 +85,15 @@ class TestFiles:
         low = WAN.shapes(size)[0]
         samples, clean = (torch.randn(2, 16, *low, generator=draw, dtype=torch.float64).to(torch.bfloat16) for _ in range(2))
         tag = StageTag(WAN, 0, size, END, given=torch.randn(2, 16, *size, generator=draw), clean=clean)
-        assert {field.name for field in dataclasses.fields(StageTag)} == {"spec", "stage", "size", "state", "given", "clean"}
+        saved = {"spec", "stage", "size", "state", "given", "clean"}
+        assert {field.name for field in dataclasses.fields(StageTag)} == saved | {"fingerprints"}
         latent = tagged({"samples": samples, "noise_mask": MASK, "batch_index": [0, 4]}, tag)
         read = through_a_file(latent)
         assert read.keys() == latent.keys() and read["batch_index"] == [0, 4]
         assert torch.equal(read["samples"], samples) and read["samples"].dtype == torch.bfloat16
         assert torch.equal(read["noise_mask"], MASK)
         assert tag_of(read) == tag and isinstance(tag_of(read).size, LatentShape)
+        assert tag_of(read).fingerprints == tag_of(latent).fingerprints and len(tag_of(read).fingerprints) == 2
         assert torch.equal(tag_of(read).given, tag.given) and torch.equal(tag_of(read).clean, tag.clean)
 
     def test_a_mask_survives_the_file(self, t2v_model, folders):
@@ -215,6 +220,44 @@ class TestWithoutItsTag:
         )
         with pytest.raises(ValueError, match="holds noise"):
             sampler(t2v_model, {"samples": noisy}, pyramid=FREE, steps="2-2")
+
+    @pytest.mark.parametrize("spec", [FREE, WAN], ids=["training-free", "pyramidal-wan"])
+    def test_other_samplers_with_the_node_do_not_replace_a_draft(self, t2v_model, spec):
+        steps = "-".join(["2"] * spec.number_of_stages)
+        draft = sampler(t2v_model, empty(frames=17, height=64, width=64), end_stage="low", pyramid=spec, steps=steps)[0]
+        model = pyramidal_model(t2v_model, None, print)
+        for latent in (draft, {"samples": draft["samples"]}):
+            with pytest.raises(
+                ValueError, match="no record of its stage.*would replace it with a new video.*'Pyramidal Sampler'"
+            ):
+                nodes.common_ksampler(model, 5, 4, 1.0, "euler", "simple", prompt(1), prompt(2), latent)
+
+    def test_a_draft_that_another_sampler_finished_is_a_video(self, t2v_model):
+        """ComfyUI's samplers copy whatever the LATENT carries to their output."""
+        draft = sampler(t2v_model, empty(frames=17, height=64, width=64), end_stage="low", pyramid=FREE, steps="2-2")[0]
+        finished = nodes.common_ksampler(t2v_model, 5, 2, 1.0, "euler", "simple", prompt(1), prompt(2), draft)[0]
+        assert tag_of(draft) is not None and "pyramid" in finished and tag_of(finished) is None
+        options = dict(denoise=0.5, pyramid=FREE, steps="2-2")
+        again, known = (sampler(t2v_model, latent, **options)[0] for latent in (finished, {"samples": finished["samples"]}))
+        assert torch.equal(again["samples"], known["samples"])
+
+    def test_nodes_that_pick_or_turn_videos_keep_a_draft(self, t2v_model):
+        draft = sampler(t2v_model, empty(batch=3), end_stage="low")[0]
+        picked = nodes.LatentFromBatch().frombatch(draft, 1, 2)[0]
+        turned = {**draft, "samples": draft["samples"].flip(-1).half()}
+        assert tag_of(picked) == tag_of(turned) == tag_of(draft) is not None
+        assert tag_of({**draft, "samples": draft["samples"] + 1}) is None
+
+    def test_a_video_that_a_run_from_noise_does_not_use_is_said(self, t2v_model):
+        denoised = sampler(t2v_model, end_stage="low")[1]
+        ignored = "the LATENT holds a video, but a run from pure noise (denoise 1) does not use it"
+        for latent, denoise, expected in ((denoised, 1.0, True), (denoised, 0.5, False), (empty(), 1.0, False)):
+            said = []
+            sample_with_conds(
+                t2v_model, prompt(1), prompt(2), {"samples": latent["samples"]}, FREE, StageOptions("1"), seed=5, steps="1-1",
+                denoise=denoise, sampler_name="euler", grid="auto", shift=5.0, report=said.append,
+            )  # fmt: skip
+            assert (ignored in said[-1]) == expected
 
     @pytest.mark.parametrize("offset", [0.0, 3.0])
     def test_encoded_videos_start_runs(self, t2v_model, offset):
