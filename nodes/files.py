@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..pyramid.key_names import Expert
-from ..pyramid.outside import shown
 from ..pyramid.stage_names import stages_problem
+from ..pyramid.untrusted import shown
 from ..samplers.comfyui.checkpoint_metadata import expert_of
 from ..samplers.comfyui.model_files import (
     lora_from_list,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..pyramid.axes import AUTO_SCALE, SCALES
-from ..pyramid.outside import shown
 from ..pyramid.resize import RESIZES
 from ..pyramid.stages import COARSE, FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
+from ..pyramid.untrusted import shown
 from .schema import Pyramid, checked, explaining, schema, tell
 
 DEFAULT = "training-free"

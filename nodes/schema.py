@@ -66,7 +66,7 @@ def advanced(widget: Input) -> Input:
     return widget
 
 
-LONGEST_LINE = 40
+MAX_LINE = 40
 """Characters that fit in one line of a text on the narrowest node."""
 
 FRONT_END = "pyramidalwan"
@@ -147,5 +147,5 @@ def as_shown(text: str) -> str:
     *lines, last = text.replace("; ", "\n").splitlines() or [""]
     closed = [*(line if line.endswith(":") else f"{line};" for line in lines), last]
     return "\n".join(
-        part for line in closed for part in textwrap.wrap(line, LONGEST_LINE, break_long_words=False, break_on_hyphens=False)
+        part for line in closed for part in textwrap.wrap(line, MAX_LINE, break_long_words=False, break_on_hyphens=False)
     )

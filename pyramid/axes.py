@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from .outside import shown
+from .untrusted import shown
 
 AXES = ("THW", "HW", "T")
 """Axes that one transition can halve."""
@@ -15,9 +15,9 @@ AUTO_SCALE = "auto"
 SCALES = {"half": "HW", "two thirds": "HW 2/3", "three quarters": "HW 3/4"}
 """Transitions of height and width that "auto" chooses from, smallest first, by the names that nodes show."""
 
-LEAST_SCALE = Fraction(1, 4)
+MIN_SCALE = Fraction(1, 4)
 
-MOST_CHARACTERS = 20
+MAX_CHARACTERS = 20
 """Characters of a scale; Python would compute every digit of "1e999999999"."""
 
 
@@ -60,12 +60,11 @@ def parse_axes(text: str) -> str:
 
 def _parse_scale(text: str) -> Fraction:
     try:
-        scale = Fraction(text if len(text) <= MOST_CHARACTERS and "e" not in text else "0").limit_denominator(64)
+        scale = Fraction(text if len(text) <= MAX_CHARACTERS and "e" not in text else "0").limit_denominator(64)
     except (ValueError, ZeroDivisionError):
         scale = Fraction(0)
-    if not LEAST_SCALE <= scale < 1:
+    if not MIN_SCALE <= scale < 1:
         raise ValueError(
-            f"a scale of height and width must be a number from {LEAST_SCALE} to below 1, such as 2/3, or auto; got "
-            f"{shown(text)}"
+            f"a scale of height and width must be a number from {MIN_SCALE} to below 1, such as 2/3, or auto; got {shown(text)}"
         )
     return scale

@@ -20,8 +20,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .outside import read_json_object, shown
 from .stages import CLOSEST, FORM_KEY, Stage
+from .untrusted import read_json_object, shown
 
 FORMS = ("flow", "epsilon", "v")
 

@@ -27,16 +27,16 @@ from einops import rearrange
 from torch import Tensor
 
 from .neighbourhoods import FrameClass, Ratios, Size, check_ratios, frame_classes, size_of
-from .outside import read_json_object, shown
 from .resize import OrthonormalResize
+from .untrusted import read_json_object, shown
 
 FORMAT = 1
 METADATA_KEY = "pyramid_latent_map"
 
-MOST_RATIO = 8
+MAX_RATIO = 8
 """Largest change of a side that a file of a fitted map may name."""
 
-MOST_KERNEL = 15
+MAX_KERNEL = 15
 """Largest side of the neighbourhoods that a file of a fitted map may name."""
 
 
@@ -184,16 +184,16 @@ def _ratios(texts: object) -> Ratios:
         except (ValueError, ZeroDivisionError):
             pass
         else:
-            if all(Fraction(1, MOST_RATIO) <= ratio <= MOST_RATIO for ratio in (time, height, width)):
+            if all(Fraction(1, MAX_RATIO) <= ratio <= MAX_RATIO for ratio in (time, height, width)):
                 return time, height, width
     raise ValueError(f"the ratios of the fitted map are {shown(texts)}; expected three such as '2', '1/2' or '3/2'")
 
 
 def _kernel(sizes: object) -> Size:
     """Return the size of the neighbourhoods that a file names, such as [3, 3, 3]."""
-    if isinstance(sizes, list) and len(sizes) == 3 and all(isinstance(s, int) and 1 <= s <= MOST_KERNEL for s in sizes):
+    if isinstance(sizes, list) and len(sizes) == 3 and all(isinstance(s, int) and 1 <= s <= MAX_KERNEL for s in sizes):
         return sizes[0], sizes[1], sizes[2]
-    raise ValueError(f"the kernel of the fitted map is {shown(sizes)}; expected three numbers from 1 to {MOST_KERNEL}")
+    raise ValueError(f"the kernel of the fitted map is {shown(sizes)}; expected three numbers from 1 to {MAX_KERNEL}")
 
 
 def _checked(result: Tensor, clean: Tensor, size: Size) -> Tensor:

@@ -27,7 +27,7 @@ Size = tuple[int, int, int]
 Ratios = tuple[Fraction, Fraction, Fraction]
 """Output size over input size on the time, height and width axes; time counts the frames other than 0."""
 
-MOST_PHASES = 8
+MAX_PHASES = 8
 """Phases per axis where the ratio has more: positions are then assigned to the nearest of 8 equally spaced phases."""
 
 TOLERANCE = 0.15
@@ -74,7 +74,7 @@ class FrameClass:
     @property
     def phases(self) -> Size:
         """Return the phases along the time, height and width axes."""
-        time, height, width = (min(ratio.numerator, MOST_PHASES) for ratio in self.ratios)
+        time, height, width = (min(ratio.numerator, MAX_PHASES) for ratio in self.ratios)
         return time, height, width
 
     def inputs(self, channels: int) -> int:

@@ -14,8 +14,8 @@ from itertools import pairwise
 
 from .latent_shape import LatentShape
 from .noise_levels import shift_sigma
-from .outside import read_json, shown
 from .stages import PyramidSpec, Stage
+from .untrusted import read_json, shown
 
 GRIDS = ("uniform", "shift")
 """Spacings of the steps of a stage: even in sigma (Pyramidal Flow), or even before a flow shift (Wan)."""
@@ -23,7 +23,7 @@ GRIDS = ("uniform", "shift")
 TOLERANCE = 1e-6
 """Difference below which two levels are the same."""
 
-MOST_STEPS = 10_000
+MAX_STEPS = 10_000
 """Steps of a run, as in ComfyUI's samplers."""
 
 LEVELS_KEY = "pyramid_levels"
@@ -47,8 +47,8 @@ def parse_steps(text: str, number_of_stages: int) -> tuple[int, ...]:
     parts = numbers_in(text)
     if not all(part.isdecimal() for part in parts):
         raise ValueError(f"steps must be numbers joined by '-', low to high resolution, such as 20-20-10; got {shown(text)}")
-    if any(len(part) > 9 for part in parts) or sum(map(int, parts)) > MOST_STEPS:
-        raise ValueError(f"steps {shown(text)} are more than {MOST_STEPS} in all, the most that a run can have")
+    if any(len(part) > 9 for part in parts) or sum(map(int, parts)) > MAX_STEPS:
+        raise ValueError(f"steps {shown(text)} are more than {MAX_STEPS} in all, the most that a run can have")
     steps = tuple(int(part) for part in parts)
     if len(steps) == 1 < number_of_stages:
         steps = split_total(steps[0], number_of_stages)
@@ -184,8 +184,8 @@ def levels_from_metadata(metadata: Mapping[str, str] | None, spec: PyramidSpec) 
         raise ValueError(f"the noise levels are {shown(starts)}; expected a list of {spec.number_of_stages}, one per stage")
     noisy = (1.0, *spec.boundaries)
     levels = [_levels_of_stage(stage, *ends) for stage, ends in zip(starts, pairwise((*noisy, 0.0)), strict=True)]
-    if sum(map(len, levels)) - len(levels) > MOST_STEPS:
-        raise ValueError(f"the noise levels are of more than {MOST_STEPS} steps")
+    if sum(map(len, levels)) - len(levels) > MAX_STEPS:
+        raise ValueError(f"the noise levels are of more than {MAX_STEPS} steps")
     return levels
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from .axes import has_scale
 from .latent_shape import PATCH, VAE_SPACE, VAE_TIME, LatentShape
-from .outside import shown
 from .stage_names import stage_name
-from .stages import LEAST_SIDE, TRAINED_SIDE, PyramidSpec, Stage
+from .stages import MIN_SIDE, TRAINED_SIDE, PyramidSpec, Stage
+from .untrusted import shown
 
 SNAPS = ("nearest", "smaller", "larger")
 """Rules for the choice of a size that fits."""
@@ -192,7 +192,7 @@ def small_stage_note(spec: PyramidSpec, full: LatentShape, *, pixels: int = VAE_
         return []
     for index, shape in enumerate(spec.shapes(full)):
         short = min(shape.height, shape.width) * pixels
-        if short < LEAST_SIDE:
+        if short < MIN_SIDE:
             name = stage_name(index, spec.number_of_stages)
             return [f"stage '{name}' has a short side of {short} pixels, and stock Wan gets worse below {TRAINED_SIDE}"]
     return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .outside import shown
+from .untrusted import shown
 
 AUTO = "auto"
 """Choice of the stage that fits."""

@@ -22,8 +22,8 @@ from torch import Tensor
 from .axes import AUTO_SCALE, SCALES, has_scale, is_auto, parse_axes, space_scale
 from .latent_shape import PATCH, VAE_SPACE, LatentShape
 from .noise_levels import Level, NoiseLevel, shift_sigma
-from .outside import read_json_object, shown
 from .resize import RESIZES, OrthonormalResize, make_resize, project, volume_ratio
+from .untrusted import read_json_object, shown
 
 FIELDS = ("pyramidal", "natural")
 TIMESTEP_SOURCES = ("natural", "sigma", "pyramid-flow")
@@ -42,7 +42,7 @@ FORM_KEY = "pyramid_form"
 CLOSEST = 1e-7
 """Least distance of a boundary from 0 and 1, which float32 can tell from them."""
 
-MOST_STAGES = 10
+MAX_STAGES = 10
 """Largest number of stages: as often as the largest video of ComfyUI's empty latents can be halved."""
 
 
@@ -211,8 +211,8 @@ class PyramidSpec:
             value = vars(self)[name]
             if not isinstance(value, (tuple, list)):
                 raise ValueError(f"{name} must be a list with one entry per transition, got {shown(value)}")
-            if len(value) >= MOST_STAGES:
-                raise ValueError(f"{name} has {len(value)} entries; a pyramid has at most {MOST_STAGES} stages")
+            if len(value) >= MAX_STAGES:
+                raise ValueError(f"{name} has {len(value)} entries; a pyramid has at most {MAX_STAGES} stages")
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
         object.__setattr__(self, "downsample_axes", tuple(map(parse_axes, self.downsample_axes)))
         _check_choices(self)
@@ -459,7 +459,7 @@ class PyramidSpec:
 TRAINED_SIDE = 480
 """Short side in pixels of the smallest videos that stock Wan was trained on; it breaks down at smaller ones."""
 
-LEAST_SIDE = TRAINED_SIDE - 2 * VAE_SPACE
+MIN_SIDE = TRAINED_SIDE - 2 * VAE_SPACE
 """Short side that counts as trained: 704 pixels at 2/3 are 464 in whole patches."""
 
 
@@ -478,7 +478,7 @@ def auto_scale(full: LatentShape, *, pixels: int = VAE_SPACE) -> str:
     scales = [halving, *others] if halves else others
     if short < TRAINED_SIDE * 3 // 4:
         return scales[0]
-    return next((axes for axes in scales if min(full.coarser(axes)[1:]) * pixels >= LEAST_SIDE), scales[-1])
+    return next((axes for axes in scales if min(full.coarser(axes)[1:]) * pixels >= MIN_SIDE), scales[-1])
 
 
 def _check_choices(spec: PyramidSpec) -> None:

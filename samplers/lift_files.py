@@ -23,7 +23,7 @@ from torch import Tensor
 from ..pyramid.axes import is_auto, parse_axes, space_scale
 from ..pyramid.lift import METADATA_KEY, LinearMap
 from ..pyramid.neighbourhoods import TOLERANCE
-from ..pyramid.outside import first_line, read_json_object, shown
+from ..pyramid.untrusted import first_line, read_json_object, shown
 from .comfyui.finite import NUMBERS, is_finite
 from .comfyui.safetensors_file import file_problem, read_metadata, write_safetensors
 from .video_lift import VideoLift
@@ -36,10 +36,10 @@ FORMAT = 1
 RENDERED = "rendered clips"
 """Source of maps that were fitted on rendered clips alone."""
 
-MOST_TEXT = 200
+MAX_TEXT = 200
 """Characters of the texts in a file."""
 
-MOST_WEIGHT = 1000.0
+MAX_WEIGHT = 1000.0
 """Largest weight of a map; fitted ones are below 10."""
 
 SAMPLED_VALUES = 256
@@ -223,8 +223,8 @@ def _check_ratios(axes: str, lift: LinearMap, drop: LinearMap) -> None:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.isprintable() or len(value) > MOST_TEXT:
-        raise ValueError(f"{shown(value)} in place of a text of at most {MOST_TEXT} characters")
+    if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_TEXT:
+        raise ValueError(f"{shown(value)} in place of a text of at most {MAX_TEXT} characters")
     return value
 
 
@@ -234,8 +234,8 @@ def _read_map(tensors: Mapping[str, Tensor], prefix: str, entry: dict[str, Any])
         raise ValueError(f"{prefix} holds values that are not floating point numbers")
     if not all(map(is_finite, weights.values())):
         raise ValueError(f"{prefix} holds NaN or infinity")
-    if any(float(weight.float().abs().max()) > MOST_WEIGHT for weight in weights.values() if weight.numel()):
-        raise ValueError(f"{prefix} holds weights above {MOST_WEIGHT}")
+    if any(float(weight.float().abs().max()) > MAX_WEIGHT for weight in weights.values() if weight.numel()):
+        raise ValueError(f"{prefix} holds weights above {MAX_WEIGHT}")
     first, rest = (_errors(entry["errors"][part]) for part in ("first", "rest"))
     return FittedMap(LinearMap.from_tensors(weights, {METADATA_KEY: entry["map"]}), first, rest)
 

@@ -35,7 +35,7 @@ SIDE = 16
 CLIPS, STILLS = 25, 50
 """Maximum number of clips and single frames of a fit; stills serve latent frame 0, of which a clip has only one."""
 
-MOST_CLIPS = 50
+MAX_CLIPS = 50
 """Maximum number of clips cropped from the artist's own video."""
 
 HOLD_OUT = 5
@@ -165,7 +165,7 @@ def check_vae(vae: Any) -> None:
 def _sources(side: int, video: Tensor | None) -> list[list[_Source]]:
     """Return clips and stills of this many pixels in parts, each with as large a share of both."""
     kinds = []
-    for frames, least, most, unit in ((LENGTH, CLIPS, MOST_CLIPS, "clips"), (1, STILLS, STILLS, "frames")):
+    for frames, least, most, unit in ((LENGTH, CLIPS, MAX_CLIPS, "clips"), (1, STILLS, STILLS, "frames")):
         given = [] if video is None else crops(video, frames, side, most)
         render = functools.partial(dead_leaves, frames=frames, height=side, width=side)
         kinds.append(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..pyramid.axes import AUTO_SCALE, SCALES, is_auto
-from ..pyramid.outside import first_line, shown
 from ..pyramid.stages import STOCK, PyramidSpec
+from ..pyramid.untrusted import first_line, shown
 from .lift_files import (
     FOLDER,
     Errors,

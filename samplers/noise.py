@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from ..pyramid.noise_pyramid import stage_seed, step_seed, top_up_seed
-from ..pyramid.outside import shown
 from ..pyramid.stages import Stage
+from ..pyramid.untrusted import shown
 from .comfyui.finite import is_finite
 
 BATCH_INDEX_KEY = "pyramidal_wan_batch_index"
 """Transformer option that carries the LATENT's ``batch_index`` to the few-step sampler, so that every batch member draws its
 own noise."""
 
-MOST_DRAWS = 16
+MAX_DRAWS = 16
 """How many draws of a seed are searched for the noise of a batch."""
 
 
@@ -94,7 +94,7 @@ def batch_index_of(noise: Tensor, seed: int) -> list[int] | None:
     if not torch.count_nonzero(noise):
         return None
     generator, found = torch.Generator().manual_seed(seed), dict[int, int]()
-    for index in range(max(len(noise), MOST_DRAWS)):
+    for index in range(max(len(noise), MAX_DRAWS)):
         draw = torch.randn(noise.shape[1:], generator=generator).to(noise.dtype)
         found.update({member: index for member in range(len(noise)) if torch.equal(noise[member], draw)})
         if len(found) == len(noise):

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..pyramid.axes import AUTO_SCALE
 from ..pyramid.latent_shape import LatentShape
-from ..pyramid.outside import shown
 from ..pyramid.schedules import keep_last, numbers_in
 from ..pyramid.stage_names import AUTO, stage_index
 from ..pyramid.stages import PRESETS, STOCK, PyramidSpec
+from ..pyramid.untrusted import shown
 from .comfyui.checkpoint_metadata import distilled_for, spec_trained_for
 from .comfyui.flow_shift import flow_shift, with_flow_shift
 from .comfyui.latents import fit_channels, full_size, spec_at
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 
-MOST_CFG = 100.0
+MAX_CFG = 100.0
 """Largest cfg, as in ComfyUI's samplers."""
 
 
@@ -224,8 +224,8 @@ def parse_cfg(text: str, number_of_stages: int) -> list[float]:
     if not all(re.fullmatch(r"\d+(\.\d*)?|\.\d+", part) for part in parts):
         raise ValueError(f"cfg must be one number, or one per stage joined by '-', such as 5-6-4; got {shown(text)}")
     values = [float(part) for part in parts]
-    if max(values) > MOST_CFG:
-        raise ValueError(f"cfg {shown(text)} is above {MOST_CFG:g}, the most that ComfyUI's samplers take")
+    if max(values) > MAX_CFG:
+        raise ValueError(f"cfg {shown(text)} is above {MAX_CFG:g}, the most that ComfyUI's samplers take")
     if len(values) not in (1, number_of_stages):
         raise ValueError(
             f"cfg {shown(text)} has {len(values)} numbers, but the pyramid has {number_of_stages} stages (low to high "

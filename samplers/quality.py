@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ..pyramid.outside import shown
 from ..pyramid.schedules import numbers_in, parse_steps
+from ..pyramid.untrusted import shown
 from .schedule import steps_text
 
 

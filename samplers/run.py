@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
 
-from ..pyramid.outside import shown
 from ..pyramid.schedules import TOLERANCE
 from ..pyramid.stage_names import stage_name
 from ..pyramid.stages import PyramidSpec, Stage
+from ..pyramid.untrusted import shown
 from .comfyui.checkpoint_metadata import check_spec
 from .comfyui.conditioning import LatentDown, check_conds, check_finite_conds, check_widths
 from .comfyui.model_objects import check_objects

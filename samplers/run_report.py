@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 IGNORES_LATENT = "the LATENT holds a video, but a run from pure noise (denoise 1) does not use it"
 
-MOST_FEW_STEPS = 8
+MAX_FEW_STEPS = 8
 """Steps up to which a run is one for step-distilled weights; stock Wan requires about 20 at least."""
 
 
@@ -128,10 +128,10 @@ def doubts(
             found.append(f"{student[0]} was distilled to run with cfg 1, got {guided:g}")
         if not spec.for_stock_weights and sampler not in (FEW_STEP, None):
             found.append(f"{student[0]} was distilled for the sampler '{FEW_STEP}', got '{sampler}'")
-    elif sampler == FEW_STEP and (guided is not None or total > MOST_FEW_STEPS):
+    elif sampler == FEW_STEP and (guided is not None or total > MAX_FEW_STEPS):
         got = f"cfg {guided:g}" if guided is not None else f"{total} steps"
         found.append(f"'{FEW_STEP}' is for distilled models, few steps and cfg 1, got {got}; use euler for other models")
-    elif guided is not None and whole and total <= MOST_FEW_STEPS:
+    elif guided is not None and whole and total <= MAX_FEW_STEPS:
         found.append(
             f"{total} steps with cfg {guided:g}: a step-distilled LoRA requires cfg 1, a model without one about 30 steps"
         )

@@ -14,8 +14,8 @@ from typing import Any
 
 import comfy.samplers
 
-from ..pyramid.outside import MOST_SHOWN, shown
 from ..pyramid.stages import PyramidSpec
+from ..pyramid.untrusted import MAX_SHOWN, shown
 from .few_step import few_step_sampler, sample_few_step
 
 FEW_STEP = "pyramid_few_step"
@@ -142,7 +142,7 @@ def check_sampler_name(name: str | None, spec: PyramidSpec) -> None:
         ValueError: The name is unknown, or the sampler cannot run the stages of this pyramid.
     """
     if name is not None and name not in (*comfy.samplers.SAMPLER_NAMES, FEW_STEP):
-        nearest = difflib.get_close_matches(str(name)[:MOST_SHOWN], sampler_names(), n=3, cutoff=0.3) or ["euler"]
+        nearest = difflib.get_close_matches(str(name)[:MAX_SHOWN], sampler_names(), n=3, cutoff=0.3) or ["euler"]
         raise ValueError(
             f"unknown sampler {shown(name)} in this ComfyUI; expected one of its {len(sampler_names())}, such as "
             f"{', '.join(nearest)}"

@@ -26,8 +26,8 @@ TESTED = ("nodes", "plots", "pyramid", "samplers", "benchmarks/faults")
 """Folders of the code under test."""
 
 CASES = {"widget": 140, "linked widget": 60, "socket": 120, "file": 180}
-MOST_MEMORY = 12 << 30
-MOST_CHARACTERS = 500
+MAX_MEMORY = 12 << 30
+MAX_CHARACTERS = 500
 WIDGETS = ("INT", "FLOAT", "STRING", "COMBO")
 CHANGED_BY_NODES = ("patches", "object_patches", "wrappers", "callbacks", "injections", "attachments", "hook_patches")
 NOT_A_SENTENCE = re.compile(
@@ -64,7 +64,7 @@ def cases(seed: int, folder: Path) -> Sequence[Case]:
 def _check(runner: GraphRunner, shared: Path, reference: torch.Tensor, kind: str, seed: str, folder: Path) -> None:
     """Run one malformed graph and expect one sentence and no harm."""
     _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, most))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, most))
     rng = random.Random(seed)
     base = folder / "base"
     shutil.copytree(shared, base)
@@ -105,7 +105,7 @@ def expect_sentence(outcome: Outcome, words: str) -> None:
 
 def _expect_readable(text: str, words: str) -> None:
     expect("\n" not in text and text.isprintable(), f"{words}: not one line: {text[:200]!r}")
-    expect(len(text) <= MOST_CHARACTERS, f"{words}: {len(text)} characters: {text[:200]!r}")
+    expect(len(text) <= MAX_CHARACTERS, f"{words}: {len(text)} characters: {text[:200]!r}")
     expect(not NOT_A_SENTENCE.search(text), f"{words}: not a sentence for an artist: {text[:300]!r}")
 
 

@@ -17,7 +17,7 @@ UNIT, UNIT_LARGE = 64, 128
 LARGE = ("5b", "s2v")
 """Models with large units: the 5B VAE has 16 pixels a latent, and S2V's motion frames need 8 latents at half size."""
 SCALE = 8
-MOST_PIXELS = 192
+MAX_PIXELS = 192
 FEW = 6
 """Step counts up to this are left unchanged, such as those of distilled models."""
 OPEN_END = 1000
@@ -56,7 +56,7 @@ def shrink(graph: Graph) -> None:
 
 def small_size(pixels: int, unit: int = UNIT) -> int:
     """Return the small side for a side in pixels, a multiple of the unit."""
-    return min(MOST_PIXELS // unit, max(1, round(pixels / SCALE / unit))) * unit
+    return min(MAX_PIXELS // unit, max(1, round(pixels / SCALE / unit))) * unit
 
 
 def few_frames(frames: int) -> int:

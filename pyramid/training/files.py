@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .engine.atomic import atomic_file
 
-LARGEST_TEXT = 2**26
+MAX_TEXT = 2**26
 """Bytes of the largest JSON or TOML file that is read; a larger one cannot be a configuration."""
 MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be"),
          (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))  # fmt: skip
@@ -38,7 +38,7 @@ def check_regular(path: Path) -> None:
         raise OSError("is a folder" if stat.S_ISDIR(mode) else "is not a file but a pipe, socket or device")
 
 
-def read_limited(path: Path, limit: int = LARGEST_TEXT) -> bytes:
+def read_limited(path: Path, limit: int = MAX_TEXT) -> bytes:
     """Return the contents of a small file.
 
     Raises:

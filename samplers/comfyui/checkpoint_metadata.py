@@ -7,9 +7,9 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from ...pyramid.key_names import Expert
-from ...pyramid.outside import first_line
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, PyramidSpec
+from ...pyramid.untrusted import first_line
 from .checkpoint_files import loaded_from
 from .safetensors_file import read_metadata
 from .stage_lora import differences, stage_loras

@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from ...pyramid.axes import space_scale
 from ...pyramid.latent_shape import VAE_SPACE, LatentShape
-from ...pyramid.outside import shown
 from ...pyramid.patches import WHOLE
 from ...pyramid.resize import make_resize, scaled_sides
 from ...pyramid.stages import Stage
+from ...pyramid.untrusted import shown
 from .finite import place_of_nan
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from ...pyramid.latent_shape import LatentShape
-from ...pyramid.outside import first_line, read_json_object, shown
 from ...pyramid.stage_names import stage_name
 from ...pyramid.stages import PyramidSpec
+from ...pyramid.untrusted import first_line, read_json_object, shown
 from .finite import NUMBERS, is_finite
 from .latent_tag import CLEAN, END, START, TAG_KEY, StageTag, tag_of, tagged
 from .node_inputs import check_batch_index

@@ -12,7 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-MOST_DEPTH = 4
+MAX_DEPTH = 4
 """Lists and dicts inside one another that are searched for tensors."""
 
 
@@ -32,7 +32,7 @@ def is_finite(tensor: Tensor) -> bool:
         return bool(torch.isfinite(tensor).all())
 
 
-def place_of_nan(value: Any, depth: int = MOST_DEPTH) -> str | None:
+def place_of_nan(value: Any, depth: int = MAX_DEPTH) -> str | None:
     """Return the key under which nested lists and dicts hold NaN or infinity, "" for the value itself; None if they do not."""
     if isinstance(value, Tensor):
         return None if is_finite(value) else ""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SIZE_NOTES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 """Keys of empty LATENTs by which newer versions of ComfyUI resize them for models with another VAE."""
 
-MOST_VALUES = 2**31
+MAX_VALUES = 2**31
 """Values of a LATENT, in all videos of its batch: 8 GiB."""
 
 SAVE_DRAFTS = (
@@ -33,7 +33,7 @@ SAVE_DRAFTS = (
 RESUME_DRAFTS = "like a draft, and this sampler would replace it with a new video; resume drafts with 'Pyramidal Sampler'"
 """Ways out for a LATENT that holds noise where a run starts from noise."""
 
-MOST_DEVIATION = 1.5
+MAX_DEVIATION = 1.5
 """Standard deviation within a channel, in the scale of the model, above which a latent cannot be an encoded video; those have
 about 1."""
 
@@ -41,11 +41,11 @@ about 1."""
 def empty_latent(shape: LatentShape, batch_size: int) -> dict:
     """Return a LATENT of zeros on ComfyUI's intermediate device, with its pixels per latent noted as ComfyUI's own nodes do."""
     size = (batch_size, CHANNELS, shape.frames, shape.height, shape.width)
-    if math.prod(size) > MOST_VALUES:
+    if math.prod(size) > MAX_VALUES:
         raise ValueError(
             f"{batch_size} video{'s' * (batch_size > 1)} of {shape.width * VAE_SPACE}x{shape.height * VAE_SPACE} with "
             f"{(shape.frames - 1) * VAE_TIME + 1} frames have {math.prod(size):.3g} latent values; expected at most "
-            f"{MOST_VALUES:.3g}"
+            f"{MAX_VALUES:.3g}"
         )
     samples = torch.zeros(size, device=comfy.model_management.intermediate_device())
     return {"samples": samples, SIZE_NOTES[0]: VAE_SPACE}
@@ -161,7 +161,7 @@ def check_holds_no_noise(model: ModelPatcher, samples: Tensor, way_out: str = SA
     """
     scaled = model.model.process_latent_in(samples)
     deviation = float((scaled - scaled.mean(dim=(2, 3, 4), keepdim=True)).square().mean().sqrt())
-    if deviation > MOST_DEVIATION:
+    if deviation > MAX_DEVIATION:
         raise ValueError(
             f"the LATENT holds noise (deviation {deviation:.2g}; encoded videos have about 1) but no record of its stage, "
             f"{way_out}"

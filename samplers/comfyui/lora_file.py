@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from ...pyramid.key_names import Expert, LoraKey, diffusers_name, lora_key
-from ...pyramid.outside import MOST_JSON, first_line, read_json, shown
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, NotFlowError, PyramidSpec
+from ...pyramid.untrusted import MAX_JSON, first_line, read_json, shown
 from .finite import is_finite
 from .patch_files import PatchSet, is_patch_key, patch_set
 from .safetensors_file import file_problem
 
 UP, DOWN = "lora_up.weight", "lora_down.weight"
 
-MOST_PATTERN, MOST_REPEATS = 300, 4
+MAX_PATTERN, MAX_REPEATS = 300, 4
 """Most characters and repetitions of an untrusted regular expression; more repetitions could run for ever."""
 
 
@@ -153,7 +153,7 @@ def _peft_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             packed = read_json(metadata["lora_adapter_metadata"], "the configuration in its header")
         elif path.stem == "adapter_model" and (beside := path.with_name("adapter_config.json")).is_file():
             with beside.open(encoding="utf-8") as file:
-                packed = read_json(file.read(MOST_JSON + 1), "the 'adapter_config.json' beside it")
+                packed = read_json(file.read(MAX_JSON + 1), "the 'adapter_config.json' beside it")
         else:
             return {}
     except OSError:
@@ -189,7 +189,7 @@ def _set_alphas(layers: dict[str, dict[str, Tensor]], config: Mapping[str, Any])
 def _check_pattern(pattern: str) -> None:
     """Raise ValueError for a pattern that is not a regular expression, or that could run for ever."""
     repeats = len(re.findall(r"[*+{]", pattern))
-    if len(pattern) > MOST_PATTERN or repeats > MOST_REPEATS or re.search(r"\)[*+{]", pattern):
+    if len(pattern) > MAX_PATTERN or repeats > MAX_REPEATS or re.search(r"\)[*+{]", pattern):
         raise ValueError(f"its alpha_pattern {shown(pattern)} is too complex; expected the name of a module")
     try:
         re.fullmatch(pattern, "")

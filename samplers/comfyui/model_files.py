@@ -7,9 +7,9 @@ import difflib
 import folder_paths
 
 from ...pyramid.key_names import Expert
-from ...pyramid.outside import first_line, shown
 from ...pyramid.patches import PREFIX
 from ...pyramid.stages import PyramidSpec
+from ...pyramid.untrusted import first_line, shown
 from .lora_file import LoraFile, load_lora_file
 from .patch_files import PatchSet, read_patches
 from .safetensors_file import read_metadata
@@ -17,7 +17,7 @@ from .safetensors_file import read_metadata
 SPEC_FOLDERS = ("diffusion_models", "loras", "checkpoints")
 """Model folders whose files can carry a pyramid."""
 
-MOST_NAME = 1000
+MAX_NAME = 1000
 """Longest name, in characters, for which a message suggests the nearest one."""
 
 
@@ -47,7 +47,7 @@ def lora_problem(name: str) -> str | None:
         return f"the name of a LoRA is {shown(name)}; expected a text"
     if _lora_path(name) is not None:
         return None
-    nearest = difflib.get_close_matches(name.replace("\\", "/")[:MOST_NAME], lora_names(), n=1, cutoff=0.3)
+    nearest = difflib.get_close_matches(name.replace("\\", "/")[:MAX_NAME], lora_names(), n=1, cutoff=0.3)
     return f"models/loras has no file {shown(name)}" + (f"; the nearest name is '{nearest[0]}'" if nearest else "")
 
 

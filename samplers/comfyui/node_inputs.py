@@ -13,18 +13,18 @@ from typing import Any
 
 from torch import Tensor
 
-from ...pyramid.outside import shown
 from ...pyramid.stages import PyramidSpec
+from ...pyramid.untrusted import shown
 from ..video_lift import VideoLift
 from .finite import NUMBERS, is_finite
 
-MOST_TEXT = 1000
+MAX_TEXT = 1000
 """Characters of the text in a widget."""
 
-MOST_LEVELS = 10_001
+MAX_LEVELS = 10_001
 """Noise levels of SIGMAS: the most steps that ComfyUI's samplers take, and one."""
 
-MOST_BATCH = 4096
+MAX_BATCH = 4096
 """Videos of a batch: the most that ComfyUI's empty latents have. ComfyUI draws the noise of every index below the largest."""
 
 
@@ -47,8 +47,8 @@ def check_input(name: str, io_type: str, value: Any, *, least: float | None = No
     if io_type in ("INT", "FLOAT"):
         _check_number(name, value, Integral if io_type == "INT" else Real, least, most)
     elif io_type in ("STRING", "COMBO"):
-        if not isinstance(value, str) or len(value) > MOST_TEXT:
-            raise ValueError(f"{name} is {shown(value)}; expected a text of at most {MOST_TEXT} characters")
+        if not isinstance(value, str) or len(value) > MAX_TEXT:
+            raise ValueError(f"{name} is {shown(value)}; expected a text of at most {MAX_TEXT} characters")
     elif (check := CHECKS.get(io_type)) is not None:
         check(name, value)
 
@@ -99,8 +99,8 @@ def check_batch_index(index: Any, batch: int, what: str) -> None:
         raise ValueError(f"{what} has batch indices {shown(index)}; expected one for each of its {batch} videos")
     for number in index:
         whole = isinstance(number, Integral) and not isinstance(number, bool)
-        if not whole or not 0 <= int(number) < MOST_BATCH:
-            raise ValueError(f"{what} has the batch index {shown(number)}; expected 0 to {MOST_BATCH - 1}")
+        if not whole or not 0 <= int(number) < MAX_BATCH:
+            raise ValueError(f"{what} has the batch index {shown(number)}; expected 0 to {MAX_BATCH - 1}")
 
 
 def _check_tensor(what: str, value: Any) -> None:
@@ -137,8 +137,8 @@ def _check_sigmas(name: str, value: Any) -> None:
     if not isinstance(value, Tensor) or value.ndim != 1 or value.is_complex():
         size = f"a tensor of {value.ndim} dimensions" if isinstance(value, Tensor) else shown(value)
         raise ValueError(f"{name} is {size}; expected SIGMAS, such as the output of 'Pyramidal Schedule'")
-    if len(value) > MOST_LEVELS:
-        raise ValueError(f"{name} has {len(value)} noise levels; expected at most {MOST_LEVELS}")
+    if len(value) > MAX_LEVELS:
+        raise ValueError(f"{name} has {len(value)} noise levels; expected at most {MAX_LEVELS}")
 
 
 def _check_image(name: str, value: Any) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from ...pyramid.outside import first_line
 from ...pyramid.patches import (
     PREFIX,
     Cell,
@@ -31,6 +30,7 @@ from ...pyramid.patches import (
 )
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, PyramidSpec
+from ...pyramid.untrusted import first_line
 from .device_copies import OnDevice
 from .finite import is_finite
 from .safetensors_file import read_safetensors

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...pyramid.outside import first_line, read_json_object, shown
+from ...pyramid.untrusted import first_line, read_json_object, shown
 from .conditioning import NUMBERS
 from .finite import NUMBERS as FLOATS
 from .finite import is_finite, place_of_nan

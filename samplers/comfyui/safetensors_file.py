@@ -11,9 +11,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from ...pyramid.outside import first_line
+from ...pyramid.untrusted import first_line
 
-MOST_HEADER = 16 << 20
+MAX_HEADER = 16 << 20
 """Bytes of a header: that of a large LoRA with the tags of its training images has a few million."""
 
 ENDINGS = (".safetensors", ".sft")
@@ -39,7 +39,7 @@ def file_problem(path: str | Path) -> str | None:
         return error.strerror or first_line(error)
     if size < 8 or length > size - 8:
         return "it is damaged, or only part of it was copied"
-    return f"its header has {length} bytes; expected at most {MOST_HEADER}" if length > MOST_HEADER else None
+    return f"its header has {length} bytes; expected at most {MAX_HEADER}" if length > MAX_HEADER else None
 
 
 def read_metadata(path: str | Path, what: str) -> dict[str, str]:

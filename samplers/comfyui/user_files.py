@@ -12,13 +12,13 @@ from pathlib import Path
 import folder_paths
 from torch import Tensor
 
-from ...pyramid.outside import shown
+from ...pyramid.untrusted import shown
 from .safetensors_file import read_safetensors, write_safetensors
 
 OUTPUT_MARK = " [output]"
 """ComfyUI's mark of file names in the output folder."""
 
-MOST_NAME = 200
+MAX_NAME = 200
 """Bytes of a file's name with its folders: Windows allows 260 characters for the whole path."""
 
 RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")})
@@ -110,8 +110,8 @@ class UserFiles:
         stem = name.strip().removesuffix(".safetensors") if isinstance(name, str) else ""
         if not stem.isprintable() or not re.fullmatch(r"[^<>:\"|?*\\]+", stem):
             raise ValueError(f"{shown(name)} is not a valid file name; use letters, digits, '-', '_', and '/' for folders")
-        if len(stem.encode()) > MOST_NAME:
-            raise ValueError(f"the file name {shown(name)} is too long; use at most {MOST_NAME} bytes, with folders")
+        if len(stem.encode()) > MAX_NAME:
+            raise ValueError(f"the file name {shown(name)} is too long; use at most {MAX_NAME} bytes, with folders")
         *folders, last = stem.split("/")
         for part in (*(part for part in folders if part not in (".", "..")), last):
             if part.partition(".")[0].strip().lower() in RESERVED or part != part.rstrip(". "):

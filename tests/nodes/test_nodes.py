@@ -17,7 +17,7 @@ from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
 from pyramidalwan.nodes.pyramid import PyramidalWanCustom, PyramidalWanPreset
 from pyramidalwan.nodes.sampler import PyramidalWanSampler
 from pyramidalwan.nodes.schedule import PyramidalWanSchedule
-from pyramidalwan.nodes.schema import LONGEST_LINE, as_shown
+from pyramidalwan.nodes.schema import MAX_LINE, as_shown
 from pyramidalwan.pyramid.axes import AUTO_SCALE
 from pyramidalwan.pyramid.stages import PRESETS, STOCK, PyramidSpec
 from pyramidalwan.samplers.comfyui import prompt_files, safetensors_file
@@ -65,7 +65,7 @@ def test_texts_on_nodes_are_short_lines_that_can_be_read_in_one():
     )
     shown = as_shown(text)
     assert shown.replace("\n", " ") == text.replace("\nerrors:\n", "; errors: ")
-    assert all(len(line) <= LONGEST_LINE for line in shown.splitlines()) and "steps;\nhigh" in shown
+    assert all(len(line) <= MAX_LINE for line in shown.splitlines()) and "steps;\nhigh" in shown
     assert as_shown("") == ""
 
 

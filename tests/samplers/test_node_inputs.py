@@ -10,7 +10,7 @@ from comfyui_graph import empty, prompt
 from pyramidalwan.nodes import NODES
 from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
 from pyramidalwan.pyramid.stages import PRESETS
-from pyramidalwan.samplers.comfyui.node_inputs import MOST_BATCH, MOST_LEVELS, check_input
+from pyramidalwan.samplers.comfyui.node_inputs import MAX_BATCH, MAX_LEVELS, check_input
 from pyramidalwan.samplers.noise import SeedNoise
 
 NAN = math.nan
@@ -71,7 +71,7 @@ WRONG = {
         (empty(noise_mask=BAD), "the noise mask at x holds NaN"),
         (empty(noise_mask="mask"), "the noise mask at x is 'mask'; expected a tensor"),
         (empty(noise_mask=torch.ones(())), "has 0 dimensions; expected 2 to 5"),
-        (empty(batch_index=[10**12]), f"has the batch index {10**12}; expected 0 to {MOST_BATCH - 1}"),
+        (empty(batch_index=[10**12]), f"has the batch index {10**12}; expected 0 to {MAX_BATCH - 1}"),
         (empty(batch_index=[-1]), "the batch index -1"),
         (empty(batch_index=[0, 1]), "expected one for each of its 1 videos"),
         (empty(batch_index=5), "has batch indices 5"),
@@ -86,7 +86,7 @@ WRONG = {
     "SIGMAS": [
         ([1.0, 0.0], "expected SIGMAS"),
         (torch.zeros(2, 2), "a tensor of 2 dimensions; expected SIGMAS"),
-        (torch.linspace(1, 0, MOST_LEVELS + 1), f"has {MOST_LEVELS + 1} noise levels; expected at most {MOST_LEVELS}"),
+        (torch.linspace(1, 0, MAX_LEVELS + 1), f"has {MAX_LEVELS + 1} noise levels; expected at most {MAX_LEVELS}"),
     ],
     "IMAGE": [(torch.zeros(4, 4, 3), "of size 4x4x3; expected an IMAGE"), (torch.full((1, 2, 2, 3), NAN), "holds NaN")],
     "NOISE": [(Opaque(), "expected NOISE"), (SeedNoise("a"), "the seed of the NOISE at x is 'a'"), (SeedNoise(-1), "is -1")],
@@ -116,7 +116,7 @@ def test_valid_values_pass():
     for kind, value in (
         ("LATENT", empty(batch=2, batch_index=[0, 7], noise_mask=torch.ones(1, 8, 8))),
         ("CONDITIONING", prompt()),
-        ("SIGMAS", torch.linspace(1, 0, MOST_LEVELS)),
+        ("SIGMAS", torch.linspace(1, 0, MAX_LEVELS)),
         ("IMAGE", torch.zeros(1, 2, 2, 3)),
         ("NOISE", SeedNoise(2**64 - 1)),
         ("PYRAMID", PRESETS["plain"]),

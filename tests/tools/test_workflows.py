@@ -37,7 +37,7 @@ LOADERS = {
 }
 REPOSITORY = r"https://huggingface\.co/Comfy-Org/(?:Wan_2\.1_ComfyUI_repackaged|Wan_2\.2_ComfyUI_Repackaged)"
 PUBLIC = re.compile(REPOSITORY + r"/resolve/main/split_files/(\w+)/([\w.-]+)")
-SMALLEST_TEXT, TEXT = 8, 14
+MIN_TEXT, TEXT = 8, 14
 """The classic design draws no text that would be smaller than this many pixels; its texts have so many at 100 %."""
 BADGE = 150
 LETTER = 10
@@ -208,7 +208,7 @@ def test_every_group_fits_the_screen_and_the_first_view_shows_the_whole_graph(fl
 def test_graphs_for_stock_weights_with_one_sampler_are_shown_at_almost_100_percent():
     scales = {name: SHIPPED[title(name)]["extra"]["ds"]["scale"] for name in WORKFLOWS}
     assert min(scales[name] for name in ("wan_any_graph", "wan22_5b_ti2v", "wan_t2v_training_free")) >= 0.95
-    assert min(scales.values()) >= SMALLEST_TEXT / TEXT
+    assert min(scales.values()) >= MIN_TEXT / TEXT
 
 
 @each_workflow

@@ -19,7 +19,7 @@ from .scenes import COLOUR_RGB, DISTANCES, GROUND_RGB, PATTERN_PERIODS, PLACE_X,
 
 NOTHING = "none"  # label when no shape was found
 SHADES = (0.42, 1.75)  # texture and light multiply a ground colour by a factor in this range
-LEAST_AREA = 0.004  # a frame shows the shape where at least this share of it has its colour (a whole ring covers 0.04)
+MIN_AREA = 0.004  # a frame shows the shape where at least this share of it has its colour (a whole ring covers 0.04)
 STILL_BELOW = 0.42 * TRAVEL  # travel over the clip, fraction of the side
 PATTERN_ABOVE = 0.012  # energy of the relative brightness at the texture's frequency; a ground-truth texture has 0.06
 WINDOW = 1.7 * RADIUS  # half side of the square around the centroid that belongs to the shape
@@ -116,7 +116,7 @@ def _centroids(alpha: Tensor) -> tuple[Tensor, Tensor]:
     x = (torch.arange(width, device=mask.device) + 0.5) / width
     y = (torch.arange(height, device=mask.device) + 0.5) / height
     short = min(height, width)
-    seen = mask.mean(dim=(-2, -1)) > LEAST_AREA
+    seen = mask.mean(dim=(-2, -1)) > MIN_AREA
     centre = torch.stack(_mean_position(mask, x, y), dim=-1)
     for _ in range(3):
         near_x = ((x - centre[..., :1]) * width / short).abs() < WINDOW  # (B, T, W)

@@ -17,7 +17,7 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
-STRETCH, LONGEST_STRETCH = 0.25, 20.0
+STRETCH, MAX_STRETCH = 0.25, 20.0
 """Length of a tangent as a share of the distance between two points, and its limit at a dot."""
 TIMES = np.linspace(0, 1, 41)[:, None]
 BERNSTEIN = np.hstack([(1 - TIMES) ** 3, 3 * (1 - TIMES) ** 2 * TIMES, 3 * (1 - TIMES) * TIMES**2, TIMES**3])
@@ -88,9 +88,7 @@ def curve(start: Point, way: Sequence[Point], end: Point) -> np.ndarray:
     pieces = []
     for index, (here, there) in enumerate(pairwise(points)):
         distance = STRETCH * math.dist(here, there)
-        at_start, at_end = (
-            distance if socket else min(LONGEST_STRETCH, distance) for socket in (index == 0, index == len(way))
-        )
+        at_start, at_end = (distance if socket else min(MAX_STRETCH, distance) for socket in (index == 0, index == len(way)))
         controls = here, _moved(here, headings[index], at_start), _moved(there, headings[index + 1], -at_end), there
         pieces.append(BERNSTEIN @ np.asarray(controls))
     return np.concatenate(pieces)

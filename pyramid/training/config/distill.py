@@ -12,7 +12,7 @@ from ...forms import FLOW, Form
 from ...noise_levels import shift_sigma
 from ...schedules import parse_steps, stage_levels
 from ...stages import PyramidSpec
-from .run_config import MOST_STEPS, RunConfig, TrainSection, check_steps
+from .run_config import MAX_STEPS, RunConfig, TrainSection, check_steps
 from .settings import Adapter, Name, Optimizer, Share, StageSteps, Validation
 from .toml_config import Section
 
@@ -67,7 +67,7 @@ class DistillTrain(TrainSection):
     """Length of the run and size of its batches."""
 
     steps: PositiveInt = Field(
-        default=4000, le=MOST_STEPS, description="iterations, each of which updates the critic (guess: 3 to 5 thousand)"
+        default=4000, le=MAX_STEPS, description="iterations, each of which updates the critic (guess: 3 to 5 thousand)"
     )
     critic_updates: PositiveInt = Field(
         default=5, le=1000, description="critic updates for each update of the student (DMD2: 5; Neodragon: 2)"

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from ...forms import FLOW, TABLES, Form, named_form, starting_rho
-from .run_config import MOST_SAMPLES, RunConfig, TrainSection, check_steps
+from .run_config import MAX_SAMPLES, RunConfig, TrainSection, check_steps
 from .settings import Model, Optimizer, Share
 from .toml_config import Section
 
@@ -16,10 +16,10 @@ class FinetuneTrain(TrainSection):
     """Length of the run and size of its batches."""
 
     per_stage: PositiveInt = Field(
-        default=2, le=MOST_SAMPLES, description="samples of each stage in one forward pass of one process (PW: 6 in 3 stages)"
+        default=2, le=MAX_SAMPLES, description="samples of each stage in one forward pass of one process (PW: 6 in 3 stages)"
     )
     accumulation: PositiveInt = Field(
-        default=1, le=MOST_SAMPLES, description="forward passes per optimiser step (PW: batch 6 on each of 2 GPUs)"
+        default=1, le=MAX_SAMPLES, description="forward passes per optimiser step (PW: batch 6 on each of 2 GPUs)"
     )
     drop_prompt: Share = Field(
         default=0.1, description="share of samples with the empty prompt, for cfg (Pyramidal Flow's value)"

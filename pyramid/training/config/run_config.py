@@ -11,18 +11,18 @@ from ...schedules import parse_steps
 from .settings import Adapter, Data, Keep, Name, Optimizer, Pyramid, System, Validation, Video
 from .toml_config import Section
 
-MOST_STEPS = 10_000_000
-MOST_SAMPLES = 4096
+MAX_STEPS = 10_000_000
+MAX_SAMPLES = 4096
 
 
 class TrainSection(Section):
     """Length of the run and size of its batches."""
 
-    steps: PositiveInt = Field(default=5000, le=MOST_STEPS, description="optimiser steps (PW)")
+    steps: PositiveInt = Field(default=5000, le=MAX_STEPS, description="optimiser steps (PW)")
     per_stage: PositiveInt = Field(
-        default=1, le=MOST_SAMPLES, description="samples of each stage in one forward pass of one process"
+        default=1, le=MAX_SAMPLES, description="samples of each stage in one forward pass of one process"
     )
-    accumulation: PositiveInt = Field(default=1, le=MOST_SAMPLES, description="forward passes per optimiser step")
+    accumulation: PositiveInt = Field(default=1, le=MAX_SAMPLES, description="forward passes per optimiser step")
     seed: int = Field(default=0, ge=0, lt=2**63 - 1, description="of every random choice")
 
 

@@ -23,7 +23,7 @@ from ...latent_shape import LatentShape
 from ...stages import COARSE, FIRST_FRAME, ROPE, TIMESTEP_SOURCES, TRAINING_PRESETS, PyramidSpec
 from .toml_config import Section
 
-LONGEST_NAME = 4096
+MAX_NAME = 4096
 """Characters of the longest path."""
 
 
@@ -42,7 +42,7 @@ def _as_text(value: Any) -> Any:
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
-Name = Annotated[str, Field(max_length=LONGEST_NAME), AfterValidator(_check_name)]
+Name = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(_check_name)]
 """The path of a file or folder."""
 StageSteps = Annotated[str, BeforeValidator(_as_text)]
 """The steps of every stage, low to high resolution: "20-20-10"."""

@@ -21,7 +21,7 @@ else:
 
 LARGEST = 2**20
 """Bytes of the largest configuration that is read."""
-LONGEST_SHOWN = 200
+MAX_SHOWN = 200
 """Characters of a wrong value that a message shows."""
 
 
@@ -114,7 +114,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
     except (tomllib.TOMLDecodeError, TypeError):  # such as a path, or a date
         value = text
     except RecursionError:
-        raise ValueError(f"--set {setting[:LONGEST_SHOWN]}...: the value is nested too deeply") from None
+        raise ValueError(f"--set {setting[:MAX_SHOWN]}...: the value is nested too deeply") from None
     *tables, key = name.strip().split(".")
     for table in tables:
         values = values.setdefault(table, {})
@@ -124,7 +124,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
 
 
 def _describe(kind: type[Section], error: Any) -> str:
-    name = ".".join(map(str, error["loc"]))[:LONGEST_SHOWN]
+    name = ".".join(map(str, error["loc"]))[:MAX_SHOWN]
     if error["type"] == "extra_forbidden":
         *tables, key = error["loc"]
         known = list(_section(kind, tables).model_fields)
@@ -137,7 +137,7 @@ def _describe(kind: type[Section], error: Any) -> str:
     if not name:
         return message
     shown = json.dumps(error["input"], default=str)
-    shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
+    shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
     return f"'{name}' is {shown}: {message[0].lower()}{message[1:]}"
 
 

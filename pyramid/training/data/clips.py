@@ -26,11 +26,11 @@ T = TypeVar("T")
 
 FORMATS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif", "protocol_whitelist": "none"}
 """Containers that are opened; a playlist in a file with the name of a video could open other files and addresses."""
-MOST_PIXELS = 2**26
+MAX_PIXELS = 2**26
 """Pixels of the largest frame that is decoded."""
 RATES = (1, 1000)
 """Lowest and highest plausible frame rate, per second."""
-LONGEST_HOLD = 3
+MAX_HOLD = 3
 """A frame may be shown during at most so many frames of the clip; after a longer gap the clip would stand still."""
 
 
@@ -113,8 +113,8 @@ def _timed(frames: Iterator[av.VideoFrame]) -> Iterator[tuple[Fraction, av.Video
     for number, frame in enumerate(frames):
         if frame.pts is None or frame.time_base is None:
             raise UnusableError(f"has no time stamp at frame {number}")
-        if frame.width * frame.height > MOST_PIXELS:
-            raise UnusableError(f"too large: {frame.width}x{frame.height}; at most {MOST_PIXELS} pixels are decoded")
+        if frame.width * frame.height > MAX_PIXELS:
+            raise UnusableError(f"too large: {frame.width}x{frame.height}; at most {MAX_PIXELS} pixels are decoded")
         yield frame.pts * Fraction(frame.time_base), frame
 
 
@@ -160,12 +160,12 @@ def _checked_rate(decoded: int, start: Fraction, before: Fraction, time: Fractio
         shown = f"{float(time - start):.3f} s follows {float(before - start):.3f} s"
         raise UnusableError(f"has time stamps that do not rise: {shown}")
     measured = decoded / (time - start)
-    if (time - before) * rate > LONGEST_HOLD:
-        if measured * LONGEST_HOLD < rate:
+    if (time - before) * rate > MAX_HOLD:
+        if measured * MAX_HOLD < rate:
             _check_rate(measured, rate)
         raise UnusableError(
             f"has a gap of {float(time - before):.3g} s after {float(before - start):.3g} s; at most "
-            f"{float(LONGEST_HOLD / rate):.3g} s is allowed"
+            f"{float(MAX_HOLD / rate):.3g} s is allowed"
         )
     return measured
 

@@ -23,11 +23,11 @@ SUPPORTED = (
     "'path' and 'caption', or webdataset shards (a .tar, or a folder of them) with a .txt or .json per video"
 )
 PROMPTS = "a .txt with one prompt per line, or a .csv or .jsonl with the column 'caption'"
-LONGEST_CAPTION = 2**16
+MAX_CAPTION = 2**16
 """Bytes of the longest caption; text encoders read a few hundred words."""
-LARGEST_MEMBER = 2**33
+MAX_MEMBER = 2**33
 """Bytes of the largest video in an archive, which is read into memory."""
-MOST_SOURCES = 10_000_000
+MAX_SOURCES = 10_000_000
 """Largest number of entries in a list."""
 
 
@@ -65,7 +65,7 @@ class Source:
             return self.path.open("rb")
         try:
             with tarfile.open(self.path, "r:") as archive:
-                return io.BytesIO(_contents(archive, archive.getmember(self.member), LARGEST_MEMBER))
+                return io.BytesIO(_contents(archive, archive.getmember(self.member), MAX_MEMBER))
         except (tarfile.TarError, ValueError, KeyError, MemoryError) as error:
             raise OSError(f"cannot be read from the archive ({first_line(error)})") from None
 
@@ -135,8 +135,8 @@ def _limited(sources: Iterator[Source], path: Path) -> list[Source]:
     listed: list[Source] = []
     for source in sources:
         listed.append(source)
-        if len(listed) > MOST_SOURCES:
-            raise ValueError(f"{path} lists more than {MOST_SOURCES} entries; divide it into several caches")
+        if len(listed) > MAX_SOURCES:
+            raise ValueError(f"{path} lists more than {MAX_SOURCES} entries; divide it into several caches")
     return listed
 
 
@@ -192,8 +192,8 @@ def _caption_problem(caption: str) -> str | None:
             return "has a caption with half a character (a lone surrogate)"
     if "\0" in caption:
         return "has a caption with NUL characters"
-    if len(caption) > LONGEST_CAPTION:
-        return f"has a caption of {len(caption)} characters; at most {LONGEST_CAPTION} are allowed"
+    if len(caption) > MAX_CAPTION:
+        return f"has a caption of {len(caption)} characters; at most {MAX_CAPTION} are allowed"
     return None
 
 
@@ -203,7 +203,7 @@ def _with_text(video: Path) -> Source:
     if not path.exists():
         return _checked(video, "")
     try:
-        return _checked(video, decode(read_limited(path, 4 * LONGEST_CAPTION)).strip())
+        return _checked(video, decode(read_limited(path, 4 * MAX_CAPTION)).strip())
     except (OSError, ValueError) as error:
         return Source(video, None, problem=f"has a caption that cannot be used: {path.name} {first_line(error)}")
 
@@ -220,7 +220,7 @@ def _tar(path: Path) -> Iterator[Source]:
                 video = next((parts[suffix] for suffix in VIDEO_SUFFIXES if suffix in parts), None)
                 if video is not None:
                     yield _member(path, archive, parts, video)
-                    if video.offset == last and _member_problem(archive, video, LARGEST_MEMBER):
+                    if video.offset == last and _member_problem(archive, video, MAX_MEMBER):
                         damage = None  # the archive's damage is this member's
     except (tarfile.TarError, OSError, ValueError, MemoryError, RecursionError) as error:
         damage = f"is not an uncompressed tar archive that can be read ({first_line(error)})"
@@ -253,7 +253,7 @@ def _block(archive: tarfile.TarFile) -> bytes:
 
 
 def _member(path: Path, archive: tarfile.TarFile, parts: dict[str, tarfile.TarInfo], video: tarfile.TarInfo) -> Source:
-    problem = _member_problem(archive, video, LARGEST_MEMBER)
+    problem = _member_problem(archive, video, MAX_MEMBER)
     try:
         caption = _member_text(archive, parts)
         problem = problem or _caption_problem(caption or "")
@@ -264,7 +264,7 @@ def _member(path: Path, archive: tarfile.TarFile, parts: dict[str, tarfile.TarIn
 
 def _member_text(archive: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> str | None:
     if ".txt" in parts:
-        return decode(_contents(archive, parts[".txt"], 4 * LONGEST_CAPTION)).strip() or None
+        return decode(_contents(archive, parts[".txt"], 4 * MAX_CAPTION)).strip() or None
     if ".json" in parts:
         values = parse_json(decode(_contents(archive, parts[".json"], 2**20)))
         caption = (values.get("caption") or values.get("text")) if isinstance(values, dict) else values

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ..files import decode, encoding_of, parse_json, read_limited
 
-LARGEST_TABLE = 2**32
+MAX_TABLE = 2**32
 """Bytes of the largest table that is read."""
-LONGEST_FIELD = 2**20
+MAX_FIELD = 2**20
 """Characters of the longest field."""
 Row = dict[str, str | None]
 
@@ -23,7 +23,7 @@ def text_lines(path: Path) -> list[str | ValueError]:
         OSError: The file cannot be read.
         ValueError: The file is too large, or cannot be decoded as a whole.
     """
-    contents = read_limited(path, LARGEST_TABLE)
+    contents = read_limited(path, MAX_TABLE)
     encoding, skipped = encoding_of(contents[:4])
     if encoding != "utf-8":
         return list(decode(contents).splitlines())
@@ -68,8 +68,8 @@ def _checked(row: dict) -> Row | str:
     for name, value in row.items():
         if value is not None and not isinstance(value, str):
             return f"'{name}' is {value!r:.50}; expected a string"
-        if value is not None and len(value) > LONGEST_FIELD:
-            return f"'{name}' has {len(value)} characters; at most {LONGEST_FIELD} are allowed"
+        if value is not None and len(value) > MAX_FIELD:
+            return f"'{name}' has {len(value)} characters; at most {MAX_FIELD} are allowed"
     return row
 
 
@@ -78,7 +78,7 @@ def _csv_rows(lines: Sequence[str | ValueError]) -> Iterator[Row | str]:
 
     After a row that cannot be parsed, such as one with an unclosed quotation mark, continue in the next line.
     """
-    csv.field_size_limit(LONGEST_FIELD)
+    csv.field_size_limit(MAX_FIELD)
     header, start = _csv_row(lines, 0)
     if isinstance(header, str):
         raise ValueError(f"the header {header}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 SUFFIX = ".partial"
 """Suffix of files and folders that are being written. An interrupted write leaves one; see ``remove_leftovers``."""
-LONGEST_NAME = 200
+MAX_NAME = 200
 """Characters of a file's name that its temporary name keeps, so that the latter is not too long for the file system."""
 
 
@@ -31,7 +31,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     make_folder(path.parent)
-    partial = path.with_name(f"{path.name[:LONGEST_NAME]}.{secrets.token_hex(4)}{SUFFIX}")
+    partial = path.with_name(f"{path.name[:MAX_NAME]}.{secrets.token_hex(4)}{SUFFIX}")
     try:
         yield partial
         _flush(partial)
@@ -100,7 +100,7 @@ def remove(path: Path) -> None:
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove what interrupted writes left in a folder, or those of one file; nothing else may be writing it."""
-    begin = "" if name is None else f"{glob.escape(name[:LONGEST_NAME])}."
+    begin = "" if name is None else f"{glob.escape(name[:MAX_NAME])}."
     for leftover in folder.glob(f"{begin}*{SUFFIX}"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)

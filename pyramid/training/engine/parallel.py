@@ -22,7 +22,7 @@ T = TypeVar("T")
 BUCKET = 2**25
 """Number of gradients in one reduction (128 MB)."""
 
-LONGEST_WAIT = timedelta(hours=12)
+MAX_WAIT = timedelta(hours=12)
 """How long processes wait for each other: the main one alone reads networks, writes checkpoints and exports, which takes longer
 than PyTorch's default of 10 minutes with 14B."""
 
@@ -30,7 +30,7 @@ than PyTorch's default of 10 minutes with 14B."""
 def start(system: System) -> Accelerator:
     """Join the other processes, if ``accelerate launch`` or ``torchrun`` started any, and select the device."""
     precision = "bf16" if system.precision == "bf16" else "no"
-    waits = InitProcessGroupKwargs(timeout=LONGEST_WAIT)
+    waits = InitProcessGroupKwargs(timeout=MAX_WAIT)
     cpu = system.device == "cpu"
     return Accelerator(mixed_precision=precision, cpu=cpu, step_scheduler_with_optimizer=False, kwargs_handlers=[waits])
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...forms import TABLES, Ddim, Form, form_from_metadata
-from ...outside import first_line
 from ...stages import FORM_KEY
+from ...untrusted import first_line
 from .networks import TRANSFORMER, opened_safetensors
 
 

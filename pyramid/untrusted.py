@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 from typing import Any
 
-MOST_SHOWN = 60
+MAX_SHOWN = 60
 """Characters of a value that a message shows."""
 
-MOST_DIGITS = 20
+MAX_DIGITS = 20
 """Digits of a whole number in JSON; a seed has 20."""
 
-MOST_JSON = 1_000_000
+MAX_JSON = 1_000_000
 """Characters of JSON that are read; the pack writes a few thousand."""
 
 
 def shown(value: object) -> str:
     """Return a value for a message: one line, short, whatever the value is."""
     if isinstance(value, str):
-        start = value[:MOST_SHOWN]
+        start = value[:MAX_SHOWN]
         text = f"'{start}'" if start.isprintable() else ascii(start)
         return text if start == value else f"{text}... ({len(value)} characters)"
-    if isinstance(value, int) and abs(value) >= 10**MOST_SHOWN:
-        return f"a number of more than {MOST_SHOWN} digits"
+    if isinstance(value, int) and abs(value) >= 10**MAX_SHOWN:
+        return f"a number of more than {MAX_SHOWN} digits"
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
     if isinstance(value, (list, tuple, dict, set, frozenset)):
@@ -34,10 +34,10 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, shortened; its class where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 3 * MOST_SHOWN else f"{text[: 3 * MOST_SHOWN]}..."
+    return text if len(text) <= 3 * MAX_SHOWN else f"{text[: 3 * MAX_SHOWN]}..."
 
 
-def read_json(text: str, what: str, *, most: int = MOST_JSON) -> Any:
+def read_json(text: str, what: str, *, most: int = MAX_JSON) -> Any:
     """Return the value of a JSON text from outside.
 
     Args:
@@ -75,7 +75,7 @@ def _refuse(constant: str) -> float:
 
 
 def _whole(text: str) -> int:
-    if len(text) > MOST_DIGITS:
+    if len(text) > MAX_DIGITS:
         raise ValueError(f"a number of {len(text)} digits is too large")
     return int(text)
 
@@ -83,5 +83,5 @@ def _whole(text: str) -> int:
 def _finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), -float("inf")):
-        raise ValueError(f"{text[:MOST_SHOWN]} is too large")
+        raise ValueError(f"{text[:MAX_SHOWN]} is too large")
     return number

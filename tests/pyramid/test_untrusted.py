@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pyramid.lift import LinearMap
-from pyramid.outside import MOST_JSON, first_line, read_json, read_json_object, shown
-from pyramid.schedules import LEVELS_KEY, MOST_STEPS, levels_from_metadata, levels_to_metadata, parse_steps, split_schedule
+from pyramid.schedules import LEVELS_KEY, MAX_STEPS, levels_from_metadata, levels_to_metadata, parse_steps, split_schedule
 from pyramid.segments import follow_curve
 from pyramid.stage_names import stage_index, stage_set
 from pyramid.stages import PRESETS, PyramidSpec
+from pyramid.untrusted import MAX_JSON, first_line, read_json, read_json_object, shown
 
 WAN = PRESETS["pyramidal-wan"]
 VALUES = (
@@ -56,7 +56,7 @@ def test_an_exception_without_a_message_is_named():
         ('{"a": -Infinity}', "-Infinity is not a number"),
         ("1e400", "1e400 is too large"),
         ("{", "is not valid JSON"),
-        (" " * (MOST_JSON + 1), f"expected at most {MOST_JSON}"),
+        (" " * (MAX_JSON + 1), f"expected at most {MAX_JSON}"),
     ],
     ids=lambda text: text[:12],
 )
@@ -100,15 +100,15 @@ def test_a_pyramid_of_not_a_number_is_rejected():
         PyramidSpec.from_json(WAN.to_json().replace("0.602", "NaN"))
 
 
-@pytest.mark.parametrize("steps", [f"{MOST_STEPS}-1", "99999999999-1", "1-" + "9" * 5000, "1" * 10**5 + "-1"])
+@pytest.mark.parametrize("steps", [f"{MAX_STEPS}-1", "99999999999-1", "1-" + "9" * 5000, "1" * 10**5 + "-1"])
 def test_more_steps_than_a_run_has_are_rejected(steps):
-    with pytest.raises(ValueError, match=f"are more than {MOST_STEPS} in all") as caught:
+    with pytest.raises(ValueError, match=f"are more than {MAX_STEPS} in all") as caught:
         parse_steps(steps, 2)
     assert len(str(caught.value)) < 200
 
 
 def test_the_most_steps_are_accepted():
-    assert parse_steps(f"{MOST_STEPS - 1}-1", 2) == (MOST_STEPS - 1, 1)
+    assert parse_steps(f"{MAX_STEPS - 1}-1", 2) == (MAX_STEPS - 1, 1)
 
 
 @pytest.mark.parametrize("stage", ["9" * 5000, "9" * 100_000, "4", "low" * 10**5])

@@ -19,7 +19,7 @@ from pyramidalwan.samplers.comfyui.latent_tag import END, StageTag, tagged
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.model_files import lora_problem, spec_from_file
 from pyramidalwan.samplers.comfyui.prompt_files import PROMPT_FILES, load_conditioning, save_conditioning
-from pyramidalwan.samplers.comfyui.safetensors_file import MOST_HEADER, write_safetensors
+from pyramidalwan.samplers.comfyui.safetensors_file import MAX_HEADER, write_safetensors
 from pyramidalwan.samplers.lift_files import read_lift
 from tiny_wan.checkpoints import vae_state_dict
 
@@ -64,8 +64,8 @@ def valid(kind, folder):
 
 
 def bomb(path):
-    path.write_bytes((MOST_HEADER + 1).to_bytes(8, "little"))
-    os.truncate(path, MOST_HEADER + 100)
+    path.write_bytes((MAX_HEADER + 1).to_bytes(8, "little"))
+    os.truncate(path, MAX_HEADER + 100)
 
 
 def not_a_file(make):
