@@ -15,7 +15,7 @@ from ..samplers.comfyui.timings import timings_age
 from ..samplers.schedule import levels_for, steps_problem
 from .sampler import CFG_TOOLTIP
 from .schedule import STEPS_TOOLTIP, grid_widgets
-from .schema import ANALYSIS, Pyramid, checked, schema, tell
+from .schema import ANALYSIS, Pyramid, checked, schema, show_text
 
 
 class PyramidalWanCostEstimate(io.ComfyNode):
@@ -67,7 +67,7 @@ class PyramidalWanCostEstimate(io.ComfyNode):
         _, levels = levels_for(spec, steps, grid, shift, full_size(latent)[0])
         labels = labels_of(latent, spec, model)
         text = cost_text(costs, plain, labels, times_of(costs, model))
-        tell(cls, text)
+        show_text(cls, text)
         return io.NodeOutput(text, as_image(draw(cost_chart(costs, levels, plain, labels))))
 
     @classmethod
@@ -123,5 +123,5 @@ class PyramidalWanCalibrate(io.ComfyNode):
         """Return the pyramid with measured boundaries, the chart and the text."""
         spec, bands = calibrate(latent, pyramid or PRESETS["pyramidal-wan"], threshold)
         text = band_text(bands, threshold)
-        tell(cls, text)
+        show_text(cls, text)
         return io.NodeOutput(spec, as_image(draw(band_chart(bands, threshold))), text)

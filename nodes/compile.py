@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.comfyui.stage_compile import compile_stages
-from .schema import checked, schema, teller
+from .schema import checked, schema, text_reporter
 
 
 class PyramidalWanCompile(io.ComfyNode):
@@ -39,4 +39,4 @@ class PyramidalWanCompile(io.ComfyNode):
     @checked
     def execute(cls, model) -> io.NodeOutput:
         """Return the model that compiles its stages."""
-        return io.NodeOutput(compile_stages(model, teller(cls)))
+        return io.NodeOutput(compile_stages(model, text_reporter(cls)))

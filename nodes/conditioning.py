@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.comfyui.prompt_files import PROMPT_FILES, load_conditioning, save_conditioning
-from .schema import CONDITIONING, checked, schema, tell
+from .schema import CONDITIONING, checked, schema, show_text
 
 
 class PyramidalWanSaveConditioning(io.ComfyNode):
@@ -43,7 +43,7 @@ class PyramidalWanSaveConditioning(io.ComfyNode):
     @checked
     def execute(cls, conditioning, filename) -> io.NodeOutput:
         """Write the file and show its path on the node."""
-        tell(cls, f"saved as {save_conditioning(conditioning, filename)}")
+        show_text(cls, f"saved as {save_conditioning(conditioning, filename)}")
         return io.NodeOutput()
 
 

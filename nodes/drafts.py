@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.comfyui.draft_files import DRAFT_FILES, load_draft, save_draft
-from .schema import checked, schema, tell
+from .schema import checked, schema, show_text
 
 
 class PyramidalWanSaveDraft(io.ComfyNode):
@@ -42,7 +42,7 @@ class PyramidalWanSaveDraft(io.ComfyNode):
     @checked
     def execute(cls, latent, filename) -> io.NodeOutput:
         """Write the file and show its path on the node."""
-        tell(cls, save_draft(latent, filename))
+        show_text(cls, save_draft(latent, filename))
         return io.NodeOutput()
 
 
@@ -90,5 +90,5 @@ class PyramidalWanLoadDraft(io.ComfyNode):
     def execute(cls, filename) -> io.NodeOutput:
         """Return the LATENT of the file and show its stage on the node."""
         latent, text = load_draft(filename)
-        tell(cls, text)
+        show_text(cls, text)
         return io.NodeOutput(latent)

@@ -18,7 +18,7 @@ from ..samplers.comfyui.model_files import (
 )
 from ..samplers.comfyui.stage_lora import StageLora, add_stage_lora
 from ..samplers.comfyui.stage_patches import attach_patches
-from .schema import Pyramid, advanced, checked, schema, tell
+from .schema import Pyramid, advanced, checked, schema, show_text
 
 EXPERTS: dict[str, Expert | None] = {"auto": None, "high-noise": "high", "low-noise": "low"}
 
@@ -77,7 +77,7 @@ class PyramidalWanStageLoRA(io.ComfyNode):
             raise ValueError(f"unknown expert {shown(expert)}; expected {', '.join(EXPERTS)}")
         file = lora_from_list(lora_name, EXPERTS[expert] or expert_of(model))
         made, report = add_stage_lora(model, StageLora(file, strength, stages))
-        tell(cls, report)
+        show_text(cls, report)
         return io.NodeOutput(made)
 
 
@@ -140,5 +140,5 @@ class PyramidalWanPatches(io.ComfyNode):
     def execute(cls, model, file) -> io.NodeOutput:
         """Return the model with the layers and show the sizes of their patches."""
         made, report = attach_patches(model, patches_from_file(file))
-        tell(cls, report)
+        show_text(cls, report)
         return io.NodeOutput(made)

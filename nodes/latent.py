@@ -8,7 +8,7 @@ from ..pyramid.sizes import SNAPS, VideoSize, describe_stages
 from ..pyramid.sizes import snap as snap_size
 from ..pyramid.stages import STOCK
 from ..samplers.comfyui.latents import empty_latent
-from .schema import Pyramid, checked, schema, tell
+from .schema import Pyramid, checked, schema, show_text
 
 
 class PyramidalWanEmptyLatent(io.ComfyNode):
@@ -62,5 +62,5 @@ class PyramidalWanEmptyLatent(io.ComfyNode):
         spec, requested = pyramid or STOCK, VideoSize(width, height, frames)
         size = snap_size(requested, spec.at_size(requested.latent), snap)
         text = describe_stages(requested, size, spec.at_size(size.latent))
-        tell(cls, text)
+        show_text(cls, text)
         return io.NodeOutput(empty_latent(size.latent, batch_size), text)

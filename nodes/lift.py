@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.lifts import AUTO, METHODS, make_lift
-from .schema import Lift, Pyramid, checked, schema, tell
+from .schema import Lift, Pyramid, checked, schema, show_text
 
 
 class PyramidalWanLiftFromVAE(io.ComfyNode):
@@ -58,5 +58,5 @@ class PyramidalWanLiftFromVAE(io.ComfyNode):
     def execute(cls, vae, method, clips=None, pyramid=None) -> io.NodeOutput:
         """Return the lift and a text about it, and show the text on the node."""
         lift, text = make_lift(vae, method, clips, pyramid)
-        tell(cls, text)
+        show_text(cls, text)
         return io.NodeOutput(lift, text)

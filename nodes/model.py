@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.any_sampler import pyramidal_model
-from .schema import Lift, Pyramid, checked, schema, teller
+from .schema import Lift, Pyramid, checked, schema, text_reporter
 
 
 class PyramidalWanModel(io.ComfyNode):
@@ -42,4 +42,4 @@ class PyramidalWanModel(io.ComfyNode):
     @checked
     def execute(cls, model, pyramid=None, lift=None) -> io.NodeOutput:
         """Return the model for any sampler."""
-        return io.NodeOutput(pyramidal_model(model, pyramid, teller(cls), lift))
+        return io.NodeOutput(pyramidal_model(model, pyramid, text_reporter(cls), lift))

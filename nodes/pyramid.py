@@ -8,7 +8,7 @@ from ..pyramid.axes import AUTO_SCALE, SCALES
 from ..pyramid.resize import RESIZES
 from ..pyramid.stages import COARSE, FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
 from ..pyramid.untrusted import shown
-from .schema import Pyramid, checked, explaining, schema, tell
+from .schema import Pyramid, checked, explaining, schema, show_text
 
 DEFAULT = "training-free"
 CHOICES = [DEFAULT, "wan2.2-t2v", "wan2.2-i2v", "pyramidal-wan", "pyramidal-flow", "tpdiff", "plain", "ppf"]
@@ -62,7 +62,7 @@ class PyramidalWanPreset(io.ComfyNode):
     def execute(cls, preset: str, scale: str = AUTO_SCALE) -> io.NodeOutput:
         """Return the preset and show its values on the node."""
         spec = preset_spec(preset, scale)
-        tell(cls, describe(spec))
+        show_text(cls, describe(spec))
         return io.NodeOutput(spec)
 
 

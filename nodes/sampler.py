@@ -16,7 +16,7 @@ from ..samplers.quality import CUSTOM, DEFAULT, QUALITIES, QUALITY_CHOICES
 from ..samplers.schedule import steps_problem
 from ..samplers.supported_samplers import sampler_names
 from .schedule import STEPS_TOOLTIP, grid_widgets
-from .schema import Lift, Pyramid, advanced, checked, checked_lazily, schema, setting, teller
+from .schema import Lift, Pyramid, advanced, checked, checked_lazily, schema, setting, text_reporter
 
 PROMPTS = ("positive", "negative")
 MODELS = ("model", "guider", "middle_stage_model", "first_stage_model")
@@ -122,7 +122,7 @@ class PyramidalWanSampler(io.ComfyNode):
         options = StageOptions(cfg, middle_stage_model, first_stage_model, start_stage, end_stage, lift)
         result = sample_with_conds(
             model, positive, negative, latent, pyramid, options, seed=seed, steps=steps, denoise=denoise,
-            sampler_name=sampler_name, grid=grid, shift=shift, quality=quality, report=teller(cls),
+            sampler_name=sampler_name, grid=grid, shift=shift, quality=quality, report=text_reporter(cls),
         )  # fmt: skip
         return io.NodeOutput(result.output, result.denoised, result.drafts)
 
@@ -208,7 +208,7 @@ class PyramidalWanSamplerAdvanced(io.ComfyNode):
     ) -> io.NodeOutput:
         """Return the final latent, the last clean prediction and the drafts."""
         options = StageOptions(cfg, middle_stage_model, first_stage_model, start_stage, end_stage, lift)
-        result = sample_with_guider(noise, guider, sampler, sigmas, latent, pyramid, options, report=teller(cls))
+        result = sample_with_guider(noise, guider, sampler, sigmas, latent, pyramid, options, report=text_reporter(cls))
         return io.NodeOutput(result.output, result.denoised, result.drafts)
 
 

@@ -122,12 +122,12 @@ checked_lazily = functools.partial(checked, lazy=True)
 """``checked`` for methods that run before all inputs are evaluated."""
 
 
-def tell(node: type[io.ComfyNode], text: str) -> None:
+def show_text(node: type[io.ComfyNode], text: str) -> None:
     """Show a text on the node in the front end; do nothing without a server or where ComfyUI cannot show it."""
-    teller(node)(text)
+    text_reporter(node)(text)
 
 
-def teller(node: type[io.ComfyNode]) -> Callable[[str], None]:
+def text_reporter(node: type[io.ComfyNode]) -> Callable[[str], None]:
     """Return a function that shows texts on the node, also after it has run."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     node_id = getattr(node.hidden, "unique_id", None)

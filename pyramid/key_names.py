@@ -181,8 +181,8 @@ def wan_module(name: str) -> str:
     block = re.match(r"(vace_blocks|blocks)_(\d+)_", flat)
     if block is None:
         return _BY_FLAT_NAME[""].get(flat, name)
-    own = _BY_FLAT_NAME[block[1]].get(flat[block.end() :])
-    return name if own is None else f"{block[1]}.{block[2]}.{own}"
+    layer = _BY_FLAT_NAME[block[1]].get(flat[block.end() :])
+    return name if layer is None else f"{block[1]}.{block[2]}.{layer}"
 
 
 def flattened(name: str) -> str:

@@ -130,10 +130,10 @@ class LinearMap:
         for frames, weights in zip(self.frame_classes, (self.first, self.rest), strict=True):
             source, target = clean[:, :, frames.slice].to(dtype), out[:, :, frames.slice]
             weights = weights.to(source)
-            for place in frames.places(size_of(source), size_of(target)):
-                matrix = weights[place.phase]
-                values = place.neighbourhoods(source) @ matrix[:, :-1].T + matrix[:, -1]
-                target[place.outputs(target.device)] = rearrange(values, "b h w c -> b c h w").to(target)
+            for group in frames.groups(size_of(source), size_of(target)):
+                matrix = weights[group.phase]
+                values = group.neighbourhoods(source) @ matrix[:, :-1].T + matrix[:, -1]
+                target[group.outputs(target.device)] = rearrange(values, "b h w c -> b c h w").to(target)
         return out
 
     @property

@@ -84,10 +84,10 @@ class PairSums:
         self.pairs += 1
         for frames, sums in zip(self.frame_classes, self.sums, strict=True):
             x, y = source[:, :, frames.slice].float(), target[:, :, frames.slice].float()
-            for place in frames.places(size_of(x), size_of(y)):
-                inputs = place.neighbourhoods(x).flatten(0, 2)
-                targets = rearrange(y[place.outputs(y.device)], "b c h w -> (b h w) c")
-                sums.add(place.phase, inputs.cpu().numpy(), targets.cpu().numpy())
+            for group in frames.groups(size_of(x), size_of(y)):
+                inputs = group.neighbourhoods(x).flatten(0, 2)
+                targets = rearrange(y[group.outputs(y.device)], "b c h w -> (b h w) c")
+                sums.add(group.phase, inputs.cpu().numpy(), targets.cpu().numpy())
 
     def solve(self, *, ridge: float) -> LinearMap:
         """Minimise ``mean |target - M [source; 1]|^2 + ridge * |M|^2``; the bias is not penalised."""

@@ -81,14 +81,14 @@ class FrameClass:
         """Return the number of input values per output."""
         return channels * math.prod(self.kernel)
 
-    def places(self, source: Size, target: Size) -> Iterator[Place]:
+    def groups(self, source: Size, target: Size) -> Iterator[OutputGroup]:
         """Yield the outputs of size ``target``, one frame and one phase in space at a time."""
         axes = [Axis(*values) for values in zip(source, target, self.ratios, self.kernel, self.phases, strict=True)]
         time, height, width = axes
         phases = list(itertools.product(range(height.phases), range(width.phases)))
         for frame, (row_phase, column_phase) in itertools.product(range(time.outputs), phases):
             rows, columns = height.of_phase(row_phase), width.of_phase(column_phase)
-            yield Place(
+            yield OutputGroup(
                 phase=(int(time.phase(np.array(frame))), row_phase, column_phase),
                 positions=(frame, rows, columns),
                 windows=(time.window(np.array([frame])), height.window(rows), width.window(columns)),
@@ -133,7 +133,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Place:
+class OutputGroup:
     """Outputs of one frame that share a phase.
 
     positions: frame, rows and columns of the outputs. windows: the inputs that they see, ``(outputs, kernel)`` per axis.

@@ -112,23 +112,23 @@ def head_matrix(head: Tensor, cell: Cell) -> Tensor:
     return rearrange(head, "(t p h q w c) ... -> (p q c t h w) ...", t=t, h=h, w=w, p=PATCH, q=PATCH)
 
 
-def lifted(own: PatchLayers, cell: Cell) -> PatchLayers:
+def lifted(wan: PatchLayers, cell: Cell) -> PatchLayers:
     """Return layers of a coarse stage that act like Wan's own on averages of cells (PPFlow, initialisation).
 
     The embedding equals averaging the cells and embedding the averages; the head equals Wan's with every output repeated over
     its cell.
 
     Args:
-        own: Wan's layers, of cells of one latent.
+        wan: Wan's layers, of cells of one latent.
         cell: Latents per cell.
     """
     t, h, w = cell
     spread = "(p q c) ... -> (t p h q w c) ..."
     return PatchLayers(
-        repeat(own.embedding, "d c 1 p q -> d c t (p h) (q w)", t=t, h=h, w=w) / (t * h * w),
-        own.embedding_bias.clone(),
-        repeat(own.head, spread, t=t, h=h, w=w, p=PATCH, q=PATCH),
-        repeat(own.head_bias, spread, t=t, h=h, w=w, p=PATCH, q=PATCH),
+        repeat(wan.embedding, "d c 1 p q -> d c t (p h) (q w)", t=t, h=h, w=w) / (t * h * w),
+        wan.embedding_bias.clone(),
+        repeat(wan.head, spread, t=t, h=h, w=w, p=PATCH, q=PATCH),
+        repeat(wan.head_bias, spread, t=t, h=h, w=w, p=PATCH, q=PATCH),
     )
 
 

@@ -48,13 +48,13 @@ def follow_curve(spec: PyramidSpec, curve: Sequence[float]) -> tuple[PyramidSpec
         raise ValueError("a schedule needs at least two noise levels, and they must fall from step to step")
     if levels[0] > 1 + TOLERANCE or levels[-1] < -TOLERANCE:
         raise ValueError(f"noise levels must be between 0 and 1; this schedule runs from {levels[0]:.4g} to {levels[-1]:.4g}")
-    places = _places(spec.boundaries, levels)
-    starts = [0, *places]
+    indices = _boundary_indices(spec.boundaries, levels)
+    starts = [0, *indices]
     stages = [tuple(levels[start : end + 1]) if end > start else () for start, end in pairwise([*starts, len(levels) - 1])]
-    return dataclasses.replace(spec, boundaries=_boundaries(places, levels)), stages
+    return dataclasses.replace(spec, boundaries=_boundaries(indices, levels)), stages
 
 
-def _places(boundaries: Sequence[float], levels: Sequence[float]) -> list[int]:
+def _boundary_indices(boundaries: Sequence[float], levels: Sequence[float]) -> list[int]:
     """Return the index in ``levels`` where each boundary goes; 0 skips the stage before it, the last index the one after.
 
     The first level counts only where the curve starts below noise, the last one only where it ends above 0: two runs that
@@ -62,31 +62,31 @@ def _places(boundaries: Sequence[float], levels: Sequence[float]) -> list[int]:
     """
     last = len(levels) - 1
     inner = range(0 if levels[0] < NEARLY_NOISE else 1, last + 1 if levels[-1] > TOLERANCE else last) or range(0, 1)
-    places = []
+    indices = []
     for boundary in boundaries:
         if boundary >= levels[0] - TOLERANCE:
-            places.append(0)
+            indices.append(0)
         elif boundary <= levels[-1] + TOLERANCE:
-            places.append(inner[-1])
+            indices.append(inner[-1])
         else:
-            places.append(min(inner, key=lambda index: abs(levels[index] - boundary)))
-    for index in range(len(places) - 1, 0, -1):  # move the coarser of two boundaries one step earlier
-        if places[index] != last:
-            places[index - 1] = min(places[index - 1], max(places[index] - 1, 0))
-    return places
+            indices.append(min(inner, key=lambda index: abs(levels[index] - boundary)))
+    for index in range(len(indices) - 1, 0, -1):  # move the coarser of two boundaries one step earlier
+        if indices[index] != last:
+            indices[index - 1] = min(indices[index - 1], max(indices[index] - 1, 0))
+    return indices
 
 
-def _boundaries(places: Sequence[int], levels: Sequence[float]) -> tuple[float, ...]:
-    """Return the level at each place, strictly falling between 0 and 1.
+def _boundaries(indices: Sequence[int], levels: Sequence[float]) -> tuple[float, ...]:
+    """Return the level at each index, strictly falling between 0 and 1.
 
     Only stages that do not run share a level, the first or the last. Their boundaries carry no meaning and are spread above
     the first level or below the last one.
     """
-    skipped, last = places.count(0), len(levels) - 1
+    skipped, last = indices.count(0), len(levels) - 1
     top = min(levels[0], 1 - TOLERANCE)
     boundaries = [top + (1 - top) * (1 - (index + 1) / skipped) for index in range(skipped)]
-    boundaries += [levels[place] for place in places if 0 < place < last]
-    unused = len(places) - len(boundaries)
+    boundaries += [levels[index] for index in indices if 0 < index < last]
+    unused = len(indices) - len(boundaries)
     return (*boundaries, *(levels[-1] * (1 - index / unused) for index in range(unused)))
 
 

@@ -30,7 +30,7 @@ from .lifts import choose_lift
 from .noise import batch_index_of
 from .patches_by_level import run_by_level
 from .run import PyramidRun
-from .run_report import describe_run, doubts, plan
+from .run_report import describe_run, plan, setting_warnings
 from .schedule import Levels, follow_sigmas, levels_by_stage
 from .supported_samplers import name_of
 from .video_lift import VideoLift
@@ -144,7 +144,7 @@ def _describe(guider: Any, spec: PyramidSpec, levels: Levels, sampler: Any, late
     stages = plan(spec, full, steps, pixels=pixels_per_latent(model), dimensions=dimensions_of(model))
     cfg = getattr(guider, "cfg", None)
     cfgs = [float(cfg)] if isinstance(cfg, (int, float)) else []
-    wrong = doubts(model, spec, levels, name_of(sampler), cfgs)
+    wrong = setting_warnings(model, spec, levels, name_of(sampler), cfgs)
     return "\n".join([*(f"warning: {doubt}" for doubt in wrong), describe_run(stages)])
 
 
@@ -222,9 +222,9 @@ def _without(merged: Mapping, added: Mapping) -> dict:
         elif isinstance(new, list):
             rest[key] = list(value)
             for item in new:
-                place = next((place for place, held in enumerate(rest[key]) if held is item), None)
-                if place is not None:
-                    del rest[key][place]
+                index = next((index for index, held in enumerate(rest[key]) if held is item), None)
+                if index is not None:
+                    del rest[key][index]
         if key in rest and new is not None and not rest[key]:
             del rest[key]
     return rest

@@ -245,8 +245,8 @@ def _with_references(fitted: tuple[LinearMap, FitReport], held_out: Sequence[Pai
         fit.mean_error / error if error else 1.0 for fit, error in zip((report.first, report.rest), of_linear, strict=True)
     ]
     first, rest = (
-        Errors(fit.mean_error, of_resize[place], of_pixels[place] * scales[place], fit.mean_variance)
-        for place, fit in enumerate((report.first, report.rest))
+        Errors(fit.mean_error, of_resize[index], of_pixels[index] * scales[index], fit.mean_variance)
+        for index, fit in enumerate((report.first, report.rest))
     )
     return FittedMap(linear, first, rest)
 
@@ -256,7 +256,7 @@ def _errors_of(function: Lift, pairs: Sequence[Pair]) -> tuple[float, float]:
     sums, counts = [0.0, 0.0], [0, 0]
     for source, target in pairs:
         squares = (function(source, size_of(target)) - target).square()
-        for place, part in enumerate((squares[:, :, :1], squares[:, :, 1:])):
-            sums[place] += float(part.sum())
-            counts[place] += part.numel()
+        for index, part in enumerate((squares[:, :, :1], squares[:, :, 1:])):
+            sums[index] += float(part.sum())
+            counts[index] += part.numel()
     return sums[0] / counts[0], sums[1] / counts[1]

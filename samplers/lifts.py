@@ -116,17 +116,17 @@ def _kept_or_fitted(vae: Any, clips: Tensor | None, axes: list[str]) -> tuple[Li
     A fit takes minutes, so maps that cannot be kept still serve this run.
     """
     digest = digest_of(vae)
-    path, place = path_for(digest), f"models/{FOLDER}/{digest}.safetensors"
+    path, location = path_for(digest), f"models/{FOLDER}/{digest}.safetensors"
     kept = dict(read_lift(path).axes) if path.exists() else {}
     missing = [name for name in axes if name not in kept or not _serves(kept[name], clips)]
     file = LiftFile(digest, vae.latent_channels, {**kept, **(fit_axes(vae, missing, clips) if missing else {})})
     if not missing:
-        return file, f"loaded from {place}"
+        return file, f"loaded from {location}"
     try:
         write_lift(path, file)
     except ValueError as error:
         return file, f"fitted, but not kept: {first_line(error)}"
-    return file, f"fitted, and kept as {place}"
+    return file, f"fitted, and kept as {location}"
 
 
 def _serves(kept: FittedAxes, clips: Tensor | None) -> bool:

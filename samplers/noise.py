@@ -93,12 +93,12 @@ def batch_index_of(noise: Tensor, seed: int) -> list[int] | None:
     """
     if not torch.count_nonzero(noise):
         return None
-    generator, found = torch.Generator().manual_seed(seed), dict[int, int]()
+    generator, indices = torch.Generator().manual_seed(seed), dict[int, int]()
     for index in range(max(len(noise), MAX_DRAWS)):
         draw = torch.randn(noise.shape[1:], generator=generator).to(noise.dtype)
-        found.update({member: index for member in range(len(noise)) if torch.equal(noise[member], draw)})
-        if len(found) == len(noise):
-            return [found[member] for member in range(len(noise))]
+        indices.update({member: index for member in range(len(noise)) if torch.equal(noise[member], draw)})
+        if len(indices) == len(noise):
+            return [indices[member] for member in range(len(noise))]
     return None
 
 

@@ -12,7 +12,7 @@ from ..pyramid.flops import WanDimensions
 from .comfyui.latents import pixels_per_latent
 from .comfyui.network_size import dimensions_of
 from .comfyui.timings import keep_timings, key_of, read_timings, seconds_per_pass
-from .run_report import IGNORES_LATENT, PlannedStage, describe_run, doubts, note_on_sizes, plan
+from .run_report import IGNORES_LATENT, PlannedStage, describe_run, note_on_sizes, plan, setting_warnings
 from .start import Start
 from .supported_samplers import ONE_PASS, name_of
 
@@ -49,11 +49,11 @@ class RunPlan:
         cfgs = {stage.index: _cfg_of(run, stage.index) for stage in start.stages}
         stages = plan(run.spec, start.full, steps, pixels=pixels_per_latent(model), dimensions=dimensions, cfgs=cfgs)
         used = [cfgs[index] for index in indices]
-        wrong = doubts(model, run.spec, run.levels, sampler, used, run.models.get(0))
+        warnings = setting_warnings(model, run.spec, run.levels, sampler, used, run.models.get(0))
         if start.ignores_latent:
-            wrong.append(IGNORES_LATENT)
+            warnings.append(IGNORES_LATENT)
         notes = [*run.notes, *note_on_sizes(run.spec, start.full, model)]
-        summary = "\n".join([*(f"warning: {doubt}" for doubt in wrong), describe_run(stages), *notes])
+        summary = "\n".join([*(f"warning: {warning}" for warning in warnings), describe_run(stages), *notes])
         timed = sampler in ONE_PASS
         running = [stage for stage in stages if stage.steps]
         batch = start.noises[0].shape[0]
@@ -92,5 +92,5 @@ class RunPlan:
 
 def _cfg_of(run: PyramidRun, index: int) -> float:
     """Return the cfg of a stage; 1 for a guider that has none."""
-    own: Any = getattr(run.guider, "cfg", 1.0)
-    return run.cfgs.get(index, float(own) if isinstance(own, (int, float)) else 1.0)
+    guider_cfg: Any = getattr(run.guider, "cfg", 1.0)
+    return run.cfgs.get(index, float(guider_cfg) if isinstance(guider_cfg, (int, float)) else 1.0)

@@ -105,7 +105,7 @@ def note_on_sizes(spec: PyramidSpec, full: LatentShape, model: ModelPatcher) -> 
     return small_stage_note(spec, full, pixels=pixels_per_latent(model))
 
 
-def doubts(
+def setting_warnings(
     model: ModelPatcher, spec: PyramidSpec, levels: Sequence[Sequence[float]], sampler: str | None, cfgs: Sequence[float],
     first_stage_model: ModelPatcher | None = None,
 ) -> list[str]:  # fmt: skip
@@ -119,22 +119,22 @@ def doubts(
         cfgs: cfg of each stage; empty where the guider has none.
         first_stage_model: MODEL of the lowest stage, if it has one of its own.
     """
-    found, curve = [], merge_schedule(levels)
+    warnings, curve = [], merge_schedule(levels)
     total, whole = len(curve) - 1, curve[0] >= NEARLY_NOISE and curve[-1] <= TOLERANCE
     guided = next((cfg for cfg in cfgs if cfg != 1), None)
     student = distilled_for(model)
     if student is not None:
         if guided is not None:
-            found.append(f"{student[0]} was distilled to run with cfg 1, got {guided:g}")
+            warnings.append(f"{student[0]} was distilled to run with cfg 1, got {guided:g}")
         if not spec.for_stock_weights and sampler not in (FEW_STEP, None):
-            found.append(f"{student[0]} was distilled for the sampler '{FEW_STEP}', got '{sampler}'")
+            warnings.append(f"{student[0]} was distilled for the sampler '{FEW_STEP}', got '{sampler}'")
     elif sampler == FEW_STEP and (guided is not None or total > MAX_FEW_STEPS):
         got = f"cfg {guided:g}" if guided is not None else f"{total} steps"
-        found.append(f"'{FEW_STEP}' is for distilled models, few steps and cfg 1, got {got}; use euler for other models")
+        warnings.append(f"'{FEW_STEP}' is for distilled models, few steps and cfg 1, got {got}; use euler for other models")
     elif guided is not None and whole and total <= MAX_FEW_STEPS:
-        found.append(
+        warnings.append(
             f"{total} steps with cfg {guided:g}: a step-distilled LoRA requires cfg 1, a model without one about 30 steps"
         )
     if first_stage_model is not None and (expert_of(model), expert_of(first_stage_model)) == ("high", "low"):
-        found.append("the two experts look swapped: the high-noise model belongs in first_stage_model")
-    return found
+        warnings.append("the two experts look swapped: the high-noise model belongs in first_stage_model")
+    return warnings

@@ -161,10 +161,10 @@ def levels_by_stage(sigmas: Tensor, spec: PyramidSpec) -> Levels:
         spec: A pyramid of patches; only the size of the patches changes at a boundary.
     """
     curve, stages = [float(level) for level in sigmas], spec.stages(spec.smallest_shape())
-    places = [stage_at(stages, level).index for level in curve[:-1]]
+    stage_indices = [stage_at(stages, level).index for level in curve[:-1]]
     levels: Levels = []
     for index in range(len(stages)):
-        steps = [step for step, place in enumerate(places) if place == index]
+        steps = [step for step, stage_index in enumerate(stage_indices) if stage_index == index]
         levels.append(tuple(curve[steps[0] : steps[-1] + 2]) if steps else ())
     return levels
 

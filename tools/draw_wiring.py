@@ -88,25 +88,25 @@ def wiring() -> dict[str, tuple[list[Link], list[Link]]]:
     from .graphs import build_all
     from .keep_graphs import every_node
 
-    found: dict[str, tuple[dict[tuple, Link], dict[tuple, Link]]] = {}
+    connections: dict[str, tuple[dict[tuple, Link], dict[tuple, Link]]] = {}
     for graph in [*build_all(), every_node()]:
         for node in graph.nodes:
             for name, source in node.links.items():
                 output, kind = source.node.schema.outputs[source.slot]
-                _sides(found, node)[0].setdefault((name,), Link(name, kind, source.node.kind))
-                right = _sides(found, source.node)[1]
+                _sides(connections, node)[0].setdefault((name,), Link(name, kind, source.node.kind))
+                right = _sides(connections, source.node)[1]
                 if sum(output == known for known, _ in right) < 2:
                     right.setdefault((output, node.kind), Link(output, kind, node.kind))
-    ours = sorted(name for name in found if name.startswith("PyramidalWan"))
-    sides = {name: (list(found[name][0].values()), list(found[name][1].values())) for name in ours}
+    ours = sorted(name for name in connections if name.startswith("PyramidalWan"))
+    sides = {name: (list(connections[name][0].values()), list(connections[name][1].values())) for name in ours}
     other = {
         name: ([Link(*link) for link in left], [Link(*link) for link in right]) for name, (left, right) in NOT_IN_GRAPHS.items()
     }
     return {**other, **sides}
 
 
-def _sides(found: dict, node: Node) -> tuple[dict, dict]:
-    return found.setdefault(node.kind, ({}, {}))
+def _sides(connections: dict, node: Node) -> tuple[dict, dict]:
+    return connections.setdefault(node.kind, ({}, {}))
 
 
 def titles(language: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from .build_workflows import FOLDER
-from .pictures import animals, places
+from .pictures import animals, scenery
 from .pictures.canvas import wave
 from .pictures.layout import (
     between_nodes,
@@ -40,27 +40,27 @@ FRAMES, MILLISECONDS, QUALITY = 14, 150, 42
 
 def day_and_night(time: float) -> Image.Image:
     """Draw a lake at noon, at midnight, and at noon again."""
-    return places.day_to_night(0.5 - 0.5 * wave(time, 1, 0.25))
+    return scenery.day_to_night(0.5 - 0.5 * wave(time, 1, 0.25))
 
 
 PICTURES: dict[str, Callable[[float], Image.Image]] = {
     "wan_any_graph": partial(with_node, animals.fox),
     "wan22_t2v_two_experts": partial(with_steps, animals.owl, (2, 2)),
-    "wan22_i2v_two_experts": partial(with_stills, places.lighthouse, (places.lighthouse(0),)),
-    "wan22_flf2v_two_experts": partial(with_stills, day_and_night, (places.day_to_night(0), places.day_to_night(1))),
-    "wan22_5b_ti2v": partial(with_stills, places.marble, (places.marble(0),)),
+    "wan22_i2v_two_experts": partial(with_stills, scenery.lighthouse, (scenery.lighthouse(0),)),
+    "wan22_flf2v_two_experts": partial(with_stills, day_and_night, (scenery.day_to_night(0), scenery.day_to_night(1))),
+    "wan22_5b_ti2v": partial(with_stills, scenery.marble, (scenery.marble(0),)),
     "wan_vace_inpaint": partial(swept, animals.lawn, animals.puppy, region=(0.5, 0.6, 0.34)),
-    "wan_t2v_training_free": partial(with_steps, places.boat, (20, 10)),
-    "wan_i2v_training_free": partial(with_stills, places.balloons, (places.balloons(0),)),
-    "wan_v2v_pyramid": partial(swept, places.canal, places.watercolour),
-    "wan_draft_then_finish": partial(growing, places.train, ("draft", "finished")),
-    "wan_compare_plain_vs_pyramid": partial(compared, places.potter, (50, 20, 10)),
-    "wan_t2v_stage_lora": partial(with_pills, places.tram, ("style: all stages", "detail: full size")),
+    "wan_t2v_training_free": partial(with_steps, scenery.boat, (20, 10)),
+    "wan_i2v_training_free": partial(with_stills, scenery.balloons, (scenery.balloons(0),)),
+    "wan_v2v_pyramid": partial(swept, scenery.canal, scenery.watercolour),
+    "wan_draft_then_finish": partial(growing, scenery.train, ("draft", "finished")),
+    "wan_compare_plain_vs_pyramid": partial(compared, scenery.potter, (50, 20, 10)),
+    "wan_t2v_stage_lora": partial(with_pills, scenery.tram, ("style: all stages", "detail: full size")),
     "wan_calibrate_from_video": partial(detail_curve, animals.starlings),
-    "wan_t2v_hand_wired": partial(between_nodes, places.night_boat),
-    "wan_t2v_pyramid_20-20-10": partial(with_small, places.lanterns, ("20", "20", "10")),
+    "wan_t2v_hand_wired": partial(between_nodes, scenery.night_boat),
+    "wan_t2v_pyramid_20-20-10": partial(with_small, scenery.lanterns, ("20", "20", "10")),
     "wan_t2v_pyramid_2-2-1": partial(with_steps, animals.hummingbird, (2, 2, 1)),
-    "wan_t2v_ppf_2-2-1": partial(in_patches, places.kite, (2, 2, 1)),
+    "wan_t2v_ppf_2-2-1": partial(in_patches, scenery.kite, (2, 2, 1)),
     "wan_t2v_tpdiff": partial(in_frame_rates, animals.dolphin, (20, 20, 10)),
 }
 """What draws a picture at a time from 0 to 1, by workflow."""

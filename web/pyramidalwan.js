@@ -21,7 +21,7 @@ const ENDS = ["execution_success", "execution_error", "execution_interrupted"]
 const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.split("/extensions/").pop().split("/")[0])
 
 const definitions = new Map()
-const told = new Map()
+const lastTexts = new Map()
 let running = false // a graph of this page; texts about those of other pages arrive, too
 
 const isOurs = node => definitions.has(node?.comfyClass ?? node?.type)
@@ -98,7 +98,7 @@ function makeRoom(node, text) {
   if (height < needed) node.setSize([width, needed])
 }
 
-/** Show the text of the choice, or what the node told about its last run. */
+/** Show the text of the choice, or what the node showed in its last run. */
 function refresh(node) {
   const { choices } = definitionOf(node)
   for (const [name, option] of choices) {
@@ -120,17 +120,17 @@ function nodeOf(id) {
   return node
 }
 
-/** Keep what the nodes told about the run that has ended. */
-function keepTold() {
+/** Keep what the nodes showed in the run that has ended. */
+function keepTexts() {
   running = false
   let changed = false
-  for (const [id, text] of told) {
+  for (const [id, text] of lastTexts) {
     const node = nodeOf(id)
     if (!isOurs(node) || definitionOf(node).choices.some(([, option]) => option.texts)) continue
     changed ||= node.properties[KEPT] !== text
     node.properties[KEPT] = text
   }
-  told.clear()
+  lastTexts.clear()
   const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker
   if (changed) (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker)
 }
@@ -162,15 +162,15 @@ app.registerExtension({
     sortTemplates()
     api.addEventListener("progress_text", ({ detail }) => {
       if (detail[OPTION] || !detail.nodeId || !running) return
-      told.set(String(detail.nodeId), detail.text)
+      lastTexts.set(String(detail.nodeId), detail.text)
       const node = nodeOf(detail.nodeId)
       if (isOurs(node)) makeRoom(node, detail.text)
     })
     api.addEventListener("execution_start", () => {
       running = true
-      told.clear()
+      lastTexts.clear()
     })
-    for (const end of ENDS) api.addEventListener(end, keepTold)
+    for (const end of ENDS) api.addEventListener(end, keepTexts)
     app.canvas?.canvas?.addEventListener("litegraph:set-graph", ({ detail }) => {
       requestAnimationFrame(() => refreshAll(detail?.newGraph)) // a subgraph was opened
     })

@@ -80,8 +80,8 @@ def _other_methods(setting: Setting, recorder: Recorder) -> Iterator[Row]:
 def with_patches(model: Any) -> Any:
     """Return a MODEL with layers that read its latents in the larger patches of PPF."""
     patches, attach = pack_module("pyramid.patches"), pack_module("samplers.comfyui.stage_patches").attach_patches
-    spec, own = preset("ppf"), patches.wan_layers(model.model.diffusion_model.state_dict())
-    tensors = patches.to_tensors([patches.lifted(own, cell) for cell in patches.coarse_cells(spec)])
+    spec, wan = preset("ppf"), patches.wan_layers(model.model.diffusion_model.state_dict())
+    tensors = patches.to_tensors([patches.lifted(wan, cell) for cell in patches.coarse_cells(spec)])
     return attach(model, pack_module("samplers.comfyui.patch_files").patch_set(tensors, spec.to_metadata(), "PPF"))[0]
 
 
@@ -230,9 +230,9 @@ def random_lora(setting: Setting) -> tuple[Any, int]:
 def weights_moved(setting: Setting, model: Any) -> int:
     """Return how many weights are in another place after a run."""
     network = setting.model.model
-    places = {name: weight.data_ptr() for name, weight in network.named_parameters()}
+    addresses = {name: weight.data_ptr() for name, weight in network.named_parameters()}
     pyramid(setting, model, "2-2-1")()
-    return sum(weight.data_ptr() != places[name] for name, weight in network.named_parameters())
+    return sum(weight.data_ptr() != addresses[name] for name, weight in network.named_parameters())
 
 
 def lifts(setting: Setting) -> Iterator[Row]:

@@ -100,10 +100,10 @@ def _with_other_value(text: str, rng: random.Random) -> tuple[str, str]:
         values = json.loads(text)
     except ValueError:
         return "}", "not JSON"
-    places = list(_places(values))
-    if not places:
+    entries = list(_entries(values))
+    if not entries:
         return rng.choice(JSON_TEXTS), "all"
-    holder, key = rng.choice(places)
+    holder, key = rng.choice(entries)
     if isinstance(holder[key], str) and holder[key].startswith("{"):
         holder[key], how = _with_other_value(holder[key], rng)
         return json.dumps(values), how
@@ -115,10 +115,10 @@ def _with_other_value(text: str, rng: random.Random) -> tuple[str, str]:
     return json.dumps(values).replace('"@@"', new), f"{key} is {new[:40]}"
 
 
-def _places(value: Any) -> Any:
+def _entries(value: Any) -> Any:
     for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield value, key
-        yield from _places(item)
+        yield from _entries(item)
 
 
 def _tensors(path: Path, rng: random.Random) -> str:

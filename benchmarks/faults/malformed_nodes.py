@@ -164,13 +164,13 @@ def _given(runner: GraphRunner, node: str, inputs: Mapping[str, Any], name: str,
 
 def _chosen(rng: random.Random, *, of: tuple[str, ...]) -> tuple[str, dict[str, Any], str, str]:
     """Return a node with valid inputs, and the name and type of one of them: a widget of these types, or a socket."""
-    places = [
+    choices = [
         (node, inputs, widget.id, widget.get_io_type())
         for node, inputs in valid_inputs().items()
         for widget in pack_module("nodes").__dict__[f"PyramidalWan{node}"].GET_SCHEMA().inputs
         if widget.id in inputs and ((widget.get_io_type() in of) if of else (widget.get_io_type() not in WIDGETS))
     ]
-    return rng.choice(places)
+    return rng.choice(choices)
 
 
 def _short(value: Any) -> str:

@@ -83,8 +83,8 @@ def graph_of(node: str, inputs: Mapping[str, Any]) -> Graph:
     """Return a graph with one node of the pack, of which every output is kept, and a sampler behind outputs for one."""
     graph: Graph = {"node": {"class_type": f"PyramidalWan{node}", "inputs": _linked(inputs, graph := {})}, **graph}
     outputs = pack_module("nodes").__dict__[f"PyramidalWan{node}"].GET_SCHEMA().outputs
-    for place, output in enumerate(outputs):
-        graph[f"keep{place}"] = {"class_type": KEEP, "inputs": {"key": output.id, "value": ["node", place]}}
+    for slot, output in enumerate(outputs):
+        graph[f"keep{slot}"] = {"class_type": KEEP, "inputs": {"key": output.id, "value": ["node", slot]}}
     return graph
 
 

@@ -39,8 +39,8 @@ class Published:
         if row is None:
             return None
         absent = NO_DIFFERENCE if table == 0 else None
-        found = [row.get(column, absent) for column in columns]
-        return None if None in found else [cell for cell in found if cell is not None]
+        cells = [row.get(column, absent) for column in columns]
+        return None if None in cells else [cell for cell in cells if cell is not None]
 
     def columns(self) -> set[str]:
         """Return the columns of the table of accuracies."""

@@ -31,14 +31,14 @@ class Rival:
         enlarge: Enlarges the clean prediction.
         noise: Level of the new noise, from the levels of the last step before the transition and of the first after it.
         later_shift: Added to the flow shift of the remaining steps.
-        told_noise: Whether the network is conditioned on the level of the new noise instead of the schedule's.
+        conditions_on_noise: Whether the network is conditioned on the level of the new noise instead of the schedule's.
     """
 
     scale: float
     enlarge: Enlarge
     noise: Callable[[float, float], float]
     later_shift: float = 0.0
-    told_noise: bool = False
+    conditions_on_noise: bool = False
 
     def low_shape(self, full: LatentShape) -> LatentShape:
         """Return the size at which the run starts, in whole patches."""
@@ -52,7 +52,7 @@ class Rival:
             [shift_sigma(1 - step / total, value) for step in range(total + 1)] for value in (shift, shift + self.later_shift)
         )
         noise = self.noise(first[low - 1], first[low])
-        return first[: low + 1], [noise if self.told_noise else then[low], *then[low + 1 :]], noise
+        return first[: low + 1], [noise if self.conditions_on_noise else then[low], *then[low + 1 :]], noise
 
 
 def trilinear(model: Any, vae: Any, clean: Tensor, size: LatentShape) -> Tensor:
@@ -88,7 +88,7 @@ def selflift(
 
 
 RIVALS = {
-    "selflift": Rival(0.5, selflift, lambda last, first: 0.97 * first, told_noise=True),
+    "selflift": Rival(0.5, selflift, lambda last, first: 0.97 * first, conditions_on_noise=True),
     "jenga": Rival(0.75, trilinear, lambda last, first: last, later_shift=1.0),
 }
 

@@ -20,8 +20,8 @@ PROMPT_SEED = 18
 
 def rotated(caption: Caption) -> Caption:
     """Return the caption whose vectors stand for this one: the next colour, everything else unchanged."""
-    place = COLOURS.index(caption.colour)
-    return dataclasses.replace(caption, colour=COLOURS[(place + 1) % len(COLOURS)])
+    index = COLOURS.index(caption.colour)
+    return dataclasses.replace(caption, colour=COLOURS[(index + 1) % len(COLOURS)])
 
 
 def prompts(number: int = PROMPTS) -> list[Caption]:

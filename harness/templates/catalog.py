@@ -60,14 +60,14 @@ def wan_templates(folder: Path | None = None) -> list[Template]:
     Args:
         folder: Folder of templates; that of the installed package by default.
     """
-    found = []
+    templates = []
     for path in sorted((folder or templates_folder()).glob("*.json")):
         template = Template(path.stem, path)
         if "UNETLoader" not in path.read_text(encoding="utf-8"):
             continue  # most of several hundred files need not be parsed
         if isinstance(template.document, dict) and _loads_wan(template.document):
-            found.append(template)
-    return found
+            templates.append(template)
+    return templates
 
 
 def _loads_wan(document: dict) -> bool:

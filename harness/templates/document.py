@@ -164,12 +164,12 @@ class _Flattening:
 
         Newer documents keep it on the instance, one value for each promoted input; others keep it on the node inside.
         """
-        places = [index for index, item in enumerate(scope.definition["inputs"]) if self._promoted_widget(scope, item)]
+        promoted = [index for index, item in enumerate(scope.definition["inputs"]) if self._promoted_widget(scope, item)]
         values = scope.instance.get("widgets_values") or []
-        if slot not in places:
+        if slot not in promoted:
             return None
-        if places.index(slot) < len(values):
-            return Value(values[places.index(slot)])
+        if promoted.index(slot) < len(values):
+            return Value(values[promoted.index(slot)])
         widget = self._promoted_widget(scope, scope.definition["inputs"][slot])
         assert widget is not None
         return self._own_value(scope, *widget)

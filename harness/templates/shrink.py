@@ -44,8 +44,8 @@ def shrink(graph: Graph) -> None:
         for key in list(node["inputs"]):
             rule = rules.get(key)
             if rule is not None:
-                for place in _places(graph, name, key):
-                    _apply(graph, place, rule, done)
+                for literal in _literals(graph, name, key):
+                    _apply(graph, literal, rule, done)
     for _, node in of_class(graph, "ComfyMathExpression"):
         _shrink_literals(node)
     for node in graph.values():
@@ -90,7 +90,7 @@ RULES: dict[str, Callable[[int], int]] = {
 }
 
 
-def _places(graph: Graph, name: str, key: str) -> Iterator[tuple[str, str]]:
+def _literals(graph: Graph, name: str, key: str) -> Iterator[tuple[str, str]]:
     """Yield where the literal values of an input stand: in the input itself or in primitives behind it."""
     value = graph[name]["inputs"].get(key)
     if not is_link(value):
@@ -99,23 +99,23 @@ def _places(graph: Graph, name: str, key: str) -> Iterator[tuple[str, str]]:
     source = graph[value[0]]
     kind = source["class_type"]
     if kind in VALUE_NODES:
-        yield from _places(graph, value[0], "value")
+        yield from _literals(graph, value[0], "value")
     elif kind == "ComfySwitchNode":
-        yield from _places(graph, value[0], "on_false")
-        yield from _places(graph, value[0], "on_true")
+        yield from _literals(graph, value[0], "on_false")
+        yield from _literals(graph, value[0], "on_true")
     elif kind == "ComfyMathExpression":
         for inner in source["inputs"]:
             if inner.startswith("values."):
-                yield from _places(graph, value[0], inner)
+                yield from _literals(graph, value[0], inner)
 
 
-def _apply(graph: Graph, place: tuple[str, str], rule: Callable[[int], int], done: set[tuple[str, str]]) -> None:
-    name, key = place
+def _apply(graph: Graph, literal: tuple[str, str], rule: Callable[[int], int], done: set[tuple[str, str]]) -> None:
+    name, key = literal
     node = graph[name]
     value = node["inputs"].get(key)
-    if place in done or isinstance(value, bool) or not isinstance(value, (int, float)):
+    if literal in done or isinstance(value, bool) or not isinstance(value, (int, float)):
         return
-    done.add(place)
+    done.add(literal)
     label = title(node).lower()
     if "fps" in label:
         return

@@ -39,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, StoppedError) as error:
         return _report(str(error))
     except OSError as error:
-        place = f"{error.filename or 'a file'} cannot be read or written: " if error.errno else ""
-        return _report(f"{place}{error.strerror or error}")
+        problem = f"{error.filename or 'a file'} cannot be read or written: " if error.errno else ""
+        return _report(f"{problem}{error.strerror or error}")
     except MemoryError:
         return _report(f"the memory is not sufficient; {LESS_MEMORY}")
     except RuntimeError as error:

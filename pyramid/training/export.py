@@ -73,9 +73,9 @@ def export(
     for stage in range(stages):
         name = stage_name(stage, stages)
         weights = lora_weights(network, config.adapter, adapters.adapter_name(config.adapter, stage))
-        own = {key: value for key, value in patches.items() if key.startswith(f"{PATCHES}{stage}.")}
+        stage_patches = {key: value for key, value in patches.items() if key.startswith(f"{PATCHES}{stage}.")}
         stage_path = path.with_name(f"{path.stem}-{name}{path.suffix}")
-        files.append(_write({**weights, **own}, stage_path, {**header, STAGE_KEY: name}, dtype))
+        files.append(_write({**weights, **stage_patches}, stage_path, {**header, STAGE_KEY: name}, dtype))
     return files
 
 

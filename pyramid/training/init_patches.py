@@ -49,9 +49,9 @@ def write_initial_checkpoint(path: str | Path, spec: PyramidSpec, to: str | Path
     if spec.coarse != "patches":
         raise ValueError(f"coarse must be 'patches' for layers of larger patches, got '{spec.coarse}'")
     weights, metadata = _weights(path)
-    own = _wan_layers(weights, path)
+    wan = _wan_layers(weights, path)
     dtype = weights[WAN_LAYERS[-1]].dtype
-    layers = to_tensors([lifted(own, cell) for cell in coarse_cells(spec)])
+    layers = to_tensors([lifted(wan, cell) for cell in coarse_cells(spec)])
     provenance = json.dumps({"base": path.name, "initialised": "patches"})
     header = {**metadata, METADATA_KEY: spec.to_json(), PROVENANCE_KEY: provenance}
     kept = {name: value for name, value in weights.items() if not name.startswith(PATCHES)}

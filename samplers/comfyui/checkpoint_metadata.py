@@ -85,6 +85,6 @@ def _checkpoints(model: ModelPatcher) -> list[tuple[PyramidSpec, list[tuple[floa
 def expert_of(model: ModelPatcher) -> Expert | None:
     """Return the network of Wan 2.2 that the name of a MODEL's file says it is, or None."""
     for path in loaded_from(model):
-        if found := re.search(r"(high|low)[-_ ]?noise", PurePath(path.replace("\\", "/")).name, re.IGNORECASE):
-            return "high" if found[1].lower() == "high" else "low"
+        if matched := re.search(r"(high|low)[-_ ]?noise", PurePath(path.replace("\\", "/")).name, re.IGNORECASE):
+            return "high" if matched[1].lower() == "high" else "low"
     return None

@@ -20,7 +20,7 @@ from ...pyramid.patches import WHOLE
 from ...pyramid.resize import make_resize, scaled_sides
 from ...pyramid.stages import Stage
 from ...pyramid.untrusted import shown
-from .finite import place_of_nan
+from .finite import key_of_nan
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -166,8 +166,8 @@ def check_finite_conds(conds: Any) -> None:
                 raise ValueError(
                     f"the {name} conditioning is {shown(cond)}; expected the output of 'CLIP Text Encode (Prompt)'"
                 )
-            if (place := place_of_nan({key: value for key, value in cond.items() if key not in MADE_BY_COMFYUI})) is not None:
-                raise ValueError(f"the {name} conditioning holds NaN or infinity in '{place}'; encode it again")
+            if (nan_key := key_of_nan({key: value for key, value in cond.items() if key not in MADE_BY_COMFYUI})) is not None:
+                raise ValueError(f"the {name} conditioning holds NaN or infinity in '{nan_key}'; encode it again")
             for key, (least, most) in NUMBERS.items():
                 number = cond.get(key, least)
                 if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:

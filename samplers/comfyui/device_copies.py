@@ -24,9 +24,9 @@ class OnDevice:
             return kept
         if torch.compiler.is_compiling():
             return self.tensor.to(device=like.device, dtype=like.dtype)
-        self.place(like.device, like.dtype)
+        self.copy_to(like.device, like.dtype)
         return self.copies[like.device, like.dtype]
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+    def copy_to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Keep a copy on a device in a dtype."""
         self.copies[device, dtype] = self.tensor.to(device=device, dtype=dtype)

@@ -32,7 +32,7 @@ def is_finite(tensor: Tensor) -> bool:
         return bool(torch.isfinite(tensor).all())
 
 
-def place_of_nan(value: Any, depth: int = MAX_DEPTH) -> str | None:
+def key_of_nan(value: Any, depth: int = MAX_DEPTH) -> str | None:
     """Return the key under which nested lists and dicts hold NaN or infinity, "" for the value itself; None if they do not."""
     if isinstance(value, Tensor):
         return None if is_finite(value) else ""
@@ -41,8 +41,8 @@ def place_of_nan(value: Any, depth: int = MAX_DEPTH) -> str | None:
     if depth == 0 or not isinstance(value, (list, tuple, Mapping)):
         return None
     for key, item in value.items() if isinstance(value, Mapping) else (("", item) for item in value):
-        if (place := place_of_nan(item, depth - 1)) is not None:
-            return str(key) or place
+        if (inner := key_of_nan(item, depth - 1)) is not None:
+            return str(key) or inner
     return None
 
 

@@ -29,12 +29,14 @@ def flow_shift(shift: float, model: ModelPatcher | None = None) -> float:
         return shift
     if model is None:
         return WAN_SHIFT
-    own = getattr(model.get_model_object("model_sampling"), "shift", None)
-    if own is None:
+    model_shift = getattr(model.get_model_object("model_sampling"), "shift", None)
+    if model_shift is None:
         raise ValueError("shift is 0, but this MODEL has no flow shift of its own; set a positive one, such as 5")
-    if not (math.isfinite(own) and own > 0):
-        raise ValueError(f"the flow shift of this MODEL is {own:g}; set a positive one at 'ModelSamplingSD3', such as 5")
-    return float(own)
+    if not (math.isfinite(model_shift) and model_shift > 0):
+        raise ValueError(
+            f"the flow shift of this MODEL is {model_shift:g}; set a positive one at 'ModelSamplingSD3', such as 5"
+        )
+    return float(model_shift)
 
 
 def with_flow_shift(model: ModelPatcher, shift: float) -> ModelPatcher:

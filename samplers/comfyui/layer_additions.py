@@ -25,7 +25,7 @@ class Addition(Protocol):
         """Return the addition for a layer and its input."""
         ...
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+    def copy_to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Keep copies for inputs on a device in a dtype."""
         ...
 
@@ -54,10 +54,10 @@ class LowRank:
         inner = convolve(x, first, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         return convolve(inner, up.reshape(*up.shape, *[1] * len(layer.kernel_size))) * self.scale
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+    def copy_to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Keep copies for inputs on a device in a dtype."""
-        self.up.place(device, dtype)
-        self.down.place(device, dtype)
+        self.up.copy_to(device, dtype)
+        self.down.copy_to(device, dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +76,9 @@ class Bias:
         """Return the addition for a layer and its input."""
         return (self.difference(x) * self.scale).reshape(-1, *[1] * len(getattr(layer, "kernel_size", ())))
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+    def copy_to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Keep copies for inputs on a device in a dtype."""
-        self.difference.place(device, dtype)
+        self.difference.copy_to(device, dtype)
 
 
 def low_rank(up: Tensor, down: Tensor, scale: float) -> Addition:
@@ -108,7 +108,7 @@ def set_additions(model: ModelPatcher, key: str, additions: Mapping[str, Sequenc
         dtype = patcher.model.manual_cast_dtype or patcher.model.get_dtype()
         for added in additions.values():
             for addition in added:
-                addition.place(patcher.load_device, dtype)
+                addition.copy_to(patcher.load_device, dtype)
         layers = {name: find_layer(patcher, name) for name in additions}
         injected[patcher.model] = [
             _Beside.put_in(layer, additions[name], patcher) for name, layer in layers.items() if isinstance(layer, nn.Module)

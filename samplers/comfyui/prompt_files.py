@@ -15,7 +15,7 @@ from torch import Tensor
 from ...pyramid.untrusted import first_line, read_json_object, shown
 from .conditioning import NUMBERS
 from .finite import NUMBERS as FLOATS
-from .finite import is_finite, place_of_nan
+from .finite import is_finite, key_of_nan
 from .user_files import UserFiles
 
 PROMPT_FILES = UserFiles("conditioning", "Save Conditioning")
@@ -37,8 +37,8 @@ def save_conditioning(conditioning: Conditioning, name: str) -> Path:
     tensors, numbers = {}, []
     for index, (cross_attn, options) in enumerate(conditioning):
         _check_savable(options)
-        if (place := place_of_nan([cross_attn, options])) is not None:
-            raise ValueError(f"the conditioning holds NaN or infinity in '{place or 'cross_attn'}'; encode the prompt again")
+        if (nan_key := key_of_nan([cross_attn, options])) is not None:
+            raise ValueError(f"the conditioning holds NaN or infinity in '{nan_key or 'cross_attn'}'; encode the prompt again")
         saved = {"cross_attn": cross_attn, **{key: options[key] for key in TENSORS[1:] if options.get(key) is not None}}
         tensors.update({f"{index}.{key}": value for key, value in saved.items()})
         numbers.append({key: float(options[key]) for key in NUMBERS if key in options})

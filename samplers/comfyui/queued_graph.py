@@ -63,8 +63,8 @@ def _spec_of(name: str) -> PyramidSpec | None:
     if not name.endswith(".safetensors"):
         return None
     folder, _, rest = name.partition("/")
-    places = [(folder, rest)] if folder in SPEC_FOLDERS else [(each, name) for each in SPEC_FOLDERS]
-    for path in filter(None, (folder_paths.get_full_path(*place) for place in places)):
+    candidates = [(folder, rest)] if folder in SPEC_FOLDERS else [(each, name) for each in SPEC_FOLDERS]
+    for path in filter(None, (folder_paths.get_full_path(*candidate) for candidate in candidates)):
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -64,13 +64,13 @@ class StageCompiler:
     at_once: bool = True
     failure: str | None = None
 
-    def took(self, stage: str, seconds: float) -> None:
+    def record_time(self, stage: str, seconds: float) -> None:
         """Note and report the time that compiling a stage took."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         each = ", ".join(f"{name} {spent:.0f} s" for name, spent in self.seconds.items())
         self.report(f"compiled: {each}; further runs of the same size start immediately")
 
-    def fails(self, stage: str, error: Exception, *, at_once: bool) -> None:
+    def record_failure(self, stage: str, error: Exception, *, at_once: bool) -> None:
         """Note, log and report that a stage cannot be compiled, at once or in blocks."""
         cause = getattr(error, "inner_exception", error)  # PyTorch's outer exception names only the backend
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
@@ -212,10 +212,10 @@ class _CompiledStage:
             except (comfy.model_management.InterruptProcessingException, comfy.model_management.OOM_EXCEPTION):
                 raise
             except Exception as error:  # a missing compiler or driver raises almost anything
-                self.compiler.fails(self.name, error, at_once=compiled is self.at_once)
+                self.compiler.record_failure(self.name, error, at_once=compiled is self.at_once)
                 continue
             if _graphs() > graphs:
-                self.compiler.took(self.name, time.perf_counter() - start)
+                self.compiler.record_time(self.name, time.perf_counter() - start)
             return output
         return executor(*args, **kwargs)
 
@@ -225,16 +225,16 @@ class _CompiledStage:
         A small network runs at once where no code of other nodes runs inside. The options of the step are left out then: each
         new value would compile it again.
         """
-        place = 5 if len(args) > 5 else None  # apply_model(x, t, c_concat, c_crossattn, control, transformer_options)
-        options = kwargs.get("transformer_options", {}) if place is None else args[place]
+        position = 5 if len(args) > 5 else None  # apply_model(x, t, c_concat, c_crossattn, control, transformer_options)
+        options = kwargs.get("transformer_options", {}) if position is None else args[position]
         inside = options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL)
         code_inside = any(options.get(name) for name in READERS) or any((inside or {}).values())
         if code_inside or not self.compiler.at_once or not is_small(args[0], self.dimensions):
             return self.in_blocks, args, kwargs
         rest = {name: value for name, value in options.items() if name not in OF_THE_STEP}
-        if place is None:
+        if position is None:
             return self.at_once, args, {**kwargs, "transformer_options": rest}
-        return self.at_once, [*args[:place], rest, *args[place + 1 :]], kwargs
+        return self.at_once, [*args[:position], rest, *args[position + 1 :]], kwargs
 
 
 def _graphs() -> int:

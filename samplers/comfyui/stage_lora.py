@@ -146,8 +146,8 @@ def apply_stage_loras(bound: ModelPatcher, stage: Stage, number_of_stages: int) 
         if not lora.acts_in(stage.index, number_of_stages):
             continue
         planned = plan(bound, lora)
-        for name, own in planned.additions.items():
-            additions.setdefault(name, []).extend(own)
+        for name, added in planned.additions.items():
+            additions.setdefault(name, []).extend(added)
         if planned.patches:
             bound.add_patches(dict(planned.patches), lora.strength)
     if additions:
@@ -182,12 +182,12 @@ def plan(model: ModelPatcher, lora: StageLora) -> Plan:
     Raises:
         ValueError: No layer can act.
     """
-    found = match(lora.file, model)
+    matched = match(lora.file, model)
     additions: dict[str, list[Addition]] = {}
     patches: dict[str, Any] = {}
-    left_out = dict(found.left_out)
+    left_out = dict(matched.left_out)
     acting = 0
-    for name, tensors in found.layers.items():
+    for name, tensors in matched.layers.items():
         layer, rest = find_layer(model, name), dict(tensors)
         beside = [] if streams_weights(model) else _take_additions(layer, rest, lora.strength)
         made = _patches(name, layer, rest) if any(kind != "alpha" for kind in rest) else {}

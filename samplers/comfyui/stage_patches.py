@@ -120,7 +120,7 @@ def _read_with(models: Sequence[ModelPatcher], stage: Stage) -> None:
 def layers_by_network(models: Sequence[ModelPatcher]) -> Callable[[Any], Mapping[Cell, PatchStage]]:
     """Return a function from a network to the layers of its MODEL; to those of the first for a copy on another device."""
     layers = [(model.model.diffusion_model, patch_stages(model)) for model in models]
-    return lambda network: next((each for own, each in layers if own is network), layers[0][1])
+    return lambda network: next((each for known, each in layers if known is network), layers[0][1])
 
 
 def check_windows(model_options: dict, stages: Sequence[Stage]) -> None:

@@ -46,7 +46,7 @@ def test_every_preset_can_be_chosen():
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "plain"])
 def test_the_values_shown_on_a_preset_make_the_same_custom_pyramid(name, monkeypatch):
     shown = []
-    monkeypatch.setattr(pyramid_nodes, "tell", lambda node, text: shown.append((node, text)))
+    monkeypatch.setattr(pyramid_nodes, "show_text", lambda node, text: shown.append((node, text)))
     (preset,) = values(PyramidalWanPreset.execute(name))
     ((node, text),) = shown
     first, *parts = text.replace(" (moved to steps)", "").replace("\n", " · ").split(" · ")

@@ -78,9 +78,9 @@ def test_a_text_is_sent_to_the_front_end_and_dropped_without_a_server(monkeypatc
     import types
 
     from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
-    from pyramidalwan.nodes.schema import tell
+    from pyramidalwan.nodes.schema import show_text
 
-    tell(PyramidalWanEmptyLatent, "dropped")
+    show_text(PyramidalWanEmptyLatent, "dropped")
     shown = []
     server = types.SimpleNamespace(send_progress_text=lambda text, node_id: shown.append((node_id, text)))
     prompt_server = types.SimpleNamespace(PromptServer=types.SimpleNamespace(instance=server))

@@ -14,7 +14,7 @@ from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerA
 from pyramidalwan.nodes.stages import PyramidalWanStageModel
 from pyramidalwan.pyramid.lift import FunctionLift
 from pyramidalwan.pyramid.stages import PRESETS
-from pyramidalwan.samplers.comfyui.finite import is_finite, place_of_nan
+from pyramidalwan.samplers.comfyui.finite import is_finite, key_of_nan
 from pyramidalwan.samplers.comfyui.flow_shift import flow_shift
 from pyramidalwan.samplers.hand_wired import stage_sigmas
 from pyramidalwan.samplers.lifts import make_lift
@@ -44,9 +44,9 @@ def test_whole_numbers_and_nothing_are_finite():
 
 
 def test_a_bad_number_is_found_inside_lists_and_dicts():
-    assert place_of_nan({"a": 1, "b": [torch.ones(2), {"c": 2.0}]}) is None
-    assert place_of_nan({"a": 1, "b": [torch.ones(2), {"c": NAN}]}) == "b"
-    assert place_of_nan(torch.tensor(NAN)) == "" and place_of_nan([1.0, math.inf]) == ""
+    assert key_of_nan({"a": 1, "b": [torch.ones(2), {"c": 2.0}]}) is None
+    assert key_of_nan({"a": 1, "b": [torch.ones(2), {"c": NAN}]}) == "b"
+    assert key_of_nan(torch.tensor(NAN)) == "" and key_of_nan([1.0, math.inf]) == ""
 
 
 def one_node(model, positive=None, **changes):

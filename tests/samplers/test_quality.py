@@ -9,7 +9,7 @@ from pyramidalwan.pyramid.schedules import parse_steps
 from pyramidalwan.pyramid.stages import PRESETS
 from pyramidalwan.samplers.options import StageOptions, parse_cfg, sample_with_conds
 from pyramidalwan.samplers.quality import CUSTOM, QUALITIES, Settings, settings_for
-from pyramidalwan.samplers.run_report import doubts
+from pyramidalwan.samplers.run_report import setting_warnings
 from pyramidalwan.samplers.schedule import levels_for, steps_per_stage
 
 FREE, WAN = PRESETS["training-free"], PRESETS["pyramidal-wan"]
@@ -109,14 +109,14 @@ def test_cfg_takes_commas_and_spaces():
     ],
 )
 def test_pairs_that_run_but_cannot_be_right_are_told(t2v_model, sampler, cfg, steps, words):
-    found = doubts(t2v_model, FREE, levels_for(FREE, steps, "auto", 5.0)[1], sampler, [cfg] * 2)
+    found = setting_warnings(t2v_model, FREE, levels_for(FREE, steps, "auto", 5.0)[1], sampler, [cfg] * 2)
     assert (found == []) if words is None else (len(found) == 1 and words in found[0])
 
 
 def test_a_part_of_a_run_may_have_few_steps(t2v_model):
     """One of two samplers in a row, or a low denoise."""
     for part in ([(1.0, 0.9), (0.9, 0.8)], [(), (0.3, 0.2, 0.0)]):
-        assert doubts(t2v_model, FREE, part, "euler", [6.0, 6.0]) == []
+        assert setting_warnings(t2v_model, FREE, part, "euler", [6.0, 6.0]) == []
 
 
 def test_swapped_experts_are_told(t2v_model):
@@ -124,7 +124,7 @@ def test_swapped_experts_are_told(t2v_model):
     low, high = t2v_model.clone(), t2v_model.clone()
     low.cached_patcher_init = (print, ("/models/wan2.2_t2v_low_noise_14B.gguf", {}))
     high.cached_patcher_init = (print, ("/models/Wan2.2-T2V-High-Noise.gguf", False), 0)
-    assert doubts(low, FREE, FOUR, "euler", [1.0], high) == []
-    assert doubts(high, FREE, FOUR, "euler", [1.0], low) == [
+    assert setting_warnings(low, FREE, FOUR, "euler", [1.0], high) == []
+    assert setting_warnings(high, FREE, FOUR, "euler", [1.0], low) == [
         "the two experts look swapped: the high-noise model belongs in first_stage_model"
     ]

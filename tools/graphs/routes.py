@@ -86,16 +86,16 @@ def curve(start: Point, way: Sequence[Point], end: Point) -> np.ndarray:
     points = [start, *way, end]
     headings = [0.0, *(_heading(*points[index - 1 : index + 2]) for index in range(1, len(points) - 1)), 0.0]
     pieces = []
-    for index, (here, there) in enumerate(pairwise(points)):
-        distance = STRETCH * math.dist(here, there)
+    for index, (first, second) in enumerate(pairwise(points)):
+        distance = STRETCH * math.dist(first, second)
         at_start, at_end = (distance if socket else min(MAX_STRETCH, distance) for socket in (index == 0, index == len(way)))
-        controls = here, _moved(here, headings[index], at_start), _moved(there, headings[index + 1], -at_end), there
+        controls = first, _moved(first, headings[index], at_start), _moved(second, headings[index + 1], -at_end), second
         pieces.append(BERNSTEIN @ np.asarray(controls))
     return np.concatenate(pieces)
 
 
-def _heading(before: Point, here: Point, after: Point) -> float:
-    coming, going = (math.atan2(b[1] - a[1], b[0] - a[0]) for a, b in ((before, here), (here, after)))
+def _heading(before: Point, point: Point, after: Point) -> float:
+    coming, going = (math.atan2(b[1] - a[1], b[0] - a[0]) for a, b in ((before, point), (point, after)))
     turn = (coming - going) / 2
     return coming - (turn + math.pi if abs(turn) > math.pi / 2 else turn)
 
@@ -147,7 +147,7 @@ def _apart(way: Sequence[Point], taken: Sequence[Point], distance: int) -> bool:
 
 
 def _length(start: Point, way: Sequence[Point], end: Point) -> float:
-    return sum(math.dist(here, there) for here, there in pairwise([start, *way, end]))
+    return sum(math.dist(first, second) for first, second in pairwise([start, *way, end]))
 
 
 @dataclass

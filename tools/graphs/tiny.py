@@ -213,8 +213,8 @@ def _lora(*, seed: int, width: int = 128, rank: int = 2) -> dict[str, torch.Tens
 
 def write_patches(path: Path) -> None:
     """Write the layers of a few-step model of larger patches, made from those of the random network."""
-    own, spec = wan_layers(t2v_state_dict()), PRESETS["ppf"]
-    tensors = to_tensors([lifted(own, cell) for cell in coarse_cells(spec)])
+    wan, spec = wan_layers(t2v_state_dict()), PRESETS["ppf"]
+    tensors = to_tensors([lifted(wan, cell) for cell in coarse_cells(spec)])
     levels = [stage[:-1] for stage in stage_levels(spec, (2, 2, 1))]
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {**spec.to_metadata(), **levels_to_metadata(levels)})

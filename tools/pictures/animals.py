@@ -43,13 +43,13 @@ def _birches(canvas: Canvas, time: float, *, spacing: float, width: float, foot:
 def _trotting(canvas: Canvas, time: float, centre: tuple[float, float]) -> None:
     x, y = centre
     canvas.oval((x, 0.815), (0.17, 0.012), "#9fb2cf", opacity=0.5)
-    for place, phase, colour in ((-0.1, 0.5, "#8f3d1c"), (0.09, 0.0, "#8f3d1c"), (-0.07, 0.0, FUR), (0.12, 0.5, FUR)):
+    for offset, phase, colour in ((-0.1, 0.5, "#8f3d1c"), (0.09, 0.0, "#8f3d1c"), (-0.07, 0.0, FUR), (0.12, 0.5, FUR)):
         swing = 0.05 * wave(time, 2, phase)
         knee, paw = (
-            (x + place + 0.5 * swing, y + 0.075),
-            (x + place + swing, y + 0.092 - 0.02 * max(0, wave(time, 2, phase + 0.25))),
+            (x + offset + 0.5 * swing, y + 0.075),
+            (x + offset + swing, y + 0.092 - 0.02 * max(0, wave(time, 2, phase + 0.25))),
         )
-        canvas.line([(x + place, y + 0.02), knee], 0.028, colour)
+        canvas.line([(x + offset, y + 0.02), knee], 0.028, colour)
         canvas.line([knee, paw], 0.02, DARK_FUR)
     canvas.oval((x - 0.24, y + 0.01), (0.12, 0.042), FUR, turned=-12 + 5 * wave(time, 2))
     canvas.oval((x - 0.325, y + 0.03), (0.042, 0.028), "#fff4e8", turned=-12 + 5 * wave(time, 2))
@@ -269,7 +269,7 @@ def _leaping(canvas: Canvas, moment: float, *, opacity: float) -> None:
     turned = math.atan(1.4 * (2 * moment - 1))
     cosine, sine = 0.34 * math.cos(turned), 0.34 * math.sin(turned)
 
-    def place(along: float, across: float) -> tuple[float, float]:
+    def point_at(along: float, across: float) -> tuple[float, float]:
         across += 0.45 * along**2 - 0.03
         return x + along * cosine - across * sine, y + along * sine + across * cosine
 
@@ -287,11 +287,13 @@ def _leaping(canvas: Canvas, moment: float, *, opacity: float) -> None:
     tail = [(-0.22, -0.085), (-0.36, -0.045), (-0.52, -0.16), (-0.47, -0.02), (-0.54, 0.1), (-0.37, 0.0)]
     belly = [(-0.22, 0.06), (-0.08, 0.1), (0.08, 0.115), (0.22, 0.105), (0.34, 0.075), (0.42, 0.05)]
     under = [(0.445, 0.04), (0.36, 0.025), (0.2, 0.03), (0.02, 0.045), (-0.16, 0.035)]
-    canvas.fill([place(*point) for point in (*back, *tail, *belly)], dark, opacity=opacity)
-    canvas.fill([place(*point) for point in (*belly, *under)], light, opacity=opacity)
-    canvas.fill([place(*point) for point in ((0.2, 0.06), (0.12, 0.15), (0.0, 0.24), (0.07, 0.07))], "#26455c", opacity=opacity)
-    canvas.disc(place(0.34, -0.015), 0.008, "#10202c", opacity=opacity)
+    canvas.fill([point_at(*point) for point in (*back, *tail, *belly)], dark, opacity=opacity)
+    canvas.fill([point_at(*point) for point in (*belly, *under)], light, opacity=opacity)
+    canvas.fill(
+        [point_at(*point) for point in ((0.2, 0.06), (0.12, 0.15), (0.0, 0.24), (0.07, 0.07))], "#26455c", opacity=opacity
+    )
+    canvas.disc(point_at(0.34, -0.015), 0.008, "#10202c", opacity=opacity)
     if opacity == 1:
         for drop in range(7):
             fall = 0.05 + 0.035 * drop
-            canvas.disc(place(-0.2 - 0.07 * drop, fall + 0.05 * (drop % 3)), 0.007 - 0.0005 * drop, "#f4fdff", opacity=0.85)
+            canvas.disc(point_at(-0.2 - 0.07 * drop, fall + 0.05 * (drop % 3)), 0.007 - 0.0005 * drop, "#f4fdff", opacity=0.85)

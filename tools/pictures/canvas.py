@@ -38,8 +38,8 @@ def ellipse(centre: Point, radii: Point, *, turned: float = 0.0, start: float = 
     angle = math.radians(turned)
     points = []
     for step in range(49):
-        place = 2 * math.pi * (start + (end - start) * step / 48)
-        x, y = radii[0] * math.cos(place), radii[1] * math.sin(place)
+        turn = 2 * math.pi * (start + (end - start) * step / 48)
+        x, y = radii[0] * math.cos(turn), radii[1] * math.sin(turn)
         points.append(
             (centre[0] + x * math.cos(angle) - y * math.sin(angle), centre[1] + x * math.sin(angle) + y * math.cos(angle))
         )
@@ -83,8 +83,8 @@ class Canvas:
 
     def line(self, points: Sequence[Point], width: float, colour: str, *, opacity: float = 1.0) -> None:
         """Draw a line with round joints."""
-        places = [(x * SIDE, y * SIDE) for x, y in points]
-        self._draw.line(places, self._ink(colour, opacity), max(1, round(width * SIDE)), joint="curve")
+        pixels = [(x * SIDE, y * SIDE) for x, y in points]
+        self._draw.line(pixels, self._ink(colour, opacity), max(1, round(width * SIDE)), joint="curve")
 
     def ridge(self, base: float, height: float, colour: str, *, waves: float = 1.5, shift: float = 0.0) -> None:
         """Draw hills down to the lower edge."""

@@ -89,9 +89,9 @@ def in_patches(scene: Scene, counts: Sequence[int], time: float) -> Image.Image:
     draw, step = _draw(sheet), min(int(time * sum(counts)), sum(counts) - 1)
     stage = next(index for index in range(len(counts)) if step < sum(counts[: index + 1]))
     side = PATCH // 2**stage
-    for place in range(side, SIDE, side):
-        draw.line((place, 0, place, HEIGHT), (*FRAME, 120), 1)
-        draw.line((0, place, SIDE, place), (*FRAME, 120), 1)
+    for offset in range(side, SIDE, side):
+        draw.line((offset, 0, offset, HEIGHT), (*FRAME, 120), 1)
+        draw.line((0, offset, SIDE, offset), (*FRAME, 120), 1)
     return sheet
 
 
@@ -118,8 +118,8 @@ def with_stills(scene: Scene, stills: Sequence[Image.Image], time: float) -> Ima
     """Draw a scene, and in its corners the one or two images that go in."""
     sheet = _whole(scene(time))
     large = 92
-    places = (MARGIN, MARGIN), (SIDE - MARGIN - large, HEIGHT - MARGIN - large)
-    for still, (x, y) in zip(stills, places, strict=False):
+    corners = (MARGIN, MARGIN), (SIDE - MARGIN - large, HEIGHT - MARGIN - large)
+    for still, (x, y) in zip(stills, corners, strict=False):
         _paste(sheet, still, (x, y, x + large, y + large))
     return sheet
 
@@ -259,13 +259,13 @@ def detail_curve(scene: Scene, time: float) -> Image.Image:
     levels = np.linspace(0.02, 0.98, 60)
     ratios = np.log10(energy * ((1 - levels) / levels) ** 2)
 
-    def place(level: float, ratio: float) -> tuple[float, float]:
+    def position(level: float, ratio: float) -> tuple[float, float]:
         return left + (right - left) * level, top + 10 + (bottom - top - 34) * (1 - (ratio + 5) / 8)
 
     boundary = math.sqrt(energy) / (math.sqrt(energy) + math.sqrt(THRESHOLD))
-    x, y = place(boundary, math.log10(THRESHOLD))
+    x, y = position(boundary, math.log10(THRESHOLD))
     draw.line((left + 4, y, right - 4, y), (150, 150, 160), 1)
-    shown = [place(*point) for point in zip(levels.tolist(), ratios.tolist(), strict=True)]
+    shown = [position(*point) for point in zip(levels.tolist(), ratios.tolist(), strict=True)]
     draw.line(shown, (86, 104, 140), 3, joint="curve")
     draw.line(shown[: 2 + round(57 * min(1, 1.3 * time))], (110, 190, 255), 4, joint="curve")
     draw.line((x, y, x, bottom - 22), ACCENT, 2)

@@ -111,7 +111,7 @@ class CacheConfig(Section):
         return DTYPES[self.shards.precision]
 
 
-def make_cache(config: CacheConfig, accelerator: Accelerator, say: Callable[[str], None]) -> None:
+def make_cache(config: CacheConfig, accelerator: Accelerator, report: Callable[[str], None]) -> None:
     """Write the shards that are missing, and list the sources that were skipped in ``skipped.txt``.
 
     The missing shards are divided among the processes.
@@ -119,7 +119,7 @@ def make_cache(config: CacheConfig, accelerator: Accelerator, say: Callable[[str
     Args:
         config: What to cache, and where.
         accelerator: The group of processes.
-        say: Receives lines of progress, in the main process only.
+        report: Receives lines of progress, in the main process only.
 
     Raises:
         ValueError: There are no sources, a network cannot be opened, or the folder holds a different cache or is in use.
@@ -140,15 +140,19 @@ def make_cache(config: CacheConfig, accelerator: Accelerator, say: Callable[[str
             write_shard(folder, number, *encode_all(part, config, vae, text))
             return len(part)
 
-        _write_missing(missing, write, info, accelerator, say)
-        _rewrite_damaged(set(missing), write, info, folder, accelerator, say)
+        _write_missing(missing, write, info, accelerator, report)
+        _rewrite_damaged(set(missing), write, info, folder, accelerator, report)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _report_skipped(folder, info, say)
+            _report_skipped(folder, info, report)
 
 
 def _write_missing(
-    missing: Sequence[int], write: Callable[[int], int], info: CacheInfo, accelerator: Accelerator, say: Callable[[str], None]
+    missing: Sequence[int],
+    write: Callable[[int], int],
+    info: CacheInfo,
+    accelerator: Accelerator,
+    report: Callable[[str], None],
 ) -> None:
     """Write this process's part of the missing shards; ``write`` returns the number of sources in a shard."""
     mine, began = missing[accelerator.process_index :: accelerator.num_processes], time.monotonic()
@@ -156,7 +160,7 @@ def _write_missing(
         count = write(number)
         if accelerator.is_main_process:
             others, seconds = len(missing) - len(mine), time.monotonic() - began
-            say(_progress(done, len(mine), count, others, seconds, _unit(info)))
+            report(_progress(done, len(mine), count, others, seconds, _unit(info)))
 
 
 def _rewrite_damaged(
@@ -165,13 +169,13 @@ def _rewrite_damaged(
     info: CacheInfo,
     folder: Path,
     accelerator: Accelerator,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
     """Read this process's part of the shards that were there before, and rewrite the damaged ones."""
     before = [number for number in range(info.shards) if number not in missing]
     for number in before[accelerator.process_index :: accelerator.num_processes]:
         if damage := shard_damage(folder, number):
-            say(f"shard {number} is damaged and is rewritten: {damage}")
+            report(f"shard {number} is damaged and is rewritten: {damage}")
             write(number)
 
 
@@ -284,13 +288,13 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes else f"{seconds:.0f} s"
 
 
-def _report_skipped(folder: Path, info: CacheInfo, say: Callable[[str], None]) -> None:
+def _report_skipped(folder: Path, info: CacheInfo, report: Callable[[str], None]) -> None:
     skipped = skipped_sources(folder, info)
     atomic.write_text(folder / "skipped.txt", "".join(f"{one.name}: {one.reason}\n" for one in skipped))
-    say(f"cached {info.count - len(skipped)} of {info.count} {_unit(info)} in {folder}")
+    report(f"cached {info.count - len(skipped)} of {info.count} {_unit(info)} in {folder}")
     if skipped:
         shown = "".join(f"\n  {one.name}: {one.reason}" for one in skipped[:5])
-        say(f"skipped {len(skipped)}, listed in {folder / 'skipped.txt'}; the first are:{shown}")
+        report(f"skipped {len(skipped)}, listed in {folder / 'skipped.txt'}; the first are:{shown}")
 
 
 def _unit(info: CacheInfo) -> str:

@@ -84,7 +84,7 @@ def estimate_step(config: FinetuneConfig) -> StepEstimate:
     finest = spec.number_of_stages - 1
     forward = _forward(spec, full, dimensions)
     if spec.coarse == "patches":  # the teacher reads every stage as plain Wan does
-        teacher = [passes * forward[finest] / own for passes, own in zip(teacher, forward, strict=True)]
+        teacher = [passes * forward[finest] / cost for passes, cost in zip(teacher, forward, strict=True)]
     work = costs.Work([1.0] * spec.number_of_stages, teacher, lora, checkpointing)
     stages = costs.step_costs(spec, full, dimensions, work, samples=_samples(config))
     base, trained = costs.parameters(dimensions), _trained(config, dimensions)

@@ -40,10 +40,10 @@ def _bay(time: float, *, sky: tuple[str, str, str], water: tuple[str, str], ligh
     canvas.fill([(x - 0.012, y - 0.03), (x + lean - 0.008, y - 0.35), (x - 0.13, y - 0.03)], mixed(sail, sky[1], 0.35))
     for number in range(4):
         turn = 2 * math.pi * (time + number / 4)
-        place = 0.55 + 0.27 * math.cos(turn), 0.12 + 0.05 * math.sin(turn) + 0.02 * number
+        bird = 0.55 + 0.27 * math.cos(turn), 0.12 + 0.05 * math.sin(turn) + 0.02 * number
         flap = 0.02 * wave(time, 3, number / 4)
-        wings = [(place[0] - 0.04, place[1] - flap), (place[0] - 0.015, place[1] - 0.012), place]
-        canvas.line([*wings, (place[0] + 0.015, place[1] - 0.012), (place[0] + 0.04, place[1] - flap)], 0.007, sail)
+        wings = [(bird[0] - 0.04, bird[1] - flap), (bird[0] - 0.015, bird[1] - 0.012), bird]
+        canvas.line([*wings, (bird[0] + 0.015, bird[1] - 0.012), (bird[0] + 0.04, bird[1] - flap)], 0.007, sail)
     return canvas.image
 
 
@@ -81,8 +81,8 @@ def balloons(time: float) -> Image.Image:
     for number, colour in enumerate(("#c98f9b", "#a86f86", "#7d5577", "#543e62")):
         canvas.ridge(0.66 + 0.09 * number, 0.035, colour, waves=1.3 + 0.4 * number, shift=0.23 * number)
     bright = (("#e2483d", "#f7d9a8"), ("#f2a63c", "#fff3d4"), ("#3d8fb5", "#f4e3c4"), ("#8a4fa0", "#f6c3a0"))
-    places = ((0.56, 0.38, 0.16), (0.82, 0.22, 0.09), (0.87, 0.55, 0.065), (0.17, 0.56, 0.05))
-    for number, ((x, y, size), colours) in enumerate(zip(places, bright, strict=True)):
+    globes = ((0.56, 0.38, 0.16), (0.82, 0.22, 0.09), (0.87, 0.55, 0.065), (0.17, 0.56, 0.05))
+    for number, ((x, y, size), colours) in enumerate(zip(globes, bright, strict=True)):
         _balloon(canvas, (x + 0.01 * wave(time, 1, number / 3), y + 0.025 * wave(time, 1, number / 4)), size, colours)
     return canvas.image
 
@@ -221,8 +221,8 @@ def train(time: float) -> Image.Image:
     x = 1.25 - 2.3 * ((time + 0.45) % 1)
     for puff in range(9):
         drift = (puff + 6 * time % 1) / 9
-        place = x - 0.2 + 0.75 * drift, 0.4 - 0.16 * drift + 0.015 * math.sin(9 * drift)
-        canvas.disc(place, 0.025 + 0.07 * drift, "#fdfaf4", opacity=0.8 * (1 - drift))
+        centre = x - 0.2 + 0.75 * drift, 0.4 - 0.16 * drift + 0.015 * math.sin(9 * drift)
+        canvas.disc(centre, 0.025 + 0.07 * drift, "#fdfaf4", opacity=0.8 * (1 - drift))
     _carriages(canvas, x)
     canvas.box(0, 0.61, 1, 0.65, "#8d8078")
     for number in range(6):
@@ -307,8 +307,8 @@ def tram(time: float) -> Image.Image:
         left, top = 0.18 * number - 0.04, 0.1 + 0.12 * ((number * 5) % 3)
         canvas.box(left, top, left + 0.17, 0.66, ("#191c40", "#20224d", "#151838")[number % 3])
         for x, y in rng.random((11, 2)):
-            place = left + 0.015 + 0.12 * round(4 * x) / 4, top + 0.03 + 0.4 * round(8 * y) / 8
-            canvas.box(place[0], place[1], place[0] + 0.02, min(0.64, place[1] + 0.026), "#ffd27a", opacity=0.85)
+            corner = left + 0.015 + 0.12 * round(4 * x) / 4, top + 0.03 + 0.4 * round(8 * y) / 8
+            canvas.box(corner[0], corner[1], corner[0] + 0.02, min(0.64, corner[1] + 0.026), "#ffd27a", opacity=0.85)
     for (x, y), (half, tall), colour in (
         ((0.14, 0.34), (0.02, 0.1), "#ff3d8b"),
         ((0.5, 0.22), (0.09, 0.028), "#35e0ff"),
@@ -340,11 +340,11 @@ def lanterns(time: float) -> Image.Image:
     canvas.ridge(0.7, 0.03, "#15163a", waves=1.6, shift=0.1)
     for number in range(7):
         small = 0.02 + 0.006 * (number % 3)
-        place = (
+        centre = (
             0.09 + 0.137 * number + 0.01 * wave(time, 1, number / 5),
             0.12 + 0.4 * abs(math.sin(2.6 * number)) - 0.02 * wave(time, 1, number / 7),
         )
-        _lantern(canvas, place, small)
+        _lantern(canvas, centre, small)
     _lantern(canvas, (0.5 + 0.015 * wave(time), 0.42 - 0.05 * wave(time, 1, 0.2)), 0.1)
     canvas.mirror(0.72, light=0.7, ripple=2 * time)
     for ring in range(3):
