@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pyramid.latent_shape import CHANNELS
+from tiny_wan.checkpoints import number_of_heads
 
 from .in_process import use_comfyui
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from comfy.ldm.wan.vae import WanVAE
 
 VAE_DIM_MULT = (1, 2, 4, 4)
-HEAD_DIM = 128
 
 
 def build_vae(*, dim: int) -> WanVAE:
@@ -40,9 +40,7 @@ def build_transformer(*, dim: int, ffn_dim: int, layers: int, in_dim: int = CHAN
         layers: Number of blocks.
         in_dim: Input channels; 36 takes mask and image beside the noisy latent, as Wan 2.2's image-to-video transformer does.
     """
-    if dim % HEAD_DIM:
-        nearest = max(HEAD_DIM, round(dim / HEAD_DIM) * HEAD_DIM)
-        raise ValueError(f"dim {dim} is not a multiple of {HEAD_DIM}, ComfyUI's head size for Wan (nearest: {nearest})")
+    heads = number_of_heads(dim)
     _use_comfyui()
     import comfy.ops
     from comfy.ldm.wan.model import WanModel
@@ -51,7 +49,7 @@ def build_transformer(*, dim: int, ffn_dim: int, layers: int, in_dim: int = CHAN
         model_type="t2v",
         dim=dim,
         ffn_dim=ffn_dim,
-        num_heads=dim // HEAD_DIM,
+        num_heads=heads,
         num_layers=layers,
         in_dim=in_dim,
         out_dim=CHANNELS,

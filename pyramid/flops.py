@@ -10,11 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .latent_shape import PATCH, LatentShape
+from .latent_shape import CHANNELS, PATCH, LatentShape
 from .stages import PyramidSpec
 
 PATCH_SHAPE = (1, PATCH, PATCH)
 """Latents per token on the time, height and width axes (Wan)."""
+
+HEAD_DIM = 128
+"""Width of an attention head, the same in all Wan models."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class WanDimensions:
     dim: int
     ffn_dim: int
     layers: int
-    in_channels: int = 16
-    out_channels: int = 16
+    in_channels: int = CHANNELS
+    out_channels: int = CHANNELS
     text: int = 512
     text_dim: int = 4096
 

@@ -6,6 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
+MLP_LAYERS = ("ffn.net.0.proj", "ffn.net.2")
+LINEAR_LAYERS = ATTENTION_LAYERS + MLP_LAYERS
+"""The linear layers of a Wan block, by diffusers' names; those of attention are in self- and in cross-attention."""
+
 IN_A_BLOCK = (
     ("attn1.to_q", "self_attn.q"),
     ("attn1.to_k", "self_attn.k"),

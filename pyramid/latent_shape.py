@@ -20,6 +20,16 @@ PATCH = 2
 """Latents per token on the height and width axes."""
 
 
+def latent_frames(frames: int) -> int:
+    """Return the number of latent frames of a video of ``1 + 4k`` frames."""
+    return (frames - 1) // VAE_TIME + 1
+
+
+def video_frames(latents: int) -> int:
+    """Return the number of video frames that latent frames decode to, ``1 + 4k``."""
+    return (latents - 1) * VAE_TIME + 1
+
+
 class LatentShape(NamedTuple):
     """Size of a latent in latent frames, rows and columns."""
 
@@ -30,7 +40,7 @@ class LatentShape(NamedTuple):
     @classmethod
     def of_video(cls, frames: int, height: int, width: int) -> LatentShape:
         """Return the size of the latent of a video of ``1 + 4k`` frames, height and width in pixels."""
-        return cls((frames - 1) // VAE_TIME + 1, height // VAE_SPACE, width // VAE_SPACE)
+        return cls(latent_frames(frames), height // VAE_SPACE, width // VAE_SPACE)
 
     def coarser(self, axes: str) -> LatentShape:
         """Return the next coarser size.

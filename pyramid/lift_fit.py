@@ -29,11 +29,6 @@ class FrameFit:
     variance: tuple[float, ...]
 
     @property
-    def explained(self) -> tuple[float, ...]:
-        """Return the share of the variance that the map explains, per channel."""
-        return tuple(1 - error / variance for error, variance in zip(self.error, self.variance, strict=True))
-
-    @property
     def mean_error(self) -> float:
         """Return the mean square error over the channels."""
         return sum(self.error) / len(self.error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .axes import has_scale
-from .latent_shape import PATCH, VAE_SPACE, VAE_TIME, LatentShape
+from .latent_shape import PATCH, VAE_SPACE, VAE_TIME, LatentShape, video_frames
 from .stage_names import stage_name
 from .stages import MIN_SIDE, TRAINED_SIDE, PyramidSpec, Stage
 from .untrusted import shown
@@ -37,7 +37,7 @@ class VideoSize:
 
 def video_size(shape: LatentShape) -> VideoSize:
     """Return the size of the video that a latent of this size decodes to."""
-    return VideoSize(shape.width * VAE_SPACE, shape.height * VAE_SPACE, (shape.frames - 1) * VAE_TIME + 1)
+    return VideoSize(shape.width * VAE_SPACE, shape.height * VAE_SPACE, video_frames(shape.frames))
 
 
 def side_multiple(spec: PyramidSpec) -> int:

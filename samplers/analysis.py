@@ -19,6 +19,7 @@ from ..pyramid.spectrum import BandEnergy, band_energies, propose_boundaries
 from ..pyramid.stages import PyramidSpec
 from .comfyui.flow_shift import WAN_SHIFT
 from .comfyui.latents import check_latent, pixels_per_latent, spec_at
+from .comfyui.network_size import wan_dimensions
 from .comfyui.timings import key_of, read_timings, seconds_per_pass
 from .options import parse_cfg
 from .schedule import steps_per_stage
@@ -52,7 +53,7 @@ def cost_of(
     check_shape(full, spec)
     counts = steps_per_stage(steps, spec, shift)
     factors = [1 if value == 1 else 2 for value in parse_cfg(cfg, spec.number_of_stages)]
-    dimensions = WAN_DIMENSIONS["1.3B"] if model is None else dimensions_of(model)
+    dimensions = _dimensions(model)
     batch = samples.shape[0]
     costs = [
         dataclasses.replace(cost, tflops=cost.tflops * factor * batch)
@@ -78,7 +79,7 @@ def times_of(costs: Sequence[StageCost], model: ModelPatcher | None = None) -> l
     Returns:
         One text per stage and one for all; none if no run of such a model has been timed on this machine.
     """
-    dimensions, timings = WAN_DIMENSIONS["1.3B"] if model is None else dimensions_of(model), read_timings()
+    dimensions, timings = _dimensions(model), read_timings()
     key, seconds = key_of(dimensions, model), []
     for cost in costs:
         each = seconds_per_pass(key, cost.tokens, dimensions, timings)
@@ -88,23 +89,18 @@ def times_of(costs: Sequence[StageCost], model: ModelPatcher | None = None) -> l
     return [f"about {duration_text(value)}" for value in (*seconds, sum(seconds))]
 
 
-def dimensions_of(model: ModelPatcher) -> WanDimensions:
-    """Return the sizes of a Wan MODEL, from the configuration that ComfyUI detected in its weights.
+def _dimensions(model: ModelPatcher | None) -> WanDimensions:
+    """Return the sizes of a MODEL's transformer; those of Wan 1.3B for None.
 
     Raises:
         ValueError: It is not a Wan model.
     """
-    config = model.model.model_config.unet_config
-    try:
-        return WanDimensions(
-            dim=config["dim"],
-            ffn_dim=config["ffn_dim"],
-            layers=config["num_layers"],
-            in_channels=config["in_dim"],
-            out_channels=config["out_dim"],
-        )
-    except KeyError:
-        raise ValueError(f"this MODEL is {type(model.model).__name__}; the cost is known for Wan models only") from None
+    if model is None:
+        return WAN_DIMENSIONS["1.3B"]
+    dimensions = wan_dimensions(model)
+    if dimensions is None:
+        raise ValueError(f"this MODEL is {type(model.model).__name__}; the cost is known for Wan models only")
+    return dimensions
 
 
 def calibrate(latent: dict, spec: PyramidSpec, threshold: float) -> tuple[PyramidSpec, list[BandEnergy]]:

@@ -13,7 +13,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..pyramid.latent_shape import VAE_TIME
+from ..pyramid.latent_shape import latent_frames, video_frames
 from ..pyramid.lift import FunctionLift
 from ..pyramid.neighbourhoods import Size
 
@@ -50,7 +50,7 @@ def encode_clips(vae: Any, clips: Tensor) -> Tensor:
         return torch.cat([encode(vae, clip) for clip in clips])
     comfy.model_management.throw_exception_if_processing_interrupted()
     extension = clips[:, -1:].expand(-1, -frames % vae.spacial_compression_encode(), -1, -1, -1)
-    return vae.encode(torch.cat([clips, extension], dim=1))[:, :, : (frames - 1) // VAE_TIME + 1]
+    return vae.encode(torch.cat([clips, extension], dim=1))[:, :, : latent_frames(frames)]
 
 
 def decode(vae: Any, latent: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def resize_video(video: Tensor, *, frames: int, height: int, width: int) -> Tens
 def _resized_latent(vae: Any, latent: Tensor, size: Size) -> Tensor:
     frames, height, width = size
     pixels = vae.spacial_compression_encode()
-    video = resize_video(decode(vae, latent), frames=(frames - 1) * VAE_TIME + 1, height=height * pixels, width=width * pixels)
+    video = resize_video(decode(vae, latent), frames=video_frames(frames), height=height * pixels, width=width * pixels)
     return encode(vae, video)
 
 

@@ -18,14 +18,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyramid.flops import PATCH_SHAPE
+from pyramid.flops import HEAD_DIM, PATCH_SHAPE
 from pyramid.latent_shape import CHANNELS
 from pyramid.training.engine.atomic import atomic_file
 
 StateDict = dict[str, Tensor]
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
-HEAD_DIM = 128
 """ComfyUI's loader computes the number of heads as the width divided by this."""
 
 TEXT_DIM = 4096
@@ -65,6 +64,26 @@ def random_state_dict(shapes: Shapes, seed: int) -> StateDict:
     return {name: _weight(name, shape, generator) for name, shape in shapes}
 
 
+def random_lora(*, seed: int, width: int = HEAD_DIM, rank: int = 2) -> StateDict:
+    """Return a small random LoRA of one layer, for a transformer of a width."""
+    generator = torch.Generator().manual_seed(seed)
+    module = "diffusion_model.blocks.0.self_attn.q"
+    up, down = (0.1 * torch.randn(size, generator=generator) for size in ((width, rank), (rank, width)))
+    return {f"{module}.lora_up.weight": up, f"{module}.lora_down.weight": down}
+
+
+def number_of_heads(dim: int) -> int:
+    """Return the number of attention heads of a transformer of a width.
+
+    Raises:
+        ValueError: The width is not a whole number of heads.
+    """
+    if dim % HEAD_DIM:
+        nearest = max(HEAD_DIM, round(dim / HEAD_DIM) * HEAD_DIM)
+        raise ValueError(f"dim {dim} is not a multiple of {HEAD_DIM}, ComfyUI's head size for Wan (nearest: {nearest})")
+    return dim // HEAD_DIM
+
+
 def _weight(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Draw a weight that keeps the variance of activations: scaled by fan-in, gains of norms near 1, biases near 0."""
     noise = torch.randn(shape, generator=generator)
@@ -78,9 +97,7 @@ def _weight(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
 
 
 def _transformer(dim: int, ffn_dim: int, layers: int, *, in_channels: int, image: bool) -> Shapes:
-    if dim % HEAD_DIM:
-        nearest = max(HEAD_DIM, round(dim / HEAD_DIM) * HEAD_DIM)
-        raise ValueError(f"dim {dim} is not a multiple of {HEAD_DIM}, ComfyUI's head size for Wan (nearest: {nearest})")
+    number_of_heads(dim)  # raises where there is no such network
     yield from _layer("patch_embedding", dim, in_channels, *PATCH_SHAPE)
     yield from _layer("text_embedding.0", dim, TEXT_DIM)
     yield from _layer("text_embedding.2", dim, dim)

@@ -15,6 +15,8 @@ import sentencepiece
 import torch
 from safetensors.torch import save_file
 
+from pyramid.training.engine.atomic import atomic_file
+
 from .checkpoints import TEXT_DIM, StateDict, random_state_dict
 from .variants import shapes
 
@@ -106,7 +108,5 @@ def write_vae22(models: Path) -> None:
 
 
 def _write(path: Path, weights: StateDict, config: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    save_file(weights, unfinished, {"config": json.dumps(config)})
-    unfinished.replace(path)
+    with atomic_file(path) as partial:
+        save_file(weights, partial, {"config": json.dumps(config)})

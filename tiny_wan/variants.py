@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from pyramid.training.engine.atomic import atomic_file
+
 from .checkpoints import StateDict, random_state_dict
 
 DIM, FFN_DIM, LAYERS = 128, 256, 2
@@ -152,7 +154,5 @@ def write_variant(name: str, path: Path, *, seed: int = 0) -> None:
     """
     if name not in VARIANTS:
         raise ValueError(f"unknown variant {name!r}; expected {', '.join(VARIANTS)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    save_file(state_dict(VARIANTS[name], seed=seed), unfinished, metadata(VARIANTS[name]))
-    unfinished.replace(path)
+    with atomic_file(path) as partial:
+        save_file(state_dict(VARIANTS[name], seed=seed), partial, metadata(VARIANTS[name]))

@@ -70,7 +70,7 @@ NOT_IN_GRAPHS = {
     "PyramidalWanLoadDraft": ([], [("latent", "LATENT", "PyramidalWanSampler")]),
 }
 """Nodes that are connected in no graph."""
-LARGEST = 6
+MAX_ROWS = 6
 """Most rows on one side."""
 
 
@@ -119,7 +119,7 @@ def titles(language: str) -> dict[str, str]:
 def picture(name: str, sides: tuple[list[Link], list[Link]], language: str) -> str:
     """Return the SVG of a node and its connections."""
     shown = titles(language)
-    left, right = sides[0][:LARGEST], sides[1][:LARGEST]
+    left, right = sides[0][:MAX_ROWS], sides[1][:MAX_ROWS]
     rows = max(len(left), len(right), 1)
     height = TITLE + rows * ROW + 2 * PAD
     middle = (WIDTH - MIDDLE) // 2

@@ -15,7 +15,7 @@ const OPTION = "pyramidalwan"
 const KEPT = "last run"
 const TEXT_WIDGET = "$$node-text-preview"
 const [LETTER, LINE, MARGIN] = [6.4, 16, 22] // of the text, in pixels
-const NARROWEST = 300 // shows the whole title of every node
+const MIN_WIDTH = 300 // shows the whole title of every node
 const ENDS = ["execution_success", "execution_error", "execution_interrupted"]
 
 const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.split("/extensions/").pop().split("/")[0])
@@ -204,7 +204,7 @@ app.registerExtension({
         if (widget) follow(widget, "callback", () => leaveChoice(node, name, option, other, false))
       }
     }
-    if (node.size[0] < NARROWEST) node.setSize([NARROWEST, node.size[1]])
+    if (node.size[0] < MIN_WIDTH) node.setSize([MIN_WIDTH, node.size[1]])
     requestAnimationFrame(() => node.graph && refresh(node))
   },
 

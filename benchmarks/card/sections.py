@@ -34,7 +34,6 @@ OTHER_METHODS = {
 }
 """Presets of other methods: the names, and what is smaller in their lower stages."""
 LORA_RANK = 32
-MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def _check(runner: GraphRunner, node: str, obstacle: Callable[[Path, Path], None
     expect_sentence(outcome, node)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     if saved.is_dir():
-        expect(not [part for part in saved.iterdir() if part.suffix == ".part"], "left a part of a file behind")
+        expect(not [path for path in saved.iterdir() if path.suffix == ".partial"], "left a part of a file behind")
     if old and path.is_file():
         expect(path.read_bytes() == b"of before", "the file of before is changed")
 

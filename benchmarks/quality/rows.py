@@ -35,9 +35,6 @@ TWO = PyramidSpec((0.8,), ("HW",), field="natural", timestep_source="sigma", fir
 THREE_QUARTERS = replace(TWO, downsample_axes=("HW 3/4",))
 """Stock weights as the nodes sample 832x480: the first stage at three quarters of width and height."""
 
-LATE = replace(TWO, boundaries=(0.602,))
-"""The boundary of SwD's trained stages (arXiv 2503.16397)."""
-
 THREE = replace(TWO, boundaries=(0.896, 0.602), downsample_axes=("HW", "HW"))
 
 

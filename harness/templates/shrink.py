@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from pyramid.latent_shape import latent_frames, video_frames
+
 from .graph import Graph, Node, is_link, of_class, title
 
 UNIT, UNIT_LARGE = 64, 128
@@ -61,10 +63,10 @@ def small_size(pixels: int, unit: int = UNIT) -> int:
 
 def few_frames(frames: int) -> int:
     """Return a small number of frames of the form 4 n + 1; short clips and open ends stay."""
-    latent = (frames - 1) // 4
-    if latent <= 2 or frames > OPEN_END:
+    later = latent_frames(frames) - 1
+    if later <= 2 or frames > OPEN_END:
         return frames
-    return 4 * max(2, round(latent / 5)) + 1
+    return video_frames(1 + max(2, round(later / 5)))
 
 
 def few_steps(steps: int) -> int:

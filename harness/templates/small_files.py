@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tiny_wan.checkpoints import random_state_dict
+from pyramid.training.engine.atomic import atomic_file
+from tiny_wan.checkpoints import random_lora, random_state_dict
 from tiny_wan.encoders import write_encoders
 from tiny_wan.variants import VARIANTS, shapes, write_variant
 
@@ -63,16 +64,9 @@ def write_networks(workspace: Workspace, graph: Graph) -> None:
 
 def _write_loras(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_lora(seed=0, width=128), folder / lora_file())
-    save_file(_lora(seed=1, width=128), folder / lora_file(second=True))
-    save_file(_lora(seed=0, width=VARIANTS[WIDE].dim), folder / lora_file(wide=True))
-
-
-def _lora(*, seed: int, width: int, rank: int = 2) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    module = "diffusion_model.blocks.0.self_attn.q"
-    up, down = (0.1 * torch.randn(size, generator=generator) for size in ((width, rank), (rank, width)))
-    return {f"{module}.lora_up.weight": up, f"{module}.lora_down.weight": down}
+    save_file(random_lora(seed=0, width=128), folder / lora_file())
+    save_file(random_lora(seed=1, width=128), folder / lora_file(second=True))
+    save_file(random_lora(seed=0, width=VARIANTS[WIDE].dim), folder / lora_file(wide=True))
 
 
 def _write_model_patch(path: Path) -> None:
@@ -91,10 +85,8 @@ def _write_model_patch(path: Path) -> None:
         dtype=torch.float32,
         operations=comfy.ops.disable_weight_init,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    save_file({name: weight.half() for name, weight in random_state_dict(shapes(network), 0).items()}, unfinished)
-    unfinished.replace(path)
+    with atomic_file(path) as partial:
+        save_file({name: weight.half() for name, weight in random_state_dict(shapes(network), 0).items()}, partial)
 
 
 def _write_media(folder: Path) -> None:

@@ -16,12 +16,13 @@ import io
 import sys
 from pathlib import Path
 
+from ..untrusted import first_line
 from .config.distill import DistillConfig
 from .config.finetune import FinetuneConfig
 from .config.run_file import load_run_config
 from .config.toml_config import config_of, load_config, to_toml
 from .engine.errors import StoppedError
-from .files import first_line, printable
+from .files import printable
 
 LESS_MEMORY = "use a smaller size or train.per_stage, a LoRA, gradient_checkpointing or more processes"
 

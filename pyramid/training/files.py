@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..untrusted import first_line
 from .engine.atomic import atomic_file
 
 MAX_TEXT = 2**26
@@ -125,12 +126,6 @@ def opening(path: Path, kind: str) -> Iterator[None]:
     except DAMAGE as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
         raise ValueError(f"{path} cannot be read as {kind}: {reason}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its class."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...pyramid.axes import space_scale
-from ...pyramid.latent_shape import VAE_SPACE, LatentShape
+from ...pyramid.latent_shape import VAE_SPACE, VAE_TIME, LatentShape
 from ...pyramid.patches import WHOLE
 from ...pyramid.resize import make_resize, scaled_sides
 from ...pyramid.stages import Stage
@@ -327,10 +327,10 @@ def halve_mask(mask: Tensor, axes: str) -> Tensor:
     if "T" not in axes:
         return mask
     if mask.shape[1] == 1:
-        mask = mask.expand(-1, 4, -1, -1, -1)
+        mask = mask.expand(-1, VAE_TIME, -1, -1, -1)
     pixels = rearrange(mask[:, :, 1:], "b four t h w -> b (t four) h w")[:, 1::2]
-    pixels = pixels[:, : pixels.shape[1] // 4 * 4]
-    return torch.cat([mask[:, :, :1], rearrange(pixels, "b (t four) h w -> b four t h w", four=4)], dim=2)
+    pixels = pixels[:, : pixels.shape[1] // VAE_TIME * VAE_TIME]
+    return torch.cat([mask[:, :, :1], rearrange(pixels, "b (t four) h w -> b four t h w", four=VAE_TIME)], dim=2)
 
 
 def halve_packed_mask(mask: Tensor, axes: str, references: int = 0) -> Tensor:
@@ -338,7 +338,7 @@ def halve_packed_mask(mask: Tensor, axes: str, references: int = 0) -> Tensor:
     if "T" not in axes:
         return mask
     still, video = mask[:, :references], mask[:, references:]
-    channels_last = rearrange(video, "b t (four c) h w -> (b c) four t h w", four=4)
+    channels_last = rearrange(video, "b t (four c) h w -> (b c) four t h w", four=VAE_TIME)
     halved = rearrange(halve_mask(channels_last, "T"), "(b c) four t h w -> b t (four c) h w", b=len(mask))
     return torch.cat([still, halved], dim=1)
 

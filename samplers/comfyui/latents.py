@@ -11,7 +11,7 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ...pyramid.latent_shape import CHANNELS, VAE_SPACE, VAE_TIME, LatentShape
+from ...pyramid.latent_shape import CHANNELS, VAE_SPACE, LatentShape, video_frames
 from ...pyramid.sizes import check_shape
 from ...pyramid.stages import PyramidSpec
 from .latent_tag import tag_of
@@ -44,7 +44,7 @@ def empty_latent(shape: LatentShape, batch_size: int) -> dict:
     if math.prod(size) > MAX_VALUES:
         raise ValueError(
             f"{batch_size} video{'s' * (batch_size > 1)} of {shape.width * VAE_SPACE}x{shape.height * VAE_SPACE} with "
-            f"{(shape.frames - 1) * VAE_TIME + 1} frames have {math.prod(size):.3g} latent values; expected at most "
+            f"{video_frames(shape.frames)} frames have {math.prod(size):.3g} latent values; expected at most "
             f"{MAX_VALUES:.3g}"
         )
     samples = torch.zeros(size, device=comfy.model_management.intermediate_device())

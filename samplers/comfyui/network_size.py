@@ -11,9 +11,14 @@ if TYPE_CHECKING:
 
 
 def dimensions_of(model: ModelPatcher) -> WanDimensions:
-    """Return the sizes of a MODEL's transformer; those of Wan 14B for a network without these attributes."""
+    """Return the sizes of a MODEL's transformer; those of Wan 14B for a network that is not Wan's."""
+    return wan_dimensions(model) or WAN_DIMENSIONS["14B"]
+
+
+def wan_dimensions(model: ModelPatcher) -> WanDimensions | None:
+    """Return the sizes of a Wan MODEL's transformer; None for a network without these attributes."""
     network: Any = model.model.diffusion_model
     try:
-        return WanDimensions(dim=network.dim, ffn_dim=network.ffn_dim, layers=network.num_layers)
+        return WanDimensions(network.dim, network.ffn_dim, network.num_layers, network.in_dim, network.out_dim)
     except AttributeError:
-        return WAN_DIMENSIONS["14B"]
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ...pyramid.untrusted import first_line
+from .atomic_file import atomic_file
 
 MAX_HEADER = 16 << 20
 """Bytes of a header: that of a large LoRA with the tags of its training images has a few million."""
@@ -93,22 +93,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         ValueError: The disk is full, the folder is read-only, or something else is in the way; ``path`` is unchanged.
     """
     copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    part = path.with_name(f"{path.stem[:100]}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(copies, part, metadata=dict(metadata))
-        with part.open("rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(part, path)
+        with atomic_file(path) as partial:
+            safetensors.torch.save_file(copies, partial, metadata=dict(metadata))
     except Exception as error:  # safetensors errors have no common base class
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise ValueError(f"cannot write '{path.name}' in {path.parent} ({reason}); free space or allow writing there") from None
-    finally:
-        _remove(part)
-
-
-def _remove(part: Path) -> None:
-    try:
-        part.unlink(missing_ok=True)
-    except OSError:  # of the folder, which the message is about
-        return

@@ -11,7 +11,7 @@ import comfy.ldm.wan.model
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...pyramid.latent_shape import PATCH, VAE_TIME
+from ...pyramid.latent_shape import PATCH, video_frames
 from ...pyramid.patches import WHOLE, Cell
 from ...pyramid.sizes import patch_text
 from ...pyramid.stages import PyramidSpec, Stage
@@ -136,7 +136,7 @@ def check_windows(model_options: dict, stages: Sequence[Stage]) -> None:
     nearest = 1 + max(1, round((length - 1) / time)) * time
     raise ValueError(
         f"context windows of {length} latent frames are not made of whole patches of {time} frames; set their length to 1 plus "
-        f"a multiple of {time} latent frames, such as {nearest} ({1 + VAE_TIME * (nearest - 1)} frames of video)"
+        f"a multiple of {time} latent frames, such as {nearest} ({video_frames(nearest)} frames of video)"
     )
 
 

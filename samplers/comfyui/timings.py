@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import comfy.model_management
 import folder_paths
 
 from ...pyramid.flops import WanDimensions, forward_tflops
+from .atomic_file import atomic_file
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -55,11 +55,9 @@ def keep_timings(key: str, seconds: dict[int, float]) -> None:
     """Add times to the file, by number of tokens; a folder that cannot be written is left alone."""
     kept, path = read_timings(), timings_path()
     kept[key] = {**kept.get(key, {}), **seconds}
-    part = path.with_suffix(f".{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-        os.replace(part, path)
+        with atomic_file(path) as partial:
+            partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     except OSError as error:
         logging.debug("PyramidalWan: cannot keep the times of a run in %s: %s", path, error)
 

@@ -20,7 +20,7 @@ from pyramidalwan.nodes.schedule import PyramidalWanSchedule
 from pyramidalwan.nodes.schema import MAX_LINE, as_shown
 from pyramidalwan.pyramid.axes import AUTO_SCALE
 from pyramidalwan.pyramid.stages import PRESETS, STOCK, PyramidSpec
-from pyramidalwan.samplers.comfyui import prompt_files, safetensors_file
+from pyramidalwan.samplers.comfyui import atomic_file, prompt_files
 
 CUSTOM = {"boundaries": "0.9, 0.5", "downsample_axes": "THW,hw", "resize": "db2", "field": "pyramidal",
           "timestep_source": "sigma", "first_frame": "shared", "rope": "scaled"}  # fmt: skip
@@ -178,7 +178,7 @@ def test_conditioning_round_trip(folders):
     assert [set(options) for _, options in read] == [{"start_percent", "end_percent"}, {"pooled_output"}]
     for (tensor, options), (other, others) in zip(written, read, strict=True):
         assert torch.equal(tensor, other) and options.get("end_percent") == others.get("end_percent")
-    assert not list(folders.rglob("*.part"))
+    assert not list(folders.rglob("*.partial"))
 
 
 def test_the_fingerprint_changes_with_the_file(folders):
@@ -203,10 +203,10 @@ def test_a_failed_write_leaves_the_old_file(folders, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(safetensors_file.os, "replace", fail)
+    monkeypatch.setattr(atomic_file.os, "replace", fail)
     with pytest.raises(ValueError, match="cannot write 'x.safetensors' in .*disk full"):
         prompt_files.save_conditioning(prompt(2), "x")
-    assert path.read_bytes() == before and not list(folders.rglob("*.part"))
+    assert path.read_bytes() == before and not list(folders.rglob("*.partial"))
 
 
 def test_a_plain_embedding_file_is_read(folders):

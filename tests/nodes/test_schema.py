@@ -90,20 +90,20 @@ def test_a_text_is_sent_to_the_front_end_and_dropped_without_a_server(monkeypatc
     assert shown[0][0] == "7" and shown[0][1].startswith("832x480")
 
 
-SMALLEST = {"node_id": "x", "display_name": "x", "description": "z", "inputs": [], "outputs": [], "search_aliases": ["y"]}
+MINIMAL = {"node_id": "x", "display_name": "x", "description": "z", "inputs": [], "outputs": [], "search_aliases": ["y"]}
 
 
 def test_search_aliases_are_left_out_where_comfyui_does_not_know_them(monkeypatch):
     from pyramidalwan.nodes import schema as probes
 
     monkeypatch.setattr(probes, "_SUPPORTED", set())
-    made = probes.schema(**SMALLEST)
+    made = probes.schema(**MINIMAL)
     assert made.node_id == "x" and not getattr(made, "search_aliases", None)
 
 
 def test_a_misspelt_schema_field_raises():
     from pyramidalwan.nodes.schema import schema
 
-    assert schema(**SMALLEST).description == "z"
+    assert schema(**MINIMAL).description == "z"
     with pytest.raises(TypeError, match="descripton"):
-        schema(**SMALLEST, descripton="lost")
+        schema(**MINIMAL, descripton="lost")

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from harness.in_process import ROOT
-from pyramid.latent_shape import LatentShape
+from pyramid.latent_shape import LatentShape, video_frames
 from pyramid.stages import TRAINING_PRESETS, PyramidSpec
 from pyramid.training.data.cache_files import CachedItem, CacheInfo, missing_shards, write_info, write_shard
 
@@ -39,7 +39,7 @@ def latents_of(scenes: list[Scene], spec: PyramidSpec, code: PatchCode, *, defin
             assert stage.from_coarser is not None
             latents.append(stage.from_coarser.down(latents[-1]))
         return latents[::-1]
-    frames = [1 + 4 * (shape.frames - 1) for shape in spec.shapes(SHAPE)]
+    frames = [video_frames(shape.frames) for shape in spec.shapes(SHAPE)]
     sides = [8 * shape.height for shape in spec.shapes(SHAPE)]
     return [
         code.latents(render(scenes, frames=count, height=side, width=side)) for count, side in zip(frames, sides, strict=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from harness.in_process import ROOT
 from harness.wan_modules import build_transformer, differentiable
+from pyramid.latent_shape import VAE_SPACE, video_frames
 from pyramid.training.engine.atomic import atomic_file
 from pyramid.training.engine.ema import ExponentialMovingAverage
 from pyramid.training.engine.schedules import learning_rate_factor
@@ -61,7 +62,7 @@ class Size:
     @property
     def video(self) -> tuple[int, int]:
         """Frames and side of the video, in pixels."""
-        return 1 + 4 * (self.frames - 1), 8 * self.side
+        return video_frames(self.frames), VAE_SPACE * self.side
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyramid.flops import WAN_DIMENSIONS, WanDimensions, forward_tflops, tokens
-from pyramid.latent_shape import VAE_TIME, LatentShape
+from pyramid.latent_shape import LatentShape, latent_frames
 from pyramid.noise_levels import shift_sigma
 from pyramid.segments import follow_curve
 from pyramid.stages import PRESETS
@@ -70,7 +70,7 @@ class Video:
 
     def cost_sentence(self, steps: int, shift: float) -> str:
         """Return the steps of both sizes and their share of the operations of an ordinary run of as many steps."""
-        full = LatentShape((self.frames - 1) // VAE_TIME + 1, self.height // self.pixels, self.width // self.pixels)
+        full = LatentShape(latent_frames(self.frames), self.height // self.pixels, self.width // self.pixels)
         spec = PRESETS["training-free"].scaled("auto").at_size(full, pixels=self.pixels)
         _, levels = follow_curve(spec, [shift_sigma(1 - step / steps, shift) for step in range(steps + 1)])
         counts = [len(stage) - 1 for stage in levels]

@@ -12,7 +12,6 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -23,7 +22,7 @@ from harness.workspace import EMPTY_PROMPT, PROMPTS, Workspace, prompt_file, wri
 from pyramid.patches import coarse_cells, lifted, to_tensors, wan_layers
 from pyramid.schedules import levels_to_metadata, stage_levels
 from pyramid.stages import PRESETS, PyramidSpec
-from tiny_wan.checkpoints import t2v_state_dict
+from tiny_wan.checkpoints import random_lora, t2v_state_dict
 from tiny_wan.encoders import write_vae22
 from tiny_wan.world.grammar import parse
 from tiny_wan.world.scenes import render, scene_for
@@ -191,8 +190,8 @@ def write_inputs(workspace: Workspace, *, trained: bool = False) -> None:
     loras, inputs = workspace.base / "models" / "loras", workspace.base / "input"
     for folder in (loras, inputs):
         folder.mkdir(parents=True, exist_ok=True)
-    save_file(_lora(seed=0), loras / FEW_STEP, PyramidSpec().to_metadata())
-    save_file(_lora(seed=1), loras / STYLE)
+    save_file(random_lora(seed=0), loras / FEW_STEP, PyramidSpec().to_metadata())
+    save_file(random_lora(seed=1), loras / STYLE)
     write_patches(workspace.base / "models" / "diffusion_models" / PATCHES)
     link_stand_ins(workspace)
     write_vae22(workspace.base / "models")
@@ -202,13 +201,6 @@ def write_inputs(workspace: Workspace, *, trained: bool = False) -> None:
         write_prompt(workspace, TRAINED_PROMPT)
     Image.fromarray((_scene_pictures(TRAINED_PROMPT) if trained else _pictures())[0]).save(inputs / IMAGE)
     write_video(inputs / VIDEO, _scene_pictures(OTHER_PROMPT) if trained else _pictures())
-
-
-def _lora(*, seed: int, width: int = 128, rank: int = 2) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    module = "diffusion_model.blocks.0.self_attn.q"
-    up, down = (0.1 * torch.randn(size, generator=generator) for size in ((width, rank), (rank, width)))
-    return {f"{module}.lora_up.weight": up, f"{module}.lora_down.weight": down}
 
 
 def write_patches(path: Path) -> None:

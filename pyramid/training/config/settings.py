@@ -19,7 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from ...latent_shape import LatentShape
+from ...key_names import LINEAR_LAYERS
+from ...latent_shape import VAE_SPACE, VAE_TIME, LatentShape, video_frames
 from ...stages import COARSE, FIRST_FRAME, ROPE, TIMESTEP_SOURCES, TRAINING_PRESETS, PyramidSpec
 from .toml_config import Section
 
@@ -93,9 +94,9 @@ class Video(Section):
 
     @model_validator(mode="after")
     def _check_size(self) -> Video:
-        if self.width % 8 or self.height % 8 or self.frames % 4 != 1:
-            near = [max(8, round(side / 8) * 8) for side in (self.width, self.height)]
-            frames = 4 * max(0, round((self.frames - 1) / 4)) + 1
+        if self.width % VAE_SPACE or self.height % VAE_SPACE or self.frames % VAE_TIME != 1:
+            near = [max(1, round(side / VAE_SPACE)) * VAE_SPACE for side in (self.width, self.height)]
+            frames = video_frames(1 + max(0, round((self.frames - 1) / VAE_TIME)))
             raise ValueError(
                 f"{self.width}x{self.height}, {self.frames} frames does not fit Wan's VAE: sides must be multiples of 8 and "
                 f"frames 4k+1; the nearest is {near[0]}x{near[1]}, {frames} frames"
@@ -171,7 +172,7 @@ class Adapter(Section):
     )
     scope: Literal["shared", "per-stage"] = Field(default="shared", description="one LoRA for all stages, or one for each")
     targets: tuple[str, ...] = Field(
-        default=("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"),
+        default=LINEAR_LAYERS,
         min_length=1,
         max_length=64,
         description="modules with a LoRA, by diffusers' names",

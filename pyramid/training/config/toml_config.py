@@ -19,7 +19,7 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
-LARGEST = 2**20
+MAX_FILE = 2**20
 """Bytes of the largest configuration that is read."""
 MAX_SHOWN = 200
 """Characters of a wrong value that a message shows."""
@@ -70,7 +70,7 @@ def read_tables(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        values = tomllib.loads(decode(read_limited(path, LARGEST)))
+        values = tomllib.loads(decode(read_limited(path, MAX_FILE)))
         json.dumps(values)
         return values
     except FileNotFoundError:

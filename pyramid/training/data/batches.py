@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...noise_pyramid import derive_seed
+from ...untrusted import first_line
 from ..engine import draws
 from ..engine.errors import StoppedError
-from ..files import first_line
 from .alignment import aligned
 from .cache_files import Cache
 

@@ -32,7 +32,7 @@ EMPTY = "empty.safetensors"
 SHARD = "shard-{:05d}.safetensors"
 CHECKSUMS = "checksums"
 """Key of a header: the CRC-32 of every tensor."""
-MOST = {"width": 2**14, "height": 2**14, "frames": 2**14, "text_length": 2**14, "count": 10**7, "per_shard": 10**7}
+MAX_SIZES = {"width": 2**14, "height": 2**14, "frames": 2**14, "text_length": 2**14, "count": 10**7, "per_shard": 10**7}
 """Largest numbers in a description: more than any cache has, and small enough to loop over."""
 OPEN_FILES = 64
 """Maximum number of shards that one process keeps open."""
@@ -98,7 +98,7 @@ class CacheInfo:
             raise ValueError(
                 f"'{different[0]}' is {'unknown' if different[0] in values else 'missing'}; expected {', '.join(names)}"
             )
-        for name, most in MOST.items():
+        for name, most in MAX_SIZES.items():
             if type(values[name]) is not int or not 1 <= values[name] <= most:
                 raise ValueError(f"'{name}' is {values[name]!r:.50}; expected a whole number from 1 to {most}")
         for name, step, rest in (("width", VAE_SPACE, 0), ("height", VAE_SPACE, 0), ("frames", VAE_TIME, 1)):

@@ -18,8 +18,8 @@ from ...axes import space_scale
 from ...latent_shape import VAE_SPACE
 from ...resize import scaled_sides
 from ...stages import PyramidSpec
+from ...untrusted import first_line
 from ..engine.atomic import atomic_file
-from ..files import first_line
 
 T = TypeVar("T")
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..files import check_regular, decode, first_line, parse_json, read_limited
+from ...untrusted import first_line
+from ..files import check_regular, decode, parse_json, read_limited
 from .tables import Row, rows, text_lines
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...flops import PATCH_SHAPE, WanDimensions, forward_tflops, schedule_cost
+from ...key_names import ATTENTION_LAYERS, MLP_LAYERS
 from ...latent_shape import LatentShape
 from ...stage_names import stage_name
 from ...stages import PyramidSpec
@@ -170,7 +171,7 @@ def lora_parameters(dimensions: WanDimensions, rank: int, targets: Sequence[str]
         targets: diffusers' names of the adapted layers; a name that occurs in self- and cross-attention counts twice.
     """
     d, ffn = dimensions.dim, dimensions.ffn_dim
-    sizes = {"to_q": 4 * d, "to_k": 4 * d, "to_v": 4 * d, "to_out.0": 4 * d, "ffn.net.0.proj": d + ffn, "ffn.net.2": d + ffn}
+    sizes = {**dict.fromkeys(ATTENTION_LAYERS, 4 * d), **dict.fromkeys(MLP_LAYERS, d + ffn)}
     return dimensions.layers * rank * sum(sizes.get(target, 2 * d) for target in targets)
 
 

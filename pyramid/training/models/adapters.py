@@ -10,12 +10,11 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from ...key_names import LINEAR_LAYERS
 from ..config.settings import Adapter
 from ..engine import draws
 
 SHARED = "shared"
-LINEAR_LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
-"""The linear layers of a Wan block, by diffusers' names."""
 
 
 def adapter_name(adapter: Adapter, stage: int) -> str:

@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ...flops import WanDimensions
+from ...flops import HEAD_DIM, WanDimensions
 from ...key_names import diffusers_name
 from ...latent_shape import CHANNELS
 from ...patches import PREFIX, WHOLE, Cell, PatchLayers, fold, from_tensors, unfold
@@ -30,10 +30,8 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 UNQUANTISED = "the fp16, bf16 or fp32 file of the same model"
 ONLY_TEXT_TO_VIDEO = "image-to-video, control and Wan 2.2 5B models cannot be trained yet"
 TRANSFORMER = "a Wan transformer"
-MOST = {"num_layers": 1000, "num_attention_heads": 1024, "attention_head_dim": 1024, "ffn_dim": 2**20, "text_dim": 2**16}
+MAX_SIZES = {"num_layers": 1000, "num_attention_heads": 1024, "attention_head_dim": 1024, "ffn_dim": 2**20, "text_dim": 2**16}
 """Largest sizes in a configuration: more than any network has, and small enough to construct."""
-HEAD_DIM = 128
-"""Width of an attention head, the same in all Wan models; a single file does not tell it."""
 
 
 class WanVelocity(nn.Module):
@@ -252,7 +250,7 @@ def _config(folder: Path) -> dict:
     path = folder / "config.json"
     config = read_json(path, "the configuration of a network")
     if config.get("_class_name") == "WanTransformer3DModel":
-        for name, most in {**MOST, "in_channels": 2**10, "out_channels": 2**10}.items():
+        for name, most in {**MAX_SIZES, "in_channels": 2**10, "out_channels": 2**10}.items():
             if not isinstance(config.get(name), int) or not 1 <= config[name] <= most:
                 raise ValueError(f"{path}: {name} is {config.get(name)!r}; expected a whole number from 1 to {most}")
     return config
