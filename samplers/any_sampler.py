@@ -86,17 +86,10 @@ def _outer_sample(spec: PyramidSpec | None, report: Callable[[str], None], lift:
     """Return the wrapper that runs the pyramid in place of a sampler's run."""
 
     def outer_sample(
-        executor: Callable[..., Tensor],
-        noise: Tensor,
-        latent_image: Tensor,
-        sampler: Any,
-        sigmas: Tensor,
-        denoise_mask: Tensor | None = None,
-        callback: Any = None,
-        disable_pbar: bool = False,
-        seed: int | None = None,
+        executor: Callable[..., Tensor], noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor,
+        denoise_mask: Tensor | None = None, callback: Any = None, disable_pbar: bool = False, seed: int | None = None,
         **kwargs: Any,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         guider = executor.class_obj
         chosen = spec or spec_trained_for(guider.model_patcher) or STOCK
         chosen = spec_at(chosen, {"samples": latent_image}, guider.model_patcher)

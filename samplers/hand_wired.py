@@ -206,13 +206,7 @@ def stage_model(
     stages, full = _stages_for(spec, latent)
     index = stage_index(stage, spec.number_of_stages)
     spec = spec if latent is None else spec_at(spec, latent)
-    check_model(model)
-    check_spec(model, spec)
-    check_lora_stages(model, spec.number_of_stages)
-    check_patches(model, spec, [index])
-    if lift is not None:
-        latent_format: Any = model.get_model_object("latent_format")
-        lift.check(spec, latent_format.latent_channels)
+    _check_stage_model(model, spec, index, lift)
     bound = bind_stage(model, stages[index], spec.number_of_stages)
     check_context_windows(bound.model_options, stages)
 
@@ -234,6 +228,16 @@ def stage_model(
 
     add_outermost_wrapper(bound, WrappersMP.OUTER_SAMPLE, outer_sample)
     return bound
+
+
+def _check_stage_model(model: ModelPatcher, spec: PyramidSpec, index: int, lift: VideoLift | None) -> None:
+    check_model(model)
+    check_spec(model, spec)
+    check_lora_stages(model, spec.number_of_stages)
+    check_patches(model, spec, [index])
+    if lift is not None:
+        latent_format: Any = model.get_model_object("latent_format")
+        lift.check(spec, latent_format.latent_channels)
 
 
 def _stages_for(spec: PyramidSpec, latent: dict | None) -> tuple[tuple[Stage, ...], LatentShape | None]:

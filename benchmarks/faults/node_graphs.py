@@ -45,13 +45,11 @@ def _inputs() -> dict[str, dict[str, Any]]:
         "Model": {"model": model, "pyramid": pyramid, "lift": lift},
         "Sampler": {
             "model": model, **conds, "latent": latent, "seed": 1, "steps": "1-1", "cfg": "2", "sampler_name": "euler",
-            "denoise": 1.0,
-            **GRID, **RANGE, **optional, "quality": "custom",
+            "denoise": 1.0, **GRID, **RANGE, **optional, "quality": "custom",
         },
         "SamplerAdvanced": {
             "noise": noise, "guider": Socket("guider"), "sampler": Socket("sampler"), "sigmas": Socket("sigmas"),
-            "latent": latent,
-            "cfg": "2", **RANGE, **optional,
+            "latent": latent, "cfg": "2", **RANGE, **optional,
         },
         "Compile": {"model": model}, "FewStepSampler": {},
         "Preset": {"preset": "training-free", "scale": "auto"},

@@ -19,7 +19,7 @@ from pathlib import Path
 from harness.in_process import ROOT
 
 from ..written_page import write
-from .generate import generate, missing
+from .generate import Production, generate, missing
 from .score import missing_models, score, scores_of
 from .suites import SUITES, find_info, this_python
 from .table import table
@@ -64,11 +64,12 @@ def run_generate(chosen: argparse.Namespace) -> None:
     """Make the videos that are missing; the exit status is 1 if some are still missing."""
     suite, folder = SUITES[chosen.suite], chosen.folder / chosen.run / chosen.suite / "videos"
     videos = suite.videos_of(chosen.info or find_info(suite, chosen.python))[: chosen.first]
-    texts = json.loads(chosen.texts.read_text(encoding="utf-8")) if chosen.texts else None
+    texts = json.loads(chosen.texts.read_text(encoding="utf-8")) if chosen.texts else {}
     graph = json.loads(chosen.graph.read_text(encoding="utf-8"))
     print(f"{suite.title}: {len(videos)} videos, {len(missing(videos, folder))} of them missing", flush=True)
     servers = chosen.server or ["http://127.0.0.1:8188"]
-    problems = asyncio.run(generate(videos, graph, folder, servers, base_seed=chosen.seed, texts=texts))
+    production = Production(graph, folder, base_seed=chosen.seed, texts=texts)
+    problems = asyncio.run(generate(videos, production, servers))
     print("\n".join(problems))
     if rest := missing(videos, folder):
         raise SystemExit(f"{len(rest)} videos are missing; run the command again to resume")

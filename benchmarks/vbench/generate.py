@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,50 +57,57 @@ def missing(videos: Sequence[Video], folder: Path) -> list[Video]:
     return [video for video in videos if video.name not in present]
 
 
-async def generate(
-    videos: Sequence[Video],
-    graph: Graph,
-    folder: Path,
-    servers: Sequence[str],
-    *,
-    base_seed: int = 0,
-    texts: Mapping[str, str] | None = None,
-    timeout: float = 3600,
-) -> list[str]:
-    """Make the videos that are missing, and return what went wrong; a video that failed on one server is tried on any again.
+@dataclass(frozen=True)
+class Production:
+    """How the videos of a suite are made.
 
-    Args:
-        videos: The videos of a suite.
+    Attributes:
         graph: A graph in API format that saves one video, see ``filled``.
         folder: Where the files go, with the names that the suite looks for, and ``seeds.jsonl``.
-        servers: Addresses of running ComfyUIs.
         base_seed: Other values give other seeds.
         texts: The text that is sampled in place of a prompt, where a suite allows rewritten prompts.
         timeout: Seconds for one video.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    queue: asyncio.Queue[tuple[Video, int]] = asyncio.Queue()
-    for video in missing(videos, folder):
-        queue.put_nowait((video, 1))
-    problems: list[str] = []
 
-    async def make(client: ComfyUIClient, video: Video) -> None:
-        seed = seed_of(video, base_seed)
-        text = (texts or {}).get(video.prompt, video.prompt)
-        outputs = await client.run(filled(graph, text, seed), timeout=timeout)
+    graph: Graph
+    folder: Path
+    base_seed: int = 0
+    texts: Mapping[str, str] = field(default_factory=dict)
+    timeout: float = 3600
+
+    async def make(self, client: ComfyUIClient, video: Video) -> None:
+        """Sample a video, save it, and record its seed."""
+        seed = seed_of(video, self.base_seed)
+        text = self.texts.get(video.prompt, video.prompt)
+        outputs = await client.run(filled(self.graph, text, seed), timeout=self.timeout)
         saved = saved_video(outputs)
         content = await client.file(saved)
-        with atomic_file(folder / f"{video.name}{Path(saved['filename']).suffix}") as partial:
+        with atomic_file(self.folder / f"{video.name}{Path(saved['filename']).suffix}") as partial:
             partial.write_bytes(content)
-        with (folder / RECORD).open("a", encoding="utf-8") as record:
+        with (self.folder / RECORD).open("a", encoding="utf-8") as record:
             record.write(json.dumps({"name": video.name, "seed": seed, "text": text, "server": client.url}) + "\n")
+
+
+async def generate(videos: Sequence[Video], production: Production, servers: Sequence[str]) -> list[str]:
+    """Make the videos that are missing, and return what went wrong; a video that failed on one server is tried on any again.
+
+    Args:
+        videos: The videos of a suite.
+        production: How they are made, and where they go.
+        servers: Addresses of running ComfyUIs.
+    """
+    production.folder.mkdir(parents=True, exist_ok=True)
+    queue: asyncio.Queue[tuple[Video, int]] = asyncio.Queue()
+    for video in missing(videos, production.folder):
+        queue.put_nowait((video, 1))
+    problems: list[str] = []
 
     async def work(url: str) -> None:
         async with ComfyUIClient(url) as client:
             while not queue.empty():
                 video, attempt = queue.get_nowait()
                 try:
-                    await make(client, video)
+                    await production.make(client, video)
                 except ServerError as error:
                     queue.put_nowait((video, attempt))
                     problems.append(f"{url} {error}")

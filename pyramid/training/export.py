@@ -53,13 +53,7 @@ def export(
     folder = Path(config.out)
     checkpoints = Checkpoints(folder, keep=config.keep.checkpoints)
     check_unchanged(config, folder)
-    step = _existing_step(checkpoints, step, folder)
-    if damage := checkpoints.damage(step):
-        others = [str(each) for each in checkpoints.steps() if each != step]
-        raise ValueError(
-            f"the checkpoint of step {step} in {folder} is damaged ({damage}); expected an intact one"
-            + (f", --step {' or '.join(others)}" if others else "")
-        )
+    step = _intact_step(checkpoints, step, folder)
     network = trained_network(config, checkpoints, step)
     path = Path(path) if path else folder / "export" / f"{folder.name}-step{step}.safetensors"
     header, dtype = _header(config, step), DTYPES[precision]
@@ -68,15 +62,33 @@ def export(
         return [_write({**_all_weights(network), **patches}, path, header, dtype)]
     if config.adapter.scope == "shared":
         return [_write({**lora_weights(network, config.adapter, adapters.SHARED), **patches}, path, header, dtype)]
-    stages = config.pyramid.spec().number_of_stages
+    return _write_stages(config, network, path, header, dtype)
+
+
+def _write_stages(
+    config: RunConfig, network: WanVelocity, path: Path, header: dict[str, str], dtype: torch.dtype
+) -> list[Path]:
+    """Write one LoRA per stage, each with the layers of the stage's larger patches."""
+    stages, values = config.pyramid.spec().number_of_stages, network.state_dict()
     files = []
     for stage in range(stages):
         name = stage_name(stage, stages)
         weights = lora_weights(network, config.adapter, adapters.adapter_name(config.adapter, stage))
-        stage_patches = {key: value for key, value in patches.items() if key.startswith(f"{PATCHES}{stage}.")}
+        stage_patches = {key: value for key, value in values.items() if key.startswith(f"{PATCHES}{stage}.")}
         stage_path = path.with_name(f"{path.stem}-{name}{path.suffix}")
         files.append(_write({**weights, **stage_patches}, stage_path, {**header, STAGE_KEY: name}, dtype))
     return files
+
+
+def _intact_step(checkpoints: Checkpoints, step: int | None, folder: Path) -> int:
+    step = _existing_step(checkpoints, step, folder)
+    if damage := checkpoints.damage(step):
+        others = [str(each) for each in checkpoints.steps() if each != step]
+        raise ValueError(
+            f"the checkpoint of step {step} in {folder} is damaged ({damage}); expected an intact one"
+            + (f", --step {' or '.join(others)}" if others else "")
+        )
+    return step
 
 
 def _existing_step(checkpoints: Checkpoints, step: int | None, folder: Path) -> int:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.vbench import __main__ as vbench
-from benchmarks.vbench.generate import RECORD, filled, generate, missing, saved_video, seed_of
+from benchmarks.vbench.generate import RECORD, Production, filled, generate, missing, saved_video, seed_of
 from benchmarks.vbench.score import missing_models, score, scores_of
 from benchmarks.vbench.suites import SUITES, VBENCH, VBENCH2, Video, find_info
 from benchmarks.vbench.table import table
@@ -171,15 +171,16 @@ def test_videos_come_from_running_servers_and_interrupted_ones_resume(tmp_path):
         shutil.copy(folder / "tiny_random_prompt.safetensors", folder / f"{prompt}.safetensors")
     videos = VBENCH.videos_of(info(tmp_path / "info.json", [(prompt, "scene") for prompt in prompts]))[3:7]
     folder = tmp_path / "videos"
+    production = Production(tiny_graph(), folder)
 
     async def run():
         async with ComfyUIServer(workspace) as server:
-            dead = await generate(videos[:1], tiny_graph(), folder, ["http://127.0.0.1:9"])
+            dead = await generate(videos[:1], production, ["http://127.0.0.1:9"])
             assert len(dead) == 1 and "closed the connection" in dead[0] and len(missing(videos, folder)) == 4
-            assert not await generate(videos[:3], tiny_graph(), folder, [server.url, server.url])
+            assert not await generate(videos[:3], production, [server.url, server.url])
             before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.mp4")}
             assert len(before) == 3 and [video.name for video in missing(videos, folder)] == [videos[3].name]
-            assert not await generate(videos, tiny_graph(), folder, [server.url])
+            assert not await generate(videos, production, [server.url])
             assert all((folder / name).stat().st_mtime_ns == made for name, made in before.items())
 
     asyncio.run(run())

@@ -58,6 +58,19 @@ def test_the_resize_as_a_lift_is_the_plain_transition_bit_for_bit(name, axes):
     assert torch.equal(ResizeDrop(resize)(plain, tuple(coarse.shape)), resize.down(plain))
 
 
+def affine_parts(function, shapes):
+    """Return the matrices of an affine function of several latents, and its value at zero."""
+    zeros = [torch.zeros(1, 1, *tuple(shape), dtype=torch.float64) for shape in shapes]
+    offset = function(*zeros)
+    matrices = []
+    for index, shape in enumerate(shapes):
+        units = basis(shape)
+        arguments = [zero.expand(len(units), *zero.shape[1:]) for zero in zeros]
+        arguments[index] = units
+        matrices.append(as_matrix(function(*arguments) - offset))
+    return matrices, offset.flatten()
+
+
 def test_a_lifted_transition_is_exact_on_gaussian_data():
     """The large latent is ``L small + b + residual``, the residual independent with covariance R.
 
@@ -65,9 +78,8 @@ def test_a_lifted_transition_is_exact_on_gaussian_data():
     The start from the true small latent has this law without R, which no function of the small latent knows.
     """
     coarse, fine = PyramidSpec((0.7,), ("THW",)).stages(LatentShape(5, 4, 4))
-    small, large = tuple(coarse.shape), tuple(fine.shape)
-    lift = random_map(small, large, channels=1)
-    resize = make_resize("haar", "THW")
+    large = tuple(fine.shape)
+    lift, resize = random_map(tuple(coarse.shape), large, channels=1), make_resize("haar", "THW")
     sigma_c, sigma_n = (level.sigma.double() for level in hand_over(coarse, fine))
 
     def start(clean, coarse_noise, fine_noise):
@@ -75,32 +87,18 @@ def test_a_lifted_transition_is_exact_on_gaussian_data():
         plain, noise = transition(signal, *hand_over(coarse, fine), resize, fine_noise)
         return add_noise(plain + lift_correction(clean, resize, lift), noise, sigma_n)
 
-    def linear_part(units, place):
-        """The matrix of the start's dependence on one of its three arguments."""
-        zeros = [torch.zeros(len(units), 1, *size, dtype=torch.float64) for size in (small, small, large)]
-        return as_matrix(start(*zeros[:place], units, *zeros[place + 1 :]) - offset)
-
-    zero = torch.zeros(1, 1, *small, dtype=torch.float64)
-    offset = start(zero, zero, torch.zeros(1, 1, *large, dtype=torch.float64))
-    units = (basis(coarse.shape), basis(coarse.shape), basis(fine.shape))
-    of_clean, of_coarse_noise, of_fine_noise = (linear_part(unit, place) for place, unit in enumerate(units))
-
-    bias = lift(zero, large)
-    linear = as_matrix(lift(basis(coarse.shape), large) - bias)
-    share = (1 - sigma_n).expand(1, 1, *large)
+    (of_clean, *of_noises), offset = affine_parts(start, (coarse.shape, coarse.shape, fine.shape))
+    (linear,), bias = affine_parts(lambda clean: lift(clean, large), (coarse.shape,))
+    share = (1 - sigma_n).expand(1, 1, *large).flatten()
     root = draw(len(linear[0]), len(linear[0]), dtype=torch.float64)
     covariance_small, mean_small = root @ root.T, draw(len(root), seed=5, dtype=torch.float64)
-    expected_mean = share.flatten() * (linear @ mean_small + bias.flatten())
-    known = share.flatten()[:, None] * linear
+    known = share[:, None] * linear
     variances = (sigma_n**2).expand(1, 1, *large).flatten()
-    expected = known @ covariance_small @ known.T + torch.diag(variances)
 
-    mean = of_clean @ mean_small + offset.flatten()
-    covariance = (
-        of_clean @ covariance_small @ of_clean.T + of_coarse_noise @ of_coarse_noise.T + of_fine_noise @ of_fine_noise.T
-    )
-    torch.testing.assert_close(mean, expected_mean, atol=1e-5, rtol=0)
-    torch.testing.assert_close(covariance, expected, atol=1e-5, rtol=1e-5)
+    mean = of_clean @ mean_small + offset
+    covariance = of_clean @ covariance_small @ of_clean.T + sum(matrix @ matrix.T for matrix in of_noises)
+    torch.testing.assert_close(mean, share * (linear @ mean_small + bias), atol=1e-5, rtol=0)
+    torch.testing.assert_close(covariance, known @ covariance_small @ known.T + torch.diag(variances), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -41,6 +41,13 @@ WAN = PRESETS["pyramidal-wan"]
 @pytest.fixture
 def newer_comfyui(monkeypatch):
     """Patch signatures, argument handling and sharing of objects to those of 0.38.1."""
+    change_patchers(monkeypatch)
+    change_latents(monkeypatch)
+    change_sampling(monkeypatch)
+    return monkeypatch
+
+
+def change_patchers(monkeypatch):
     clone = comfy.model_patcher.ModelPatcher.clone
 
     def newer_clone(self, disable_dynamic=False, model_override=None, force_deepcopy=False):
@@ -73,8 +80,9 @@ def newer_comfyui(monkeypatch):
 
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "cleanup", newer_cleanup)
     monkeypatch.delattr(comfy.model_patcher.ModelPatcher, "get_ram_usage", raising=False)
-    monkeypatch.setattr(comfy.utils, "model_trange", trange, raising=False)
 
+
+def change_latents(monkeypatch):
     prepare = comfy.sample.prepare_noise
 
     def newer_noise(latent_image, seed, noise_inds=None):
@@ -89,6 +97,9 @@ def newer_comfyui(monkeypatch):
 
     monkeypatch.setattr(comfy.sample, "fix_empty_latent_channels", newer_fix)
 
+
+def change_sampling(monkeypatch):
+    monkeypatch.setattr(comfy.utils, "model_trange", trange, raising=False)
     sample = comfy.samplers.KSAMPLER.sample
 
     def newer_sample(self, model_wrap, sigmas, extra_args, callback, *args, **kwargs):
@@ -119,7 +130,6 @@ def newer_comfyui(monkeypatch):
         return output
 
     monkeypatch.setattr(comfy.model_base.BaseModel, "_apply_model", newer_apply)
-    return monkeypatch
 
 
 def sample(model, **changes):

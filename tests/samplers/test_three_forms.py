@@ -100,22 +100,9 @@ def test_renoise_goes_back_to_a_level_of_the_stage(t2v_model):
     noise = call(RandomNoise, 5)[0]
     sigmas = schedule(WAN, "2-4-1")
     drafts = call(
-        NODE["Sampler"],
-        t2v_model,
-        prompt(1),
-        prompt(2),
-        empty(),
-        5,
-        "2-4-1",
-        "1",
-        "euler",
-        1.0,
-        "auto",
-        5.0,
-        "auto",
-        "auto",
+        NODE["Sampler"], t2v_model, prompt(1), prompt(2), empty(), 5, "2-4-1", "1", "euler", 1.0, "auto", 5.0, "auto", "auto",
         WAN,
-    )[2]
+    )[2]  # fmt: skip
     level = float(sigmas[4])
     latent, renoise = call(NODE["Renoise"], drafts[1], noise, WAN, "mid", level)
     bound = call(NODE["StageModel"], t2v_model, WAN, "mid")[0]
