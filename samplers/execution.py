@@ -31,12 +31,11 @@ from .comfyui.step_memory import Cells, StepMemory
 from .kept_region import KeptRegion
 from .noise import BATCH_INDEX_KEY, top_up_noise
 from .progress import Progress
+from .run_inputs import RunInputs
 from .start import Start
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-
-    from .run import PyramidRun
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Execution:
         memory: What other nodes remember from step to step.
     """
 
-    run: PyramidRun
+    run: RunInputs
     start: Start
     latent: dict
     progress: Progress

@@ -1,10 +1,10 @@
-"""A pyramidal run in ComfyUI: what it is made of, and the checks before it starts."""
+"""A pyramidal run in ComfyUI, and the checks before it starts."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -12,65 +12,29 @@ import comfy.samplers
 
 from ..pyramid.schedules import TOLERANCE
 from ..pyramid.stage_names import stage_name
-from ..pyramid.stages import PyramidSpec, Stage
+from ..pyramid.stages import Stage
 from ..pyramid.untrusted import shown
 from .comfyui.checkpoint_metadata import check_spec
-from .comfyui.conditioning import LatentDown, check_conds, check_finite_conds, check_widths
+from .comfyui.conditioning import check_conds, check_finite_conds, check_widths
 from .comfyui.model_objects import check_objects
 from .comfyui.node_inputs import is_number
 from .comfyui.stage_lora import check_lora_stages
 from .comfyui.stage_model import check_context_windows, check_model
 from .comfyui.stage_patches import check_patches
 from .execution import Execution, Result, negative_model
-from .noise import Noise
-from .progress import Progress, SamplerCallback
+from .progress import Progress
+from .run_inputs import RunInputs
 from .run_plan import RunPlan
-from .schedule import Levels
 from .start import Start, find_start
 from .supported_samplers import check_sampler
-from .video_lift import VideoLift
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 
 @dataclass(frozen=True)
-class PyramidRun:
-    """A run and the ComfyUI objects it is made of.
-
-    Attributes:
-        guider: GUIDER of any pack; its model must not be bound to a stage.
-        noise: NOISE of the run.
-        sampler: SAMPLER of every stage.
-        levels: Natural levels of each stage in running order; empty for the stages that are left out.
-        spec: The pyramid.
-        cfgs: cfg by stage index, where it differs from the guider's.
-        models: MODEL by stage index, where it differs from the guider's.
-        lift: Maps between the latents of the large and the small video; None upsamples and averages.
-        callback: Callback of the sampler that the run belongs to; None shows ComfyUI's progress bar.
-        report: Shows a text about the run: a summary, and above it the step while it runs.
-        notes: Further lines of the summary.
-        follows_sampler: Whether the run belongs to a sampler of ComfyUI and takes whatever that takes: every size that
-            halves, and empty latents at every level.
-    """
-
-    guider: Any
-    noise: Noise
-    sampler: Any
-    levels: Levels
-    spec: PyramidSpec
-    cfgs: Mapping[int, float] = field(default_factory=dict)
-    models: Mapping[int, ModelPatcher] = field(default_factory=dict)
-    lift: VideoLift | None = None
-    callback: SamplerCallback | None = None
-    report: Callable[[str], None] | None = None
-    notes: Sequence[str] = ()
-    follows_sampler: bool = False
-
-    @property
-    def down(self) -> LatentDown | None:
-        """The map of clean latents to the next coarser size; None averages them."""
-        return None if self.lift is None else self.lift.down
+class PyramidRun(RunInputs):
+    """A run of a pyramid."""
 
     def sample(self, latent: dict, *, first: int | None = None, last: int | None = None) -> Result:
         """Run the stages ``first`` to ``last``.

@@ -6,18 +6,16 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..pyramid.flops import WanDimensions
 from .comfyui.latents import pixels_per_latent
 from .comfyui.network_size import dimensions_of
 from .comfyui.timings import keep_timings, key_of, read_timings, seconds_per_pass
+from .run_inputs import RunInputs
 from .run_report import IGNORES_LATENT, PlannedStage, describe_run, note_on_sizes, plan, setting_warnings
 from .start import Start
 from .supported_samplers import ONE_PASS, name_of
-
-if TYPE_CHECKING:
-    from .run import PyramidRun
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class RunPlan:
     dimensions: WanDimensions
 
     @classmethod
-    def of(cls, run: PyramidRun, start: Start, indices: Sequence[int]) -> RunPlan:
+    def of(cls, run: RunInputs, start: Start, indices: Sequence[int]) -> RunPlan:
         """Return the plan of a run that starts at ``start`` and runs the stages ``indices``."""
         model, sampler = run.guider.model_patcher, name_of(run.sampler)
         steps = [len(run.levels[stage.index]) - 1 if stage.index in indices else 0 for stage in start.stages]
@@ -90,7 +88,7 @@ class RunPlan:
             keep_timings(self.key, measured)
 
 
-def _cfg_of(run: PyramidRun, index: int) -> float:
+def _cfg_of(run: RunInputs, index: int) -> float:
     """Return the cfg of a stage; 1 for a guider that has none."""
     guider_cfg: Any = getattr(run.guider, "cfg", 1.0)
     return run.cfgs.get(index, float(guider_cfg) if isinstance(guider_cfg, (int, float)) else 1.0)

@@ -32,7 +32,5 @@ def test_functions_are_at_most_40_lines_long(folder):
 
 
 def test_lengths_count_from_def_to_the_last_line():
-    assert dict(lengths("@decorator\ndef one():\n    pass\n\nasync def two(\n    x,\n):\n    return x\n")) == {
-        "one": 2,
-        "two": 4,
-    }
+    source = "@decorator\ndef one():\n    pass\n\nasync def two(\n    x,\n):\n    return x\n"
+    assert dict(lengths(source)) == {"one": 2, "two": 4}

@@ -143,7 +143,7 @@ def test_conds_of_the_guider_stay_unchanged():
 
 
 def test_an_image_of_another_length_raises_a_clear_error(i2v_model):
-    with pytest.raises(ValueError, match="made for another length"):
+    with pytest.raises(ValueError, match="made for a different length"):
         sample(i2v_model, WAN, image_prompt(frames=9))
 
 
