@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 NOT_RUN = "not run"
-NO_DIFFERENCE = "100.0 (+0.0 to +0.0)"
+SATURATED = "100.0"
 """An accuracy in a column that was left out, because every row had 100."""
 
 NUMBER = re.compile(r"n = (\d+):")
@@ -38,7 +38,7 @@ class Published:
         row = self.tables[table].get(key)
         if row is None:
             return None
-        absent = NO_DIFFERENCE if table == 0 else None
+        absent = SATURATED if table == 0 else None
         cells = [row.get(column, absent) for column in columns]
         return None if None in cells else [cell for cell in cells if cell is not None]
 

@@ -81,14 +81,21 @@ def accuracy_table(group: Group, results_by_row: Mapping[str, Results], publishe
             continue
         baseline, cells = results_by_row[group.rows[0].name], []
         for column in columns:
-            percent = f"{100 * scores(results, column).mean():.1f}"
-            interval = difference(results, baseline, column)
-            cells.append(percent if row is group.rows[0] else f"{percent} ({interval.low:+.1f} to {interval.high:+.1f})")
+            cells.append(accuracy_cell(results, None if row is group.rows[0] else baseline, column))
         lost = [name for name, held in holds(results, baseline, margin=group.margin).items() if not held]
         cells.append(f"not {', '.join(lost)}" if lost else "all")
         yield f"| {row.label} | {row.steps} | " + " | ".join(cells) + " |"
     if saturated:
         yield f"\n{saturation_note(saturated)}"
+
+
+def accuracy_cell(results: Results, baseline: Results | None, column: str) -> str:
+    """Return an accuracy in percent, with the interval of its difference from a baseline unless both are 100 %."""
+    percent = f"{100 * scores(results, column).mean():.1f}"
+    if baseline is None or (scores(results, column).all() and scores(baseline, column).all()):
+        return percent
+    interval = difference(results, baseline, column)
+    return f"{percent} ({interval.low:+.1f} to {interval.high:+.1f})"
 
 
 MEASURED = ["fine detail", "coarser detail", "motion", "distance", "diversity", "CPU time, of plain"]
@@ -216,8 +223,8 @@ INTRODUCTION = (
     "All rows of a table have the same balanced prompts, seeds and noise.",
     "",
     "**Prompt accuracy**: percentage of clips in which image analysis reads the prompt's attribute. In parentheses is the "
-    "95 % bootstrap interval of the paired difference from the first row, in percentage points. A row is within the "
-    "margin if the worse end of the interval is.",
+    "95 % bootstrap interval of the paired difference from the first row, in percentage points; it is left out where both are "
+    "100.0. A row is within the margin if the worse end of the interval is.",
     "",
     "**Cost and other metrics.** Detail, motion and diversity are relative to rendered clips of the same prompts (1 is "
     "equal). Distance is a Fréchet distance of 45 simple features (`tiny_wan/world/metrics.py`); smaller is better, and only "
