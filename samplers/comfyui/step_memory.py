@@ -25,7 +25,7 @@ from .conditioning import grid_ratio
 DEPTH = 8
 """Levels of nesting that are searched."""
 
-MOST_HOLDERS = 10_000
+MAX_HOLDERS = 10_000
 """Containers and functions that are searched."""
 
 PACK = f"{__name__.rpartition('.samplers.')[0]}."
@@ -109,7 +109,7 @@ def _holders(objects: Any, networks: Sequence[nn.Module]) -> Iterator[tuple[Any,
 
 def _inside(value: Any, seen: set[int], depth: int) -> Iterator[tuple[Any, dict]]:
     """Yield the dicts, lists and objects among nested values, and those that functions among them captured."""
-    if depth == 0 or id(value) in seen or len(seen) > MOST_HOLDERS or isinstance(value, (Tensor, *STAY)):
+    if depth == 0 or id(value) in seen or len(seen) > MAX_HOLDERS or isinstance(value, (Tensor, *STAY)):
         return
     if _is_ours(value):
         return
