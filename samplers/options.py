@@ -12,7 +12,6 @@ import comfy.samplers
 from torch import Tensor
 
 from ..pyramid.axes import AUTO_SCALE
-from ..pyramid.latent_shape import LatentShape
 from ..pyramid.schedules import keep_last, numbers_in
 from ..pyramid.stage_names import AUTO, stage_index
 from ..pyramid.stages import PRESETS, STOCK, PyramidSpec
@@ -90,8 +89,7 @@ def sample_with_conds(
     whole = spec_at(find_spec(pyramid, model, options), latent, model)
     settings, note = settings_for(quality, Settings(steps, options.cfg, grid, shift), whole.number_of_stages)
     model, options, shift = _with_shift(model, options, settings.shift)
-    size = full_size(latent, fit_channels(model, latent))[0] if whole.depends_on_size else None
-    spec, levels = _levels(model, whole, settings, shift, size)
+    spec, levels = _levels(model, whole, settings, shift, latent)
     effective = settings_text(quality, settings, [len(level) - 1 for level in levels], shift)
     if denoise < 1:
         levels = keep_last(levels, max(1, round(denoise * sum(len(level) - 1 for level in levels))))
@@ -103,9 +101,10 @@ def sample_with_conds(
 
 
 def _levels(
-    model: ModelPatcher, whole: PyramidSpec, settings: Settings, shift: float, full: LatentShape | None
+    model: ModelPatcher, whole: PyramidSpec, settings: Settings, shift: float, latent: dict
 ) -> tuple[PyramidSpec, Levels]:
     """Return the pyramid of the stages that run and their levels; a distilled model has levels of its own."""
+    full = full_size(latent, fit_channels(model, latent))[0] if whole.depends_on_size else None
     student = distilled_for(model) if settings.grid == AUTO else None
     if student is None:
         return levels_for(whole, settings.steps, settings.grid, shift, full)
