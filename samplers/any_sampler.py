@@ -137,8 +137,8 @@ def _describe(guider: Any, spec: PyramidSpec, levels: Levels, sampler: Any, late
     stages = plan(spec, full, steps, pixels=pixels_per_latent(model), dimensions=dimensions_of(model))
     cfg = getattr(guider, "cfg", None)
     cfgs = [float(cfg)] if isinstance(cfg, (int, float)) else []
-    wrong = setting_warnings(model, spec, levels, name_of(sampler), cfgs)
-    return "\n".join([*(f"warning: {doubt}" for doubt in wrong), describe_run(stages)])
+    warnings = setting_warnings(model, spec, levels, name_of(sampler), cfgs)
+    return "\n".join([*(f"warning: {warning}" for warning in warnings), describe_run(stages)])
 
 
 def _levels(model: ModelPatcher, spec: PyramidSpec, sigmas: Tensor) -> tuple[PyramidSpec, Levels]:
