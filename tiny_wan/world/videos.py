@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pyramid.latent_shape import VAE_TIME, video_frames
+from pyramid.latent_shape import VAE_SPACE, VAE_TIME, video_frames
 from pyramid.training.data import clips
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
@@ -39,7 +39,7 @@ class ClipShape:
         if self.frames % VAE_TIME != 1 or self.frames < 1:
             nearest = video_frames(max(0, round((self.frames - 1) / VAE_TIME)) + 1)
             raise ValueError(f"a Wan clip has 1 + 4k frames; got {self.frames} (nearest: {nearest})")
-        if self.height % 8 or self.width % 8 or min(self.height, self.width) < 8:
+        if self.height % VAE_SPACE or self.width % VAE_SPACE or min(self.height, self.width) < VAE_SPACE:
             raise ValueError(f"height and width must be multiples of 8; got {self.height} x {self.width}")
         if self.stride < 1:
             raise ValueError(f"stride must be at least 1; got {self.stride}")
