@@ -83,6 +83,9 @@ class Execution:
                 top_up=self._top_up,
                 correction=self._correction,
             )
+        except BaseException:
+            self.memory.forget()
+            raise
         finally:
             self.memory.end_run()
 
@@ -128,6 +131,14 @@ class Execution:
         return tagged(packed, StageTag(self.run.spec, stage.index, self.start.full, state, given, clean))
 
     def _run_stage(self, signal: Tensor, noise: Tensor, stage: Stage) -> Tensor:
+        try:
+            return self._sample_stage(signal, noise, stage)
+        except RuntimeError:  # PyTorch's, for tensors whose sizes do not fit together
+            if self.progress.has_stepped or not self.memory.forget():
+                raise
+            return self._sample_stage(signal, noise, stage)
+
+    def _sample_stage(self, signal: Tensor, noise: Tensor, stage: Stage) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         run, region = self.run, self._region(stage)
         sigmas = torch.tensor([stage.reference_sigma(natural) for natural in run.levels[stage.index]])

@@ -93,6 +93,11 @@ class Progress:
 
         return step_done
 
+    @property
+    def has_stepped(self) -> bool:
+        """Return whether the stage that runs has finished a step."""
+        return "x0" in self._latest
+
     def stage_done(self, stage: Stage, model: ModelPatcher) -> None:
         """Keep the stage's last clean prediction, scaled for the VAE."""
         if "x0" in self._latest:

@@ -17,7 +17,7 @@ from ..pyramid.stages import PyramidSpec, Stage
 from ..pyramid.transition import renoise
 from .comfyui.conditioning import LatentDown
 from .comfyui.latent_tag import CLEAN, StageTag, check_same_pyramid, tag_of
-from .comfyui.latents import RESUME_DRAFTS, SAVE_DRAFTS, check_holds_no_noise, check_latent, check_layout, fit_channels
+from .comfyui.latents import check_holds_no_noise, check_latent, check_layout, fit_channels
 from .kept_region import KeptRegion, kept_region
 from .noise import Noise, full_noise
 
@@ -131,7 +131,7 @@ def _check_noise(model: ModelPatcher, latent: dict, samples: Tensor, draw: Tenso
     if natural >= 1 and not has_noise and not lenient:
         raise ValueError("the run starts from pure noise, but its NOISE is empty ('DisableNoise'); connect 'RandomNoise'")
     if has_noise and latent.get("noise_mask") is None and (natural >= NEARLY_NOISE or not lenient):
-        check_holds_no_noise(model, samples, RESUME_DRAFTS if lenient else SAVE_DRAFTS)
+        check_holds_no_noise(model, samples, replaces=lenient)
 
 
 def check_can_resume(tag: StageTag, latent: dict, count: int) -> None:

@@ -26,13 +26,6 @@ SIZE_NOTES = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 MAX_VALUES = 2**31
 """Values of a LATENT, in all videos of its batch: 8 GiB."""
 
-SAVE_DRAFTS = (
-    "like a draft after 'SaveLatent' or 'Rebatch Latents'; save drafts with 'Pyramidal Save Draft' and load them with "
-    "'Pyramidal Load Draft'"
-)
-RESUME_DRAFTS = "like a draft, and this sampler would replace it with a new video; resume drafts with 'Pyramidal Sampler'"
-"""Ways out for a LATENT that holds noise where a run starts from noise."""
-
 MAX_DEVIATION = 1.5
 """Standard deviation within a channel, in the scale of the model, above which a latent cannot be an encoded video; those have
 about 1."""
@@ -145,7 +138,7 @@ def check_latent(samples: Tensor, spec: PyramidSpec, *, channels: int = CHANNELS
         check_shape(shape, spec, pixels=VAE_SPACE if channels == CHANNELS else 2 * VAE_SPACE)
 
 
-def check_holds_no_noise(model: ModelPatcher, samples: Tensor, way_out: str = SAVE_DRAFTS) -> None:
+def check_holds_no_noise(model: ModelPatcher, samples: Tensor, *, replaces: bool = False) -> None:
     """Check that a LATENT without a tag holds no noise, as a draft does whose tag another node dropped.
 
     A draft is ``x / (1 - sigma)``: a video plus noise of deviation ``sigma / (1 - sigma)``, which is at least 2 at the end of
@@ -154,7 +147,7 @@ def check_holds_no_noise(model: ModelPatcher, samples: Tensor, way_out: str = SA
     Args:
         model: Model of the run.
         samples: The LATENT's tensor, ``(B, C, T, H, W)``.
-        way_out: What to do with a draft, for the message.
+        replaces: Whether the sampler cannot resume drafts, and would make a new video.
 
     Raises:
         ValueError: Its deviation is above that of any encoded video.
@@ -162,9 +155,15 @@ def check_holds_no_noise(model: ModelPatcher, samples: Tensor, way_out: str = SA
     scaled = model.model.process_latent_in(samples)
     deviation = float((scaled - scaled.mean(dim=(2, 3, 4), keepdim=True)).square().mean().sqrt())
     if deviation > MAX_DEVIATION:
+        if replaces:
+            raise ValueError(
+                f"the LATENT holds noise (deviation {deviation:.2g}; encoded videos have about 1) but no record of its stage, "
+                "like a draft, and this sampler would replace it with a new video; resume drafts with 'Pyramidal Sampler'"
+            )
         raise ValueError(
-            f"the LATENT holds noise (deviation {deviation:.2g}; encoded videos have about 1) but no record of its stage, "
-            f"{way_out}"
+            f"the LATENT holds noise (deviation {deviation:.2g}; encoded videos have about 1) but no record of its stage, like "
+            "a draft after 'SaveLatent' or 'Rebatch Latents'; save drafts with 'Pyramidal Save Draft' and load them with "
+            "'Pyramidal Load Draft'"
         )
 
 

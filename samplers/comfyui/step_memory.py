@@ -1,8 +1,8 @@
 """Keep what other nodes remember from step to step usable when a run changes its resolution.
 
 Functions and objects that other nodes attach to a MODEL may remember something: the number of steps so far, a running average,
-the features of the last step. A number means the same in the next stage, a tensor of the stage's size does not fit there. So
-whatever holds such a tensor is reset when the stage ends, to what it was before the run; everything else is kept.
+the features of the last step. A number means the same in the next stage; a tensor of the last stage's size may not fit there.
+If the first step of a stage fails, whatever holds such a tensor is reset to what it was before. Everything else is kept.
 """
 
 from __future__ import annotations
@@ -38,21 +38,27 @@ Cells = list[tuple[CellType, CellType]]
 """Captured variables of one function, each with the copy that the function of the stage has."""
 
 
+Slots = dict[int, tuple[Any, dict, set]]
+"""Containers by id, each with its entries at the start of a stage and the names of some entries."""
+
+
 @dataclass
 class StepMemory:
     """What other nodes remember during one run.
 
     Attributes:
-        reset: Containers that were reset, each with the entries before the run and the names of those that were reset.
+        of_a_stage: Entries that hold a tensor of the size of a stage that ran.
+        forgotten: Entries that were reset, because a stage could not start with them.
     """
 
-    reset: dict[int, tuple[Any, dict, set]] = field(default_factory=dict)
+    of_a_stage: Slots = field(default_factory=dict)
+    forgotten: Slots = field(default_factory=dict)
 
     @contextmanager
     def during_stage(
         self, objects: Any, networks: Sequence[nn.Module], stage: Stage, copied: Sequence[Cells]
     ) -> Iterator[None]:
-        """Run a stage; after it, reset what holds tensors of its size, unless that is the size of the video.
+        """Run a stage; after it, note what holds tensors of its size, unless that is the size of the video.
 
         Args:
             objects: Options and wrappers of the stage's models, in nested dicts and lists.
@@ -60,22 +66,26 @@ class StepMemory:
             stage: The stage.
             copied: Captured variables that functions of the stage assign, by function.
         """
-        size = stage.shape
-        holders = _holders(objects, networks) if stage.level else ()
-        before = {id(holder): (holder, entries) for holder, entries in holders}
+        before = {id(holder): (holder, entries) for holder, entries in _holders(objects, networks)} if stage.level else {}
         try:
             yield
         finally:
-            _keep_variables(copied, size)
+            _keep_variables(copied, stage.shape)
             for holder, entries in before.values():
-                if names := _reset(holder, entries, size):
-                    _, first, known = self.reset.setdefault(id(holder), (holder, entries, set()))
-                    known |= names
-                    _restore(holder, first, names)
+                if names := _changed(holder, entries, stage.shape):
+                    self.of_a_stage.setdefault(id(holder), (holder, entries, set()))[2].update(names)
+
+    def forget(self) -> bool:
+        """Reset what holds a tensor of the size of a stage that ran. Return whether there was anything to reset."""
+        noted, self.of_a_stage = self.of_a_stage, {}
+        for key, (holder, entries, names) in noted.items():
+            _restore(holder, entries, names)
+            self.forgotten.setdefault(key, (holder, entries, set()))[2].update(names)
+        return bool(noted)
 
     def end_run(self) -> None:
-        """Reset again what was reset after a stage, so that the next run starts like this one."""
-        for holder, entries, names in self.reset.values():
+        """Reset once more what a stage could not start with, so that the next run starts like this one."""
+        for holder, entries, names in self.forgotten.values():
             _restore(holder, entries, names)
 
 
@@ -152,7 +162,7 @@ def _entries(value: Any) -> dict | None:
     return dict(vars(value)) if hasattr(value, "__dict__") else None
 
 
-def _reset(holder: Any, before: dict, size: LatentShape) -> set:
+def _changed(holder: Any, before: dict, size: LatentShape) -> set:
     """Return the names of a container's entries that changed and hold a tensor of a stage's size now."""
     now = _entries(holder) or {}
     return {name for name, value in now.items() if value is not before.get(name) and _holds(value, size)}

@@ -278,7 +278,7 @@ def test_a_counter_of_steps_counts_on_from_stage_to_stage(t2v_model, spec):
 
 
 @pytest.mark.parametrize("kind", MEMORIES)
-def test_averages_of_a_stage_are_reset_and_what_has_no_size_is_kept(t2v_model, kind):
+def test_an_average_that_does_not_fit_the_next_stage_is_reset_and_the_rest_is_kept(t2v_model, kind):
     make, get, put = MEMORIES[kind]
     model, memory = t2v_model.clone(), make()
     model.set_model_sampler_pre_cfg_function(averaging(memory, get, put))
@@ -287,6 +287,38 @@ def test_averages_of_a_stage_are_reset_and_what_has_no_size_is_kept(t2v_model, k
     assert get(memory, "average") is None, "the next run would start with it"
     assert torch.equal(run(model, FREE, cfg=3.0), first)
     assert not torch.equal(run(t2v_model, FREE, cfg=3.0), first)
+
+
+def test_what_the_network_remembers_is_reset_where_it_does_not_fit(t2v_model):
+    """Some step caches keep the tokens of the last step on the network, and compare the next step with them."""
+    model, network = t2v_model.clone(), t2v_model.model.diffusion_model
+    attributes = set(vars(network))
+
+    def cache(executor, x, *args, **kwargs):
+        tokens = x[0, :16, :, ::2, ::2].flatten(1).T[None]
+        state = vars(network).setdefault("cache_state", {"calls": 0})
+        state["calls"] += 1
+        network.previous_tokens = tokens + 0 * vars(network).get("previous_tokens", tokens)
+        return executor(x, *args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "cache", cache)
+    assert torch.isfinite(run(model, FREE)).all()
+    assert network.cache_state["calls"] == 5, "two calls of each stage, and the one that failed"
+    assert set(vars(network)) == attributes | {"cache_state"}
+    del network.cache_state
+
+
+def test_recordings_of_every_stage_stay(t2v_model):
+    model, latents, by_size = t2v_model.clone(), [], {}
+
+    def record(executor, x, *args, **kwargs):
+        latents.append(x)
+        by_size[x.shape[-1]] = x
+        return executor(x, *args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "record", record)
+    run(model, FREE)
+    assert [x.shape[-1] for x in latents] == [8, 8, 16, 16] and set(by_size) == {8, 16}
 
 
 def test_a_cancelled_stage_leaves_nothing_of_its_size(t2v_model):
@@ -302,30 +334,16 @@ def test_a_cancelled_stage_leaves_nothing_of_its_size(t2v_model):
     assert memory == {"steps": 1}
 
 
-def test_what_the_network_remembers_of_a_stage_is_forgotten(t2v_model):
-    """Some step caches keep the tokens of the last step on the network, and compare the next step with them."""
-    model, network = t2v_model.clone(), t2v_model.model.diffusion_model
-    weights = set(vars(network))
+def test_an_error_of_another_node_is_raised_once(t2v_model):
+    model, calls = t2v_model.clone(), []
 
-    def cache(executor, x, *args, **kwargs):
-        tokens = x[0, :16, :, ::2, ::2].flatten(1).T[None]
-        state = vars(network).setdefault("cache_state", {"calls": 0})
-        state["calls"] += 1
-        previous = vars(network).get("previous_tokens", tokens)
-        network.previous_tokens = tokens + 0 * previous
+    def fail(executor, x, *args, **kwargs):
+        calls.append(x.shape[-1])
+        if x.shape[-1] == 16:
+            raise RuntimeError("of another node")
         return executor(x, *args, **kwargs)
 
-    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "cache", cache)
-    assert torch.isfinite(run(model, FREE)).all()
-    assert network.cache_state["calls"] == 4 and set(vars(network)) == weights | {"cache_state"}
-    del network.cache_state
-
-
-def test_hand_wired_stages_forget_what_has_their_size(t2v_model):
-    model, memory = t2v_model.clone(), {}
-    model.set_model_sampler_pre_cfg_function(averaging(memory, dict.get, dict.__setitem__))
-    latent, noise = stage_start(SeedNoise(1), empty(), FREE)
-    sigmas = stage_sigmas(torch.tensor([1.0, 0.9, 0.8, 0.4, 0.0]), FREE, "low")
-    bound = guider(stage_model(model, FREE, "low"), 3.0, prompt(1), prompt(3))
-    bound.sample(noise.generate_noise(latent), latent["samples"], make_sampler("euler"), sigmas)
-    assert set(memory) == {"last"}
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "fail", fail)
+    with pytest.raises(RuntimeError, match="of another node"):
+        run(model, FREE)
+    assert calls == [8, 8, 16]
