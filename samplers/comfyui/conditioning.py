@@ -6,10 +6,9 @@ conditioning of unknown models works as well. A few kinds with a layout of their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +20,7 @@ from ...pyramid.resize import make_resize, scaled_sides
 from ...pyramid.stages import Stage
 from ...pyramid.untrusted import shown
 from .finite import key_of_nan
+from .half_rate import BY_FRAME, halve_pairs
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -43,38 +43,46 @@ MADE_BY_COMFYUI = ("model_conds", "uuid")
 NUMBERS = {"start_percent": (0.0, 1.0), "end_percent": (0.0, 1.0), "strength": (0.0, 1000.0)}
 """Numbers of a cond, with their limits."""
 
-READ_BY_FRAME = {"audio_embed": "audio", "face_video_pixels": "a face video"}
-"""Keys of a cond that the network reads frame by frame, with the names that error messages use."""
-
 SIZE_FREE = frozenset(
     {
         "cross_attn",
         "pooled_output",
         "clip_vision_output",
         "clip_vision_output_ref",
+        "clip_vision_output_pose",
+        "cross_attn_pose",
+        "attention_mask",
         "mask",
-        "face_video_pixels",
         "concat_mask_index",
     }
 )
-"""Tokens, crops of a fixed size, and masks that ComfyUI scales itself."""
+"""Tokens, and masks that ComfyUI scales itself."""
+
+WITHOUT_GRID = frozenset({"audio_embed", "audio_embeds", "face_video_pixels", "render_video"})
+"""Audio, crops of a fixed size, and videos that are scaled when they are read."""
+
+STILLS = frozenset({"time_dim_concat", "reference_latents"})
+"""Pictures that are read beside the video, in any number."""
 
 TIMED = frozenset(
     {
         "concat_latent_image",
-        "concat_mask",
         "vace_frames",
         "vace_mask",
-        "camera_conditions",
         "control_video",
         "pose_video_latent",
     }
 )
-"""Keys whose frames can be resampled in time."""
+"""Keys whose frames can be resampled in time, if there are as many as in the video."""
 
-PACKED_MASKS = frozenset({"driving_mask_28ch", "ref_mask_28ch"})
-"""Masks ``(B, T, 28, H, W)`` of SCAIL 2: four video frames of seven colours each. The second has the frames of the reference
-images before those of the video."""
+FROM_FRAME_0 = frozenset({"context_latents", "motion_frames_latent", "init_latents"})
+"""Keys of latents whose frames can be resampled in time, in any number from the first frame of the video on."""
+
+MASKS = frozenset({"concat_mask", "driving_mask_28ch", "ref_mask_28ch"})
+"""Keys of masks, which are averaged also where latents are lifted."""
+
+COLOURS = 3
+"""Length of the axis of colours of a picture."""
 
 LIKE_THE_LATENT = ("concat_latent_image", "concat_mask")
 """Keys that have as many frames as the latent."""
@@ -197,26 +205,52 @@ def check_widths(conds: Conds, model: ModelPatcher) -> None:
 
 def _check_times(cond: dict, full: LatentShape) -> None:
     """Raise ValueError for a cond with a time axis that cannot be resampled."""
-    for key, name in READ_BY_FRAME.items():
-        if cond.get(key) is not None:
-            raise ValueError(
-                f"the conditioning carries {name}, which a pyramid cannot resize in time; use a pyramid that halves height and "
-                "width only"
-            )
-    for key, value in cond.items():
-        if key in SIZE_FREE | TIMED | PACKED_MASKS:
-            continue
-        for tensor in _tensors(value):
-            if tensor.ndim == 5 and tensor.shape[2] == full.frames > 1:
+    for key in (key for key in cond if key not in SIZE_FREE | STILLS and key not in MADE_BY_COMFYUI):
+        for tensor in _tensors(cond[key]):
+            if not follows_time(key, tensor) and (frames := frames_of(tensor, full)):
                 raise ValueError(
-                    f"the conditioning carries '{key}' with {full.frames} frames, which a pyramid cannot resize in time; use a "
+                    f"the conditioning carries '{key}' with {frames} frames, which a pyramid cannot resize in time; use a "
                     "pyramid that halves height and width only"
                 )
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return [item for item in values if isinstance(item, Tensor)]
+def follows_time(key: str, value: Tensor) -> bool:
+    """Return whether a value of that name is brought to the frames of a stage."""
+    return (key, value.ndim) in BY_FRAME or (key in TIMED | FROM_FRAME_0 and value.ndim == 5)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors among nested values."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(item)
+
+
+def frames_of(value: Tensor, size: LatentShape) -> int | None:
+    """Return the number of frames of a tensor with a time axis as long as a video or its latent, or None.
+
+    Which axis is time is not known, so each is taken for it but those that are something else: the rows and columns of what
+    covers the latent's grid, three colours, and the batch. Pictures in a row, which have no other axis for it, have their
+    frames where a batch would be.
+    """
+    lengths = {size.frames, VAE_TIME * (size.frames - 1) + 1} - {1}
+    return next((length for length in _lengths_without_meaning(value, size) if length in lengths), None)
+
+
+def _lengths_without_meaning(value: Tensor, size: LatentShape) -> list[int]:
+    """Return the lengths of a tensor's axes that are neither batch nor rows, columns or colours."""
+    shape = list(value.shape)
+    if len(shape) < 3:
+        return shape[-1:]
+    if len(shape) > 3 and shape[-1] == COLOURS and grid_ratio(value[..., 0], size) is not None:
+        return shape[:1] if len(shape) == 4 else shape[1:-3]
+    ratio = grid_ratio(value, size)
+    others = shape[1:] if ratio is None else shape[1:-2]
+    if len(shape) > 3 and others[0] == COLOURS and (ratio is None or ratio > 1):
+        del others[0]
+    return others or shape[:1]
 
 
 def _stage_cond(cond: dict, full: LatentShape, stage: Stage, downsample_axes: Sequence[str], down: LatentDown) -> dict:
@@ -255,17 +289,21 @@ def _coarser(key: str, value: Any, size: LatentShape, coarser: LatentShape, axes
         return type(value)(_coarser(key, item, size, coarser, axes, down) for item in value)
     if not isinstance(value, Tensor) or value.ndim < 4:
         return value
-    if key == "concat_mask":
-        return _resized(halve_mask(value, axes), grid_ratio(value, size), coarser, axes)  # ComfyUI would crop to the same shape
     if key == "vace_mask":
         return halve_block_mask(value, axes)
-    if key in PACKED_MASKS and value.ndim == 5:
-        references = value.shape[1] - size.frames if key == "ref_mask_28ch" else 0
-        return _resized(halve_packed_mask(value, axes, references), grid_ratio(value, size), coarser, axes)
+    by_frame = BY_FRAME.get((key, value.ndim))
+    if by_frame is not None and "T" in axes:
+        value = by_frame(value, size.frames)
+    if key in WITHOUT_GRID:
+        return value
+    ratio = grid_ratio(value, size)
+    if key in MASKS and value.ndim == 5:
+        return _resized(value, ratio, coarser, axes)  # ComfyUI would crop a mask to the same shape
     in_time = axes if _follows_in_time(key, value, size.frames) else axes.replace("T", "")
     if "T" in axes and key in TIMED and value.ndim == 5 and value.shape[2] == size.frames - 1:
         value = value[:, :, 1::2]  # without the frame of a reference image, which is frame 0 of the latent
-    ratio = grid_ratio(value, size)
+    if "T" in in_time:
+        value = value[:, :, : (value.shape[2] - 1) | 1]  # a frame without its pair says nothing
     if ratio is None:
         return halve_latent(value, in_time.replace("HW", "")) if "T" in in_time else value
     if ratio == 1.0 and value.ndim == 5:
@@ -276,9 +314,12 @@ def _coarser(key: str, value: Any, size: LatentShape, coarser: LatentShape, axes
 
 def _follows_in_time(key: str, value: Tensor, frames: int) -> bool:
     """Return whether a value has the frames of the video from the first on; a pose video may end early."""
-    if key not in TIMED or value.ndim != 5:
+    if value.ndim != 5:
         return False
-    return value.shape[2] == frames or (key == "pose_video_latent" and 1 < value.shape[2] < frames - 1)
+    count = value.shape[2]
+    if key in FROM_FRAME_0:
+        return 1 < count <= frames
+    return key in TIMED and (count == frames or (key == "pose_video_latent" and 1 < count < frames - 1))
 
 
 def _resized(value: Tensor, ratio: float | None, coarser: LatentShape, axes: str) -> Tensor:
@@ -310,37 +351,12 @@ def halve_latent(latent: Tensor, axes: str) -> Tensor:
     averaged, and a scale keeps the lowest DCT coefficients; odd sides that are halved are left to ComfyUI.
     """
     if "T" in axes:
-        latent = torch.cat([latent[:, :, :1], latent[:, :, 2::2]], dim=2)
+        latent = halve_pairs(latent, 2)
     if space_scale(axes) is not None:
         return make_resize("dct", axes.replace("T", "")).down(latent)
     if "HW" in axes and latent.shape[-2] % 2 == 0 and latent.shape[-1] % 2 == 0:
         latent = make_resize("haar", "HW").down(latent)
     return latent
-
-
-def halve_mask(mask: Tensor, axes: str) -> Tensor:
-    """Return a mask of given video frames, ``(B, 1 or 4, T, H, W)``, halved over ``axes``.
-
-    The four channels are the video frames of a latent frame. At half the frame rate every second video frame is kept: the
-    second, fourth, sixth and eighth of a pair of latent frames become the channels of the coarse one. Height and width stay.
-    """
-    if "T" not in axes:
-        return mask
-    if mask.shape[1] == 1:
-        mask = mask.expand(-1, VAE_TIME, -1, -1, -1)
-    pixels = rearrange(mask[:, :, 1:], "b four t h w -> b (t four) h w")[:, 1::2]
-    pixels = pixels[:, : pixels.shape[1] // VAE_TIME * VAE_TIME]
-    return torch.cat([mask[:, :, :1], rearrange(pixels, "b (t four) h w -> b four t h w", four=VAE_TIME)], dim=2)
-
-
-def halve_packed_mask(mask: Tensor, axes: str, references: int = 0) -> Tensor:
-    """Return a mask ``(B, references + T, 4 * colours, H, W)`` of given video frames, halved in time if ``axes`` say so."""
-    if "T" not in axes:
-        return mask
-    still, video = mask[:, :references], mask[:, references:]
-    channels_last = rearrange(video, "b t (four c) h w -> (b c) four t h w", four=VAE_TIME)
-    halved = rearrange(halve_mask(channels_last, "T"), "(b c) four t h w -> b t (four c) h w", b=len(mask))
-    return torch.cat([still, halved], dim=1)
 
 
 def halve_block_mask(mask: Tensor, axes: str) -> Tensor:

@@ -25,7 +25,7 @@ from torch.nn import functional
 from ...pyramid.latent_shape import PATCH, LatentShape
 from ...pyramid.patches import WHOLE
 from ...pyramid.stages import Stage
-from .conditioning import LatentDown, coarser_entry, grid_ratio
+from .conditioning import LatentDown, coarser_entry, follows_time, frames_of, grid_ratio
 from .step_memory import PACK, Cells
 
 CACHES = frozenset({"prepared_render"})
@@ -74,8 +74,8 @@ def check_objects(objects: Objects, full: LatentShape, stages: Sequence[Stage]) 
     """Check that the objects can follow every stage.
 
     Raises:
-        ValueError: One of them holds frames at the size of the video, and a stage has fewer frames; or one holds what belongs
-            to the latent, and a stage reads it in larger patches.
+        ValueError: One of them holds frames of the video in a way that is not known, and a stage has fewer frames; or one holds
+            what belongs to the latent, and a stage reads it in larger patches.
     """
     if stages[0].cell != WHOLE:
         _check_patches(objects, full)
@@ -83,7 +83,8 @@ def check_objects(objects: Objects, full: LatentShape, stages: Sequence[Stage]) 
         return
 
     def check(key: str, value: Tensor) -> Tensor:
-        if value.ndim == 5 and grid_ratio(value, full) is not None:
+        covers = value.ndim == 5 and grid_ratio(value, full) is not None
+        if not follows_time(key, value) and (covers or (value.ndim > 2 and frames_of(value, full))):
             raise ValueError(
                 f"the MODEL carries '{key}' from another node, which a pyramid cannot resize in time; use a pyramid that "
                 "halves height and width only"

@@ -9,7 +9,8 @@ from comfyui_images import image_prompt
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
-from pyramidalwan.samplers.comfyui.conditioning import halve_latent, halve_mask, stage_conds
+from pyramidalwan.samplers.comfyui.conditioning import halve_latent, stage_conds
+from pyramidalwan.samplers.comfyui.half_rate import halve_mask
 from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
 from pyramidalwan.samplers.supported_samplers import make_sampler
@@ -63,10 +64,9 @@ def test_a_given_last_frame_stays_given_in_every_stage(i2v_model):
 def test_a_halved_mask_keeps_every_second_video_frame():
     pixels = torch.arange(16.0).reshape(1, 4, 4, 1, 1).permute(0, 2, 1, 3, 4)  # latent frames 1..4 with video frames 0..15
     mask = torch.cat([torch.full((1, 4, 1, 1, 1), -1.0), pixels], dim=2)
-    halved = halve_mask(mask, "THW")
+    halved = halve_mask(mask)
     assert halved.shape == (1, 4, 3, 1, 1)
     assert halved[0, :, 1, 0, 0].tolist() == [1, 3, 5, 7] and halved[0, :, 2, 0, 0].tolist() == [9, 11, 13, 15]
-    assert halve_mask(mask, "HW") is mask
     latent = torch.arange(5.0).reshape(1, 1, 5, 1, 1).expand(1, 1, 5, 3, 3)
     assert halve_latent(latent, "THW")[0, 0, :, 0, 0].tolist() == [0, 2, 4]
     assert halve_latent(latent, "THW").shape[-2:] == (3, 3)  # odd sides are left to ComfyUI
@@ -154,8 +154,6 @@ def test_an_image_model_runs_without_an_image(i2v_model):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"face_video_pixels": torch.zeros(1, 3, 17, 512, 512)}, "carries a face video, which a pyramid cannot resize in time"),
-        ({"audio_embed": torch.zeros(1, 5, 4)}, "audio"),
         ({"control": object()}, "a ControlNet"),
         ({"area": (1, 16, 16, 0, 0, 0)}, "area in pixels"),
         ({"another_pack": torch.zeros(1, 3, 5, 4, 4)}, "'another_pack' with 5 frames"),
