@@ -4,7 +4,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfyui_graph import empty, guider, prompt
-from comfyui_images import image_prompt
+from comfyui_images import animate_model, image_prompt
 
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.schedules import stage_levels
@@ -263,11 +263,7 @@ def test_vace_frames_and_masks_reach_the_network_at_the_size_of_each_stage():
 
 def test_pose_reference_and_background_of_animate_follow_and_faces_keep_their_size():
     """The latent, the pose and the image that the Animate network sees agree in every stage."""
-    import comfy.sd
-
-    from tiny_wan.variants import VARIANTS, state_dict
-
-    model, seen = comfy.sd.load_diffusion_model_state_dict(state_dict(VARIANTS["animate"])), []
+    model, seen = animate_model(), []
 
     def record(executor, x, *args, **kwargs):
         seen.append((*x.shape[-2:], *kwargs["pose_latents"].shape[-2:], *kwargs["face_pixel_values"].shape[-2:]))
@@ -278,7 +274,7 @@ def test_pose_reference_and_background_of_animate_follow_and_faces_keep_their_si
         "concat_latent_image": torch.randn(1, 16, 3, 16, 16),
         "concat_mask": torch.ones(1, 4, 3, 16, 16),
         "pose_video_latent": torch.randn(1, 16, 2, 16, 16),
-        "face_video_pixels": torch.rand(1, 3, 1, 512, 512) * 2 - 1,  # one frame: its encoder is large
+        "face_video_pixels": torch.rand(1, 3, 5, 512, 512) * 2 - 1,
     }
     made = sample(model, HALF, prompt(1, **animate), latent=empty(frames=3), steps=(1, 1))
     assert torch.isfinite(made.output["samples"]).all()
