@@ -12,13 +12,13 @@ from comfyui_images import animate_model
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.schedules import stage_levels
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
-from pyramidalwan.samplers.comfyui.conditioning import check_conds, coarser_entry
+from pyramidalwan.samplers.comfyui.conditioning import check_conds, coarser_entry, halve_latent
 from pyramidalwan.samplers.comfyui.model_objects import check_objects, stage_objects
 from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.run import PyramidRun
 from pyramidalwan.samplers.supported_samplers import make_sampler
 from tiny_wan.checkpoints import random_state_dict
-from tiny_wan.variants import VARIANTS, shapes, state_dict
+from tiny_wan.variants import VARIANTS, is_known, shapes, state_dict
 
 TIME = PyramidSpec((0.9,), ("THW",), field="natural", timestep_source="sigma", first_frame="shared")
 FREE = PRESETS["training-free"]
@@ -122,6 +122,12 @@ class TestAudio:
         check_conds({"positive": [{"audio_embed": music}]}, LatentShape(5, 16, 16), TIME.stages(LatentShape(5, 16, 16)))
         assert halved("audio_embed", music, 5) is music
 
+    def test_wandancer_runs(self):
+        if not is_known(VARIANTS["dancer"]):
+            pytest.skip("this ComfyUI has no WanDancer")
+        seen = shapes_seen(tiny("dancer"), ["audio_embed"], prompt(1, audio_embed=torch.randn(1, 9, 35), fps=30.0))
+        assert seen == [(2, (1, 9, 35)), (3, (1, 9, 35))]
+
     def test_s2v_runs_with_half_the_frames_of_everything(self):
         positive = prompt(
             1,
@@ -196,6 +202,17 @@ class TestModelObjects:
         made = self.objects(ramp(1, 16, count, 16, 16, axis=2), "motion_frames_latent")
         assert made.shape == (1, 16, len(kept), 8, 8)
         assert (made[0, 0, :, 0, 0] / max(1, made[0, 0, -1, 0, 0])).tolist() == [index / max(1, kept[-1]) for index in kept]
+
+    def test_a_lift_gets_whole_pairs(self):
+        """A map fitted on latents with frame 0 and pairs cannot take a frame without its pair."""
+        seen = []
+
+        def down(latent, axes):
+            seen.append((LatentShape(*latent.shape[2:]).coarser(axes), axes))
+            return halve_latent(latent, axes)
+
+        coarser_entry("motion_frames_latent", torch.randn(1, 16, 4, 16, 16), FULL, ["THW"], down)
+        assert seen == [(LatentShape(2, 8, 8), "THW")]
 
     def test_its_audio_has_the_later_frame_of_each_pair(self):
         assert self.objects(ramp(1, 5, 32, 768, axis=1), "audio_embeds")[0, :, 0, 0].tolist() == [0, 2, 4]
