@@ -95,16 +95,27 @@ class FewStepStudent:
         """
         return self.run(lambda x, level, stage: self.velocity(x, level.conditioning, context, stage), noise, seeds)
 
-    def run(self, velocity: Velocity, noise: Tensor, seeds: Sequence[int], *, last: int | None = None) -> Tensor:
+    def run(
+        self,
+        velocity: Velocity,
+        noise: Tensor,
+        seeds: Sequence[int],
+        *,
+        first: int = 0,
+        last: int | None = None,
+        signal: Tensor | None = None,
+    ) -> Tensor:
         """Run the student's steps from noise to the clean end of a stage.
 
         Args:
             velocity: The network.
             noise: White noise of the size of the last stage that runs, ``(B, C, T, H, W)``.
             seeds: One seed per sample, for the noise that is added between the steps.
+            first: Index of the first stage that runs.
             last: Index of the last stage that runs; None for the finest.
+            signal: What the first stage starts from besides its noise; None for noise alone.
         """
-        stages = self.stages if last is None else self.stages[: last + 1]
+        stages = self.stages[first : None if last is None else last + 1]
         ends = (*self.config.pyramid.spec().boundaries, 0.0)
         levels = [(*starts, end) for starts, end in zip(self.levels, ends, strict=True)]
 
@@ -116,7 +127,8 @@ class FewStepStudent:
             solver = few_step(lambda step: draw(stage, "step", step))
             return solver_stage(velocity, solver, levels)(signal, noise, stage)
 
-        return sample_pyramid(run_stage, noise_pyramid(noise, stages), stages, top_up=lambda stage: draw(stage, "top-up"))
+        noises = noise_pyramid(noise, stages)
+        return sample_pyramid(run_stage, noises, stages, signal=signal, top_up=lambda stage: draw(stage, "top-up"))
 
     def velocity(self, x: Tensor, conditioning: Tensor, context: Tensor, stage: Stage) -> Tensor:
         """Return the network's ``d x / d sigma``; see ``StageNetwork.velocity``."""
