@@ -4,12 +4,13 @@
 """
 
 from .catalog import Template, wan_templates
-from .prepared import PYRAMID_NODE, tiny_graph, with_pyramid, with_saved_latents
+from .prepared import PYRAMID_NODE, high_noise_models, tiny_graph, with_pyramid, with_saved_latents
 from .small_files import write_networks, write_small_files
 
 __all__ = [
     "PYRAMID_NODE",
     "Template",
+    "high_noise_models",
     "tiny_graph",
     "wan_templates",
     "with_pyramid",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 from .catalog import Template
 from .exchange import exchange
 from .graph import Graph, is_link, of_class, upstream
 from .shrink import shrink
 from .widgets import NodeInfo
+
+Output = tuple[str, int]
+"""A node's id and the index of one of its outputs."""
 
 PYRAMID_NODE, PRESET_NODE = "PyramidalWanModel", "PyramidalWanPreset"
 SAMPLERS = {"KSampler": 1, "KSamplerAdvanced": 1, "SamplerCustom": 2, "SamplerCustomAdvanced": 2}
@@ -48,19 +52,20 @@ def with_saved_latents(graph: Graph, prefix: str, *, only: bool = False) -> Grap
     return upstream(saved, added) if only else saved
 
 
-def with_pyramid(graph: Graph, *, preset: str | None = None) -> Graph:
-    """Put 'Pyramidal Model' in front of the model input of every sampler.
+def with_pyramid(graph: Graph, *, preset: str | None = None, models: Sequence[Output] | None = None) -> Graph:
+    """Put 'Pyramidal Model' in front of the model input of samplers.
 
     Args:
         graph: The graph, which stays as it is.
         preset: Preset of a 'PyramidalWanPreset' node that is wired into it; without one the node has its defaults.
+        models: Outputs that it follows; None stands for those of every sampler.
     """
     changed = copy.deepcopy(graph)
     inputs = {}
     if preset is not None:
         changed["pyramid"] = {"class_type": PRESET_NODE, "inputs": {"preset": preset}}
         inputs = {"pyramid": ["pyramid", 0]}
-    for model in _sampled_models(graph):
+    for model in _sampled_models(graph) if models is None else models:
         name = f"pyramidal {model[0]} {model[1]}"
         changed[name] = {"class_type": PYRAMID_NODE, "inputs": {"model": list(model), **inputs}}
         for _, node in of_class(changed, *MODEL_USERS):
@@ -69,7 +74,15 @@ def with_pyramid(graph: Graph, *, preset: str | None = None) -> Graph:
     return changed
 
 
-def _sampled_models(graph: Graph) -> list[tuple[str, int]]:
+def high_noise_models(graph: Graph) -> list[Output]:
+    """Return the outputs that samplers take their model from whose latent another sampler continues, each once."""
+    samplers = dict(of_class(graph, *SAMPLERS))
+    continued = [node["inputs"]["latent_image"] for node in samplers.values()]
+    links = [samplers[link[0]]["inputs"].get("model") for link in continued if is_link(link) and link[0] in samplers]
+    return list(dict.fromkeys((link[0], link[1]) for link in links if is_link(link)))
+
+
+def _sampled_models(graph: Graph) -> list[Output]:
     """Return the outputs that samplers and guiders take their model from, each once."""
     users = [node for _, node in of_class(graph, *MODEL_USERS) if node["class_type"] != "BasicScheduler"]
     links = [node["inputs"]["model"] for node in users if is_link(node["inputs"].get("model"))]
