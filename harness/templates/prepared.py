@@ -9,7 +9,7 @@ from .catalog import Template
 from .exchange import exchange
 from .graph import Graph, is_link, of_class, upstream
 from .shrink import shrink
-from .widgets import NodeInfo
+from .widgets import NodeInfo, saved_values
 
 Output = tuple[str, int]
 """A node's id and the index of one of its outputs."""
@@ -32,6 +32,19 @@ def tiny_graph(template: Template, node_info: NodeInfo) -> Graph:
     shrink(graph)
     exchange(graph)
     return graph
+
+
+def tiny_document(template: Template, node_info: NodeInfo) -> dict:
+    """Return the document of a template without subgraphs, with the models and values of `tiny_graph`."""
+    graph, document = tiny_graph(template, node_info), copy.deepcopy(template.document)
+    for node in document["nodes"]:
+        if str(node["id"]) in graph:
+            tiny = graph[str(node["id"])]
+            node["type"] = tiny["class_type"]
+            node["widgets_values"] = saved_values(tiny["inputs"], node_info[node["type"]])
+            node["properties"] = {}  # which names the models to download
+            node["inputs"] = [socket for socket in node["inputs"] if socket["name"] in tiny["inputs"]]
+    return document
 
 
 def with_saved_latents(graph: Graph, prefix: str, *, only: bool = False) -> Graph:
@@ -75,10 +88,11 @@ def with_pyramid(graph: Graph, *, preset: str | None = None, models: Sequence[Ou
 
 
 def high_noise_models(graph: Graph) -> list[Output]:
-    """Return the outputs that samplers take their model from whose latent another sampler continues, each once."""
+    """Return the outputs that the first of several samplers in a row take their model from, each once."""
     samplers = dict(of_class(graph, *SAMPLERS))
-    continued = [node["inputs"]["latent_image"] for node in samplers.values()]
-    links = [samplers[link[0]]["inputs"].get("model") for link in continued if is_link(link) and link[0] in samplers]
+    latents = {name: node["inputs"]["latent_image"] for name, node in samplers.items()}
+    before = {name: link[0] for name, link in latents.items() if is_link(link) and link[0] in samplers}
+    links = [samplers[first]["inputs"].get("model") for first in before.values() if first not in before]
     return list(dict.fromkeys((link[0], link[1]) for link in links if is_link(link)))
 
 
