@@ -156,8 +156,12 @@ ON_PAGE = """([x, y]) => {
 
 SOCKETS = """([source, output, target, input]) => {
   const [from, to] = [source, target].map(id => app.graph.getNodeById(id))
-  return [from.getOutputPos(from.findOutputSlot(output)), to.getInputPos(to.findInputSlot(input))].map(([x, y]) => [x, y])
+  const [start, end] = [from.findOutputSlot(output), to.findInputSlot(input)]
+  if (start < 0 || end < 0) throw Error(`no output ${output} or no input ${input}`)
+  return [from.getOutputPos(start), to.getInputPos(end)].map(([x, y]) => [x, y])
 }"""
+
+"""Where an output and an input of two nodes are in the graph."""
 
 LINKED = """([source, target, input]) => {
   const node = app.graph.getNodeById(target)
