@@ -148,6 +148,26 @@ SELECT = """kind => {
   app.canvas.centerOnNode(node)
 }"""
 
+ON_PAGE = """([x, y]) => {
+  const {ds, canvas} = app.canvas, {left, top} = canvas.getBoundingClientRect()
+  return [left + (x + ds.offset[0]) * ds.scale, top + (y + ds.offset[1]) * ds.scale]
+}"""
+"""The place of a point of the graph on the page."""
+
+SOCKETS = """([source, output, target, input]) => {
+  const [from, to] = [source, target].map(id => app.graph.getNodeById(id))
+  const [start, end] = [from.findOutputSlot(output), to.findInputSlot(input)]
+  if (start < 0 || end < 0) throw Error(`no output ${output} or no input ${input}`)
+  return [from.getOutputPos(start), to.getInputPos(end)].map(([x, y]) => [x, y])
+}"""
+
+"""Where an output and an input of two nodes are in the graph."""
+
+LINKED = """([source, target, input]) => {
+  const node = app.graph.getNodeById(target)
+  return node.getInputNode(node.findInputSlot(input))?.id == source
+}"""
+
 RUN = "[data-testid=queue-button] button, button[data-testid=queue-button]"
 """In older front ends the button is inside the element of that name, in newer ones it is that element."""
 
@@ -250,6 +270,13 @@ class FrontEnd:
         self.drawn()
         return seen
 
+    def wait_for_video(self, prefix: str, width: int) -> None:
+        """Wait until the page has decoded and shows the last video whose file has this prefix."""
+        name = prefix.rpartition("/")[2]
+        shown = self.page.locator(f"video[src*='filename={name}_0']").last
+        expect(shown).to_be_attached()
+        self.page.wait_for_function("([video, width]) => video.videoWidth == width", arg=[shown.element_handle(), width])
+
     def text_on(self, node: int) -> str:
         """Return the text that is shown on a node."""
         return self.page.evaluate(TEXT_ON, node)
@@ -270,6 +297,39 @@ class FrontEnd:
             yield
         finally:
             self.page.evaluate(change, [name, usually])
+
+    def add_node(self, title: str, kind: str, x: float, y: float) -> int:
+        """Add a node as an artist does: search for its title from an empty place of the graph, Enter, a click.
+
+        Returns:
+            The node's id.
+        """
+        before = set(self.nodes())
+        place = self.page.evaluate(ON_PAGE, [x, y])
+        self.page.mouse.dblclick(*place)
+        expect(self.page.get_by_role("dialog").locator("input")).to_be_focused()
+        self.page.keyboard.type(title)
+        expect(self.page.locator("[role=option]").first).to_contain_text(title)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_function("count => app.graph.nodes.length > count", arg=len(before))
+        expect(self.page.get_by_role("dialog")).to_have_count(0)
+        self.page.mouse.click(*place)  # in newer front ends the node follows the mouse until then
+        self.page.wait_for_function("app.graph.nodes.every(node => !node.flags.ghost)")
+        ((key, node),) = [(key, node) for key, node in self.nodes().items() if key not in before]
+        assert node["type"] == kind
+        return key
+
+    def connect(self, source: int, output: str, target: int, socket: str) -> None:
+        """Drag a link from an output to an input with the mouse."""
+        start, end = (
+            self.page.evaluate(ON_PAGE, place) for place in self.page.evaluate(SOCKETS, [source, output, target, socket])
+        )
+        mouse = self.page.mouse
+        mouse.move(*start)
+        mouse.down()
+        mouse.move(*end, steps=10)
+        mouse.up()
+        self.page.wait_for_function(LINKED, arg=[source, target, socket])
 
     def select(self, kind: str) -> None:
         """Select the only node of that kind, and centre it in the window."""

@@ -97,9 +97,14 @@ def _tokenizer() -> bytes:
 
 def write_encoders(models: Path) -> None:
     """Write the three files under `models`; each is there as a whole or not at all."""
-    _write(models / "text_encoders" / "tiny_random_umt5.safetensors", text_encoder_state_dict(), TEXT_CONFIG)
+    write_text_encoder(models)
     _write(models / "clip_vision" / "tiny_random_clip_vision.safetensors", clip_vision_state_dict(), VISION_CONFIG)
     write_vae22(models)
+
+
+def write_text_encoder(models: Path) -> None:
+    """Write the text encoder under `models`."""
+    _write(models / "text_encoders" / "tiny_random_umt5.safetensors", text_encoder_state_dict(), TEXT_CONFIG)
 
 
 def write_vae22(models: Path) -> None:

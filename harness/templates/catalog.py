@@ -19,6 +19,7 @@ from .widgets import NodeInfo
 ROOT = Path(__file__).resolve().parents[2]
 WAN_FILES = re.compile(r"wan|chrono_edit|causal_forcing|humo", re.IGNORECASE)
 """Names of the diffusion models that are Wan networks."""
+NODE_ID = re.compile(r'node_id="(\w+)"')
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,12 @@ def wan_templates(folder: Path | None = None) -> list[Template]:
         if isinstance(template.document, dict) and _loads_wan(template.document):
             templates.append(template)
     return templates
+
+
+def online_nodes(comfyui: Path) -> set[str]:
+    """Return the node classes of a ComfyUI that call online services; the harness starts it without them."""
+    files = (comfyui / "comfy_api_nodes").glob("nodes_*.py")
+    return {kind for file in files for kind in NODE_ID.findall(file.read_text(encoding="utf-8"))}
 
 
 def _loads_wan(document: dict) -> bool:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 from .catalog import Template
 from .exchange import exchange
 from .graph import Graph, is_link, of_class, upstream
 from .shrink import shrink
-from .widgets import NodeInfo
+from .widgets import NodeInfo, saved_values
+
+Output = tuple[str, int]
+"""A node's id and the index of one of its outputs."""
 
 PYRAMID_NODE, PRESET_NODE = "PyramidalWanModel", "PyramidalWanPreset"
 SAMPLERS = {"KSampler": 1, "KSamplerAdvanced": 1, "SamplerCustom": 2, "SamplerCustomAdvanced": 2}
@@ -30,6 +34,19 @@ def tiny_graph(template: Template, node_info: NodeInfo) -> Graph:
     return graph
 
 
+def tiny_document(template: Template, node_info: NodeInfo) -> dict:
+    """Return the document of a template without subgraphs, with the models and values of `tiny_graph`."""
+    graph, document = tiny_graph(template, node_info), copy.deepcopy(template.document)
+    for node in document["nodes"]:
+        if str(node["id"]) in graph:
+            tiny = graph[str(node["id"])]
+            node["type"] = tiny["class_type"]
+            node["widgets_values"] = saved_values(tiny["inputs"], node_info[node["type"]])
+            node["properties"] = {}  # which names the models to download
+            node["inputs"] = [socket for socket in node["inputs"] if socket["name"] in tiny["inputs"]]
+    return document
+
+
 def with_saved_latents(graph: Graph, prefix: str, *, only: bool = False) -> Graph:
     """Add 'Save Latent' after every latent that a sampler returns.
 
@@ -48,19 +65,20 @@ def with_saved_latents(graph: Graph, prefix: str, *, only: bool = False) -> Grap
     return upstream(saved, added) if only else saved
 
 
-def with_pyramid(graph: Graph, *, preset: str | None = None) -> Graph:
-    """Put 'Pyramidal Model' in front of the model input of every sampler.
+def with_pyramid(graph: Graph, *, preset: str | None = None, models: Sequence[Output] | None = None) -> Graph:
+    """Put 'Pyramidal Model' in front of the model input of samplers.
 
     Args:
         graph: The graph, which stays as it is.
         preset: Preset of a 'PyramidalWanPreset' node that is wired into it; without one the node has its defaults.
+        models: Outputs that it follows; None stands for those of every sampler.
     """
     changed = copy.deepcopy(graph)
     inputs = {}
     if preset is not None:
         changed["pyramid"] = {"class_type": PRESET_NODE, "inputs": {"preset": preset}}
         inputs = {"pyramid": ["pyramid", 0]}
-    for model in _sampled_models(graph):
+    for model in _sampled_models(graph) if models is None else models:
         name = f"pyramidal {model[0]} {model[1]}"
         changed[name] = {"class_type": PYRAMID_NODE, "inputs": {"model": list(model), **inputs}}
         for _, node in of_class(changed, *MODEL_USERS):
@@ -69,7 +87,16 @@ def with_pyramid(graph: Graph, *, preset: str | None = None) -> Graph:
     return changed
 
 
-def _sampled_models(graph: Graph) -> list[tuple[str, int]]:
+def high_noise_models(graph: Graph) -> list[Output]:
+    """Return the outputs that the first of several samplers in a row take their model from, each once."""
+    samplers = dict(of_class(graph, *SAMPLERS))
+    latents = {name: node["inputs"]["latent_image"] for name, node in samplers.items()}
+    before = {name: link[0] for name, link in latents.items() if is_link(link) and link[0] in samplers}
+    links = [samplers[first]["inputs"].get("model") for first in before.values() if first not in before]
+    return list(dict.fromkeys((link[0], link[1]) for link in links if is_link(link)))
+
+
+def _sampled_models(graph: Graph) -> list[Output]:
     """Return the outputs that samplers and guiders take their model from, each once."""
     users = [node for _, node in of_class(graph, *MODEL_USERS) if node["class_type"] != "BasicScheduler"]
     links = [node["inputs"]["model"] for node in users if is_link(node["inputs"].get("model"))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "output" / "templates.jsonl"
 
 RUNS, WITHOUT, MISSING, REFUSED = "runs", "runs without the pyramid", "nodes missing", "refused"
+ONLINE = "uses an online service"
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,32 @@ class Result:
     Attributes:
         comfyui: ComfyUI's version.
         template: Name of the template.
-        state: One of `RUNS`, `WITHOUT`, `MISSING` and `REFUSED`.
-        detail: The missing nodes, or the sentence of the refusal.
+        state: One of `RUNS`, `WITHOUT`, `MISSING`, `ONLINE` and `REFUSED`.
+        detail: The missing nodes, those of the service, or the sentence of the refusal.
     """
 
     comfyui: str
     template: str
     state: str
     detail: str = ""
+
+
+def without_nodes(comfyui: str, template: str, missing: Iterable[str], online: Collection[str]) -> Result:
+    """Return the result of a template with nodes that the tested ComfyUI does not have.
+
+    Args:
+        comfyui: ComfyUI's version.
+        template: Name of the template.
+        missing: The nodes.
+        online: Nodes of online services, which ComfyUI has but is tested without.
+    """
+    groups: dict[bool, list[str]] = {True: [], False: []}
+    for kind in missing:
+        groups[kind in online].append(f"`{kind}`")
+    services, others = (", ".join(groups[is_online]) for is_online in (True, False))
+    if not services:
+        return Result(comfyui, template, MISSING, others)
+    return Result(comfyui, template, ONLINE, f"{services}; {MISSING}: {others}" if others else services)
 
 
 def record(result: Result, path: Path = RESULTS) -> None:

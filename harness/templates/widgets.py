@@ -44,6 +44,22 @@ def widget_values(node: dict, info: dict | None) -> dict[str, Any]:
     return values
 
 
+def saved_values(values: dict[str, Any], info: dict) -> list:
+    """Return the widget values of a node as a document saves them: the inverse of `widget_values`.
+
+    Args:
+        values: The values by input name; widgets that it leaves out take their defaults.
+        info: The definition of the class, which has no dynamic combo and no upload.
+    """
+    saved = []
+    for name, spec in _inputs(info["input"]):
+        kind, options = spec[0], spec[1] if len(spec) > 1 else {}
+        if _has_widget(kind, options):
+            saved.append(values.get(name, _default(kind, options)))
+            saved += ["fixed"] if _has_companion(name, kind, options, "fixed") else []
+    return saved
+
+
 def _custom_combo(saved: list) -> dict[str, Any]:
     """Name the widgets of a node whose front-end part makes its own: the choice, its index, and the options."""
     choice, index, *options = saved

@@ -26,10 +26,15 @@ def browser():
 
 
 @pytest.fixture(scope="package")
-def url(tmp_path_factory):
-    """Run a ComfyUI, controlled from a separate thread, and yield its address."""
+def workspace(tmp_path_factory):
+    """Write the files that the graphs name."""
     graphs = [*WORKFLOWS.glob("*.json"), *SAVED.glob("*/*.json")]
-    workspace = front_end_workspace(tmp_path_factory.mktemp("browser"), default_workspace().comfyui, graphs)
+    return front_end_workspace(tmp_path_factory.mktemp("browser"), default_workspace().comfyui, graphs)
+
+
+@pytest.fixture(scope="package")
+def url(workspace):
+    """Run a ComfyUI, controlled from a separate thread, and yield its address."""
     server = ComfyUIServer(workspace, arguments=("--preview-method", "auto"))
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, daemon=True)

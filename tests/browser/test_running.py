@@ -1,7 +1,6 @@
 """The front end while a graph runs: progress, previews, the video, and Cancel."""
 
 import pytest
-from playwright.sync_api import expect
 
 from tools.graphs import SMALLEST, WORKFLOWS, TinySize, tiny_graph, ui
 from tools.graphs.graph import MUTED
@@ -30,10 +29,7 @@ def of(seen, kind, node):
 
 def expect_video(front_end, save, width):
     """Wait until the page has decoded and shows the video of a 'Save Video'."""
-    name = save.values["filename_prefix"].rpartition("/")[2]
-    shown = front_end.page.locator(f"video[src*='filename={name}_0']").last
-    expect(shown).to_be_attached()
-    front_end.page.wait_for_function("([video, width]) => video.videoWidth == width", arg=[shown.element_handle(), width])
+    front_end.wait_for_video(save.values["filename_prefix"], width)
 
 
 def test_progress_previews_and_the_video(front_end):

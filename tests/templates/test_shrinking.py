@@ -1,13 +1,16 @@
 """What the templates test does to a template before it is queued, on small graphs and documents."""
 
+import re
+
 import pytest
 
-from harness.templates import PYRAMID_NODE, with_pyramid, with_saved_latents
+from harness.templates import PYRAMID_NODE, high_noise_models, online_nodes, wan_templates, with_pyramid, with_saved_latents
 from harness.templates.document import api_format
 from harness.templates.exchange import exchange, variant_of
-from harness.templates.results import MISSING, RUNS, Result, read, record, table
+from harness.templates.results import MISSING, ONLINE, RUNS, Result, read, record, table, without_nodes
 from harness.templates.shrink import few_frames, few_steps, shrink, small_size
-from tools.templates_table import END, START, with_table
+from harness.workspace import default_workspace
+from tools.templates_table import END, PAGE, START, with_table
 
 SIMPLE = {
     "Add": {"input": {"required": {"a": ["INT", {"default": 1}], "seed": ["INT", {}], "b": ["INT", {"default": 5}]}}},
@@ -100,6 +103,17 @@ def test_the_node_stands_before_every_sampler_and_its_scheduler():
     assert changed["other"] == graph["other"] and graph["guider"]["inputs"]["model"] == ["shifted", 0]
 
 
+def test_of_two_experts_the_first_sampled_one_is_the_high_noise_expert():
+    def sampler(latent, model):
+        return node("KSamplerAdvanced", model=[model, 0], latent_image=latent)
+
+    pair = {"a": sampler(["empty", 0], "high"), "b": sampler(["a", 0], "low"), "c": sampler(["b", 0], "low")}
+    assert high_noise_models({**pair, "alone": sampler(["empty", 0], "other")}) == [("high", 0)]
+    changed = with_pyramid(pair, models=[("high", 0)])
+    assert changed["a"]["inputs"]["model"] == ["pyramidal high 0", 0]
+    assert changed["b"] == pair["b"] and len(changed) == len(pair) + 1
+
+
 def test_only_what_is_sampled_is_queued_for_the_latents_alone():
     graph = {"sampler": node("KSampler"), "decoded": node("VAEDecode", samples=["sampler", 0])}
     assert set(with_saved_latents(graph, "x", only=True)) == {"sampler", "saved sampler 0"}
@@ -156,6 +170,20 @@ def test_the_table_has_the_latest_result_of_each_version(tmp_path):
     lines = table(read(file)).splitlines()
     assert lines[0] == "| template | 0.3.75 | 0.30.0 |"
     assert lines[2:] == ["| `a` | nodes missing: `X` | not run |", "| `b` | not run | **runs** |"]
+
+
+def test_nodes_of_online_services_are_not_called_missing():
+    online = online_nodes(default_workspace().comfyui)
+    assert "GeminiImageNode" in online and "KSampler" not in online
+    assert without_nodes("1", "a", ["X", "Y"], online) == Result("1", "a", MISSING, "`X`, `Y`")
+    assert without_nodes("1", "a", ["GeminiImageNode"], online) == Result("1", "a", ONLINE, "`GeminiImageNode`")
+    both = without_nodes("1", "a", ["GeminiImageNode", "X"], online)
+    assert both == Result("1", "a", ONLINE, "`GeminiImageNode`; nodes missing: `X`")
+
+
+def test_the_page_has_a_row_for_each_template():
+    rows = re.findall(r"^\| `(.+?)` \|", PAGE.read_text(encoding="utf-8").partition(START)[2].partition(END)[0], re.MULTILINE)
+    assert rows == sorted(template.name for template in wan_templates())
 
 
 def test_the_table_replaces_what_stands_between_the_markers():
