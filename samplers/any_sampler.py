@@ -24,7 +24,7 @@ from .comfyui.latents import check_latent, pixels_per_latent, spec_at
 from .comfyui.network_size import dimensions_of
 from .comfyui.node_inputs import check_latent_input
 from .comfyui.stage_lora import stage_loras
-from .comfyui.stage_model import check_model
+from .comfyui.stage_model import check_model, samples_by_frame
 from .comfyui.stage_wrappers import MODEL_KEY, add_outermost_wrapper
 from .lifts import choose_lift
 from .noise import batch_index_of
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 
+UNCHANGED = "unchanged: this model samples frame by frame with a cache of earlier frames, so all steps run at full size"
 RISES = "all steps at full size: the SIGMAS rise, as they do when a video is turned into noise ('FlipSigmas')"
 
 
@@ -63,7 +64,7 @@ def pyramidal_model(
         model: The MODEL, not bound to a stage.
         spec: The pyramid; None takes the one that the weights or their LoRAs were trained for, else ``STOCK``. One of
             a single stage ("plain") leaves the MODEL as it is.
-        report: Shows a text about each run, and its progress.
+        report: Shows a text about each run, and its progress; and why a causal MODEL stays as it is.
         lift: Maps between the latents of the large and the small video; None uses a kept one, see ``choose_lift``.
 
     Raises:
@@ -75,6 +76,9 @@ def pyramidal_model(
         check_spec(wrapped, spec)
         if spec.number_of_stages == 1 and not stage_loras(wrapped):
             return wrapped
+    if samples_by_frame(wrapped):
+        report(UNCHANGED)
+        return wrapped
     check_model(wrapped)
     if spec is not None and lift is not None:
         lift.check_axes(spec)

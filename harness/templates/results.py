@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "output" / "templates.jsonl"
 
-RUNS, WITHOUT, MISSING, REFUSED = "runs", "runs without the pyramid", "nodes missing", "refused"
+RUNS, WITHOUT, MISSING = "runs", "runs without the pyramid", "nodes missing"
+UNCHANGED = "runs as without the node"
 ONLINE = "uses an online service"
 
 
@@ -21,8 +22,8 @@ class Result:
     Attributes:
         comfyui: ComfyUI's version.
         template: Name of the template.
-        state: One of `RUNS`, `WITHOUT`, `MISSING`, `ONLINE` and `REFUSED`.
-        detail: The missing nodes, those of the service, or the sentence of the refusal.
+        state: One of `RUNS`, `UNCHANGED`, `WITHOUT`, `MISSING` and `ONLINE`.
+        detail: The missing nodes, those of the service, or why nothing changes.
     """
 
     comfyui: str

@@ -213,6 +213,11 @@ def _scale_rope(bound: ModelPatcher, scale: tuple[float, float, float]) -> None:
     options["rope_options"] = rope
 
 
+def samples_by_frame(model: ModelPatcher) -> bool:
+    """Return whether a MODEL is causal: it samples a few frames after the other, with a cache of the earlier ones."""
+    return type(model.model).__name__ == "WAN21_CausalAR"
+
+
 def check_model(model: ModelPatcher) -> None:
     """Check that a pyramid can sample this MODEL.
 
@@ -222,7 +227,7 @@ def check_model(model: ModelPatcher) -> None:
     name = type(model.model).__name__
     if not isinstance(model.model, comfy.model_base.WAN21):
         raise ValueError(f"only Wan 2.1/2.2 video models are supported; this MODEL is {name}")
-    if name == "WAN21_CausalAR":
+    if samples_by_frame(model):
         raise ValueError(
             f"this MODEL ({name}) samples frame by frame with a cache of earlier frames, which a pyramid does not support; "
             "sample it without one"
