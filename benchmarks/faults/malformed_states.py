@@ -38,6 +38,11 @@ DAMAGES: dict[str, Damage] = {
 FILES = ("__0_0.distcp", ".metadata", "notes.json", "checksums.json")
 
 
+def _as_pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
 def _overwrite(path: Path, position: int, length: int | None) -> None:
     contents = bytearray(path.read_bytes())
     if length is None:
@@ -51,13 +56,17 @@ def checkpoints(inputs: Inputs, undisturbed: Undisturbed, seed: int) -> dict[str
     """Return one case for each damage of each file of the newest checkpoint, and some of all checkpoints."""
     checks: dict[str, Check] = {}
     for file in FILES:
-        for name, damage in DAMAGES.items():
+        for name, damage in {**DAMAGES, "a pipe": lambda path, drawn: _as_pipe(path)}.items():
             drawn = random.Random(f"{seed} {file} {name}")
             checks[f"{file}, {name}"] = functools.partial(_newest, inputs, undisturbed, file, damage, drawn)
-    for name, damage in DAMAGES.items():
+    for name, damage in {**DAMAGES, "no checksums": lambda path, drawn: (path.parent / "checksums.json").unlink()}.items():
         drawn = random.Random(f"{seed} all {name}")
         checks[f"all of them, {name}"] = functools.partial(_all, inputs, undisturbed, damage, drawn)
         checks[f"export, {name}"] = functools.partial(_export, inputs, undisturbed, damage, drawn)
+    for name in TAKEN:
+        for kind, make in {"a file": lambda path: path.write_text("x"), "a folder": os.mkdir, "a pipe": os.mkfifo}.items():
+            if kind != TAKEN[name]:
+                checks[f"{name} is {kind}"] = functools.partial(_taken, inputs, name, make)
     for name, contents in (("config.toml", "out = "), ("inputs.json", "{"), ("inputs.json", "[]"), ("inputs.json", "{}")):
         checks[f"{name} is {contents}"] = functools.partial(_run_file, inputs, undisturbed, name, contents)
     checks["the log is binary"] = functools.partial(_log, inputs, undisturbed)
@@ -83,8 +92,7 @@ def _newest(inputs: Inputs, undisturbed: Undisturbed, file: str, damage: Damage,
     newest = _steps(tables)[-1]
     damage(newest / file, drawn)
     outcome = finish("finetune", tables)
-    if file != "checksums.json" or (newest.with_name(newest.name + ".damaged")).exists():
-        expect("is damaged" in outcome.output and "resuming from step" in outcome.output, "did not say so")
+    expect("is damaged" in outcome.output and "resuming from step" in outcome.output, "did not say so")
     shutil.rmtree(newest.with_name(newest.name + ".damaged"), ignore_errors=True)
     expect_same("finetune", tables, undisturbed)
 
@@ -112,6 +120,21 @@ def _run_file(inputs: Inputs, undisturbed: Undisturbed, name: str, contents: str
     Path(tables["out"], name).write_text(contents)
     expect_sentence(start("finetune", tables).wait(SECONDS), "out")
     expect(len(_steps(tables)) == 2, "checkpoints disappeared")
+
+
+TAKEN = {"checkpoints": "a folder", "samples": "a folder", "export": "a folder", "tensorboard": "a folder",
+         "log.jsonl": "a file", "lock": "a file", "config.toml": "a file", "inputs.json": "a file"}  # fmt: skip
+"""Names in the folder of a run, and what may be there before it starts."""
+
+
+def _taken(inputs: Inputs, name: str, make: Callable[[Path], object], folder: Path) -> None:
+    """Start a run whose name in the folder is taken by something else: it ends before its first step."""
+    tables = inputs.tables("finetune", folder / "out")
+    (folder / "out").mkdir()
+    make(folder / "out" / name)
+    outcome = start("finetune", tables).wait(SECONDS)
+    expect_sentence(outcome, name)
+    expect('"step"' not in outcome.output, "trained")
 
 
 def _log(inputs: Inputs, undisturbed: Undisturbed, folder: Path) -> None:

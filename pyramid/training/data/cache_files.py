@@ -330,6 +330,7 @@ def _header(path: Path) -> dict[str, str] | None:
 def _damage(path: Path) -> str | None:
     """Read every tensor of a file of the cache; return what is wrong, or None."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             checksums = json.loads((file.metadata() or {}).get(CHECKSUMS, "null"))
             names = list(file.keys())

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from .atomic import make_folder
+from .atomic import check_target, make_folder
 
 LOCK = "lock"
 """The locked file. It stays in the folder; what counts is the lock, which the system removes when its process ends."""
@@ -30,9 +30,10 @@ def locked(folder: Path) -> Iterator[None]:
     The lock belongs to this process and not to its children: it ends with the process, whatever ends it.
 
     Raises:
-        ValueError: Another process holds it.
+        ValueError: Another process holds it, or its name in the folder is taken by something else than a file.
     """
     make_folder(folder)
+    check_target(folder / LOCK)
     key = folder.resolve()
     if key in _held:  # to open and close the file again would lose the lock
         raise _in_use(folder, "this process")

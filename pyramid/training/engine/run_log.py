@@ -25,6 +25,7 @@ class RunLog:
         if not is_main:
             return
         run.mkdir(parents=True, exist_ok=True)
+        atomic.check_target(self.path)
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
             kept = [line for line in lines if (step := _step(line)) is not None and step <= start]
