@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pyramid.training.data.cache_files import Cache
+from pyramid.training.models.encoders import open_vae
+from pyramid.training.models.networks import open_transformer
 from tiny_wan.training_files import video_bytes
 
 from .cases import expect
@@ -257,6 +259,11 @@ def networks(inputs: Inputs) -> dict[str, Check]:
         checks[f"transformer, {name}"] = functools.partial(_changed_transformer, inputs, change)
     for name, contents in CONFIGS.items():
         checks[f"transformer's folder, {name}"] = functools.partial(_config, inputs, contents)
+    for kind, changes in SETTINGS.items():
+        for name, setting in changes.items():
+            checks[f"{kind}'s configuration, {name}"] = functools.partial(_setting, inputs, kind, setting)
+    for name, pickled in PICKLES.items():
+        checks[f"VAE, {name}"] = functools.partial(_pickle, inputs, pickled)
     for name, change_folder in TEXTS.items():
         checks[f"text encoder, {name}"] = functools.partial(_text, inputs, change_folder)
     return checks
@@ -307,7 +314,73 @@ TEXTS: dict[str, Callable[[Path], object]] = {
     "NaN": lambda folder: _spoil(folder / "model.safetensors"),
     "no tokenizer": lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
     "a tokenizer that is not JSON": lambda folder: (folder / "tokenizer.json").write_text("{"),
+    "a tokenizer with more words": lambda folder: _change_json(
+        folder / "tokenizer.json", lambda values: values["model"]["vocab"].update(ring=5000)
+    ),
+    "fewer layers in its configuration": lambda folder: _change_json(
+        folder / "config.json", lambda values: values.update(num_layers=0)
+    ),
+    "another activation": lambda folder: _change_json(
+        folder / "config.json", lambda values: values.update(feed_forward_proj="gated-silu")
+    ),
 }
+NAN = float("nan")
+SETTINGS: dict[str, dict[str, dict]] = {
+    "transformer": {
+        "fewer layers": {"num_layers": 1},
+        "no norms": {"qk_norm": None},
+        "other heads": {"attention_head_dim": 64, "num_attention_heads": 2},
+        "another patch": {"patch_size": [1, 4, 1]},
+        "a patch that is text": {"patch_size": "x"},
+        "8 output channels": {"out_channels": 8},
+        "another eps": {"eps": 0.1},
+    },
+    "vae": {
+        "no strides in time": {"temperal_downsample": [False, False, False]},
+        "8 channels": {"z_dim": 8},
+        "8 means": {"latents_mean": [0.0] * 8},
+        "means that are text": {"latents_mean": "x"},
+        "means that are NaN": {"latents_mean": [NAN] * 16},
+        "deviations of 0": {"latents_std": [0.0] * 16},
+        "deviations that are NaN": {"latents_std": [NAN] * 16},
+        "no width": {"base_dim": 0},
+        "a huge width": {"base_dim": 10**6},
+    },
+}
+PICKLES: dict[str, object] = {
+    "numbers in place of tensors": {"encoder.conv1.weight": 3, "conv2.weight": 3},
+    "names that are numbers": {3: torch.zeros(1)},
+    "a list": [1],
+    "700 channels in a small file": {
+        "encoder.conv1.weight": torch.zeros(700, 3, 1, 1, 1), "conv2.weight": torch.zeros(16, 16, 1, 1, 1)
+    },
+}  # fmt: skip
+
+
+def _change_json(path: Path, change: Callable[[dict], object]) -> None:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def _setting(inputs: Inputs, kind: str, setting: dict, folder: Path) -> None:
+    """Change a setting in the diffusers folder of a network."""
+    if kind == "transformer":
+        command, table, network = "finetune", "model", open_transformer(inputs.folder / "tiny.safetensors")
+    else:
+        command, table, network = "cache", "encoders", open_vae(inputs.folder / "tiny_vae.safetensors").network
+    network.save_pretrained(folder / "network")
+    _change_json(folder / "network" / "config.json", lambda values: values.update(setting))
+    tables = inputs.tables(command, folder / "out")
+    tables[table][kind] = str(folder / "network")
+    _refused(command, tables, folder, "network")
+
+
+def _pickle(inputs: Inputs, contents: object, folder: Path) -> None:
+    torch.save(contents, folder / "vae.pth")
+    tables = inputs.tables("cache", folder / "out")
+    tables["encoders"]["vae"] = str(folder / "vae.pth")
+    _refused("cache", tables, folder, "vae.pth")
 
 
 def _safetensors(tensors: dict[str, list]) -> bytes:

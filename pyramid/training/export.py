@@ -24,6 +24,8 @@ from .files import write_tensors
 from .models import adapters
 from .models.networks import WanVelocity, open_network
 
+EXPORT = "export"
+"""Folder of the exported files in the folder of a run."""
 RECIPE_KEY = "pyramid_recipe"
 PROVENANCE_KEY = "pyramid_provenance"
 STAGE_KEY = "pyramid_stage"
@@ -55,7 +57,7 @@ def export(
     check_unchanged(config, folder)
     step = _intact_step(checkpoints, step, folder)
     network = trained_network(config, checkpoints, step)
-    path = Path(path) if path else folder / "export" / f"{folder.name}-step{step}.safetensors"
+    path = Path(path) if path else folder / EXPORT / f"{folder.name}-step{step}.safetensors"
     header, dtype = _header(config, step), DTYPES[precision]
     patches = {name: value for name, value in network.state_dict().items() if name.startswith(PATCHES)}
     if config.adapter.kind == "full":

@@ -22,7 +22,8 @@ from .engine.checkpoints import FOLDER
 from .engine.digests import files_digest
 from .engine.locks import locked
 from .engine.loop import Recipe, TrainingLoop
-from .export import export
+from .engine.run_log import BOARD, LOG
+from .export import EXPORT, export
 from .files import read_json
 from .models.network_form import check_forms
 from .models.networks import transformer_files
@@ -78,6 +79,10 @@ def _started(config: RunConfig) -> Iterator[tuple[Accelerator, Cache]]:
 def _claim(config: RunConfig, cache: Cache, held: ExitStack) -> None:
     folder = Path(config.out)
     held.enter_context(locked(folder))
+    for name in (FOLDER, SAMPLES, EXPORT, BOARD):
+        atomic.check_folder(folder / name)
+    for name in (INPUTS, CONFIG, LOG):
+        atomic.check_target(folder / name)
     for each in (folder, folder / FOLDER, folder / SAMPLES):
         atomic.remove_leftovers(each)
     digests = input_digests(config, cache)

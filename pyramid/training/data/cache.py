@@ -23,7 +23,9 @@ from ..files import printable
 from ..models.encoders import TextEncoder, Umt5, WanVae, open_vae, text_files, vae_files
 from .cache_files import (
     DEFINITIONS,
+    EMPTY,
     INFO,
+    SHARD,
     CachedItem,
     CacheInfo,
     Skipped,
@@ -39,6 +41,8 @@ from .clips import ClipSize, UnusableError, clips_of, stage_videos
 from .sources import Source, fingerprint, list_prompts, list_sources
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+SKIPPED = "skipped.txt"
+"""List of the skipped sources and their reasons."""
 
 
 class Clips(Section):
@@ -183,6 +187,8 @@ def _claim(config: CacheConfig, sources: Sequence[Source], held: ExitStack) -> C
     """Lock the folder, and check that it holds no other cache, before networks are loaded."""
     info, folder = _info(config, sources), Path(config.out)
     held.enter_context(locked(folder))
+    for name in (INFO, EMPTY, SKIPPED, *map(SHARD.format, range(info.shards))):
+        atomic.check_target(folder / name)
     atomic.remove_leftovers(folder)
     if (folder / INFO).exists():
         check_same(read_info(folder), info, folder)
@@ -290,11 +296,11 @@ def _duration(seconds: float) -> str:
 
 def _report_skipped(folder: Path, info: CacheInfo, report: Callable[[str], None]) -> None:
     skipped = skipped_sources(folder, info)
-    atomic.write_text(folder / "skipped.txt", "".join(f"{one.name}: {one.reason}\n" for one in skipped))
+    atomic.write_text(folder / SKIPPED, "".join(f"{one.name}: {one.reason}\n" for one in skipped))
     report(f"cached {info.count - len(skipped)} of {info.count} {_unit(info)} in {folder}")
     if skipped:
         shown = "".join(f"\n  {one.name}: {one.reason}" for one in skipped[:5])
-        report(f"skipped {len(skipped)}, listed in {folder / 'skipped.txt'}; the first are:{shown}")
+        report(f"skipped {len(skipped)}, listed in {folder / SKIPPED}; the first are:{shown}")
 
 
 def _unit(info: CacheInfo) -> str:

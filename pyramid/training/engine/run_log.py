@@ -8,6 +8,7 @@ from pathlib import Path
 from . import atomic
 
 LOG = "log.jsonl"
+BOARD = "tensorboard"
 
 
 class RunLog:
@@ -32,7 +33,7 @@ class RunLog:
             atomic.write_text(self.path, "".join(f"{line}\n" for line in kept))
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
+        self.board = SummaryWriter(str(run / BOARD), purge_step=start + 1)
 
     def report(self, step: int, numbers: dict[str, float]) -> None:
         """Log numbers of a step, with six significant digits."""
