@@ -44,6 +44,9 @@ def sources(inputs: Inputs) -> dict[str, Check]:
         checks[f"jsonl row, {name}"] = functools.partial(_table, inputs, "list.jsonl", row)
     for name, damage in ARCHIVES.items():
         checks[f"archive, {name}"] = functools.partial(_archive, inputs, damage)
+    for name, beside in BESIDE.items():
+        checks[f"beside a video, {name}"] = functools.partial(_beside, inputs, beside)
+    checks["prompts, other separators in UTF-16"] = functools.partial(_separators, inputs)
     for name, text in PROMPTS.items():
         checks[f"prompts, {name}"] = functools.partial(_prompts, inputs, text)
     return checks
@@ -197,6 +200,15 @@ def _pair(name: str, **contents: bytes) -> bytes:
     return _tar({f"{name}.mkv": video_bytes(), **{f"{name}.{suffix}": text for suffix, text in contents.items()}})
 
 
+def _links(kind: bytes) -> bytes:
+    file = io.BytesIO(_tar({"a.txt": CAPTION.encode()}))
+    with tarfile.open(fileobj=file, mode="a") as archive:
+        member = tarfile.TarInfo("a.mkv")
+        member.type, member.linkname = kind, "b.mkv"
+        archive.addfile(member)
+    return file.getvalue()
+
+
 def _bomb() -> bytes:
     """Return an archive whose member claims to have eight exbibytes."""
     contents = bytearray(_tar({"a.mkv": b"x" * 512, "a.txt": b"x"}))
@@ -219,7 +231,18 @@ ARCHIVES: dict[str, Callable[[], bytes]] = {
     "JSON whose caption is a number": lambda: _pair("a", json=b'{"caption": 3}'),
     "JSON that is a list": lambda: _pair("a", json=b"[1]"),
     "a video that is text": lambda: _tar({"a.mkv": b"text", "a.txt": b"x"}),
+    "a video that is a hard link": lambda: _links(tarfile.LNKTYPE),
+    "a video that is a symbolic link": lambda: _links(tarfile.SYMTYPE),
+    "a video that is a pipe": lambda: _links(tarfile.FIFOTYPE),
+    "a video of another format": lambda: _tar({"a.mpg": video_bytes(), "a.txt": CAPTION.encode()}),
 }
+BESIDE: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "dots in its name": ("a.tar", lambda: _tar({"clip.12s.mkv": video_bytes(), "clip.12s.txt": CAPTION.encode()})),
+    "another video of its sample": (
+        "a.tar", lambda: _tar({"a.mp4": video_bytes(), "a.mkv": video_bytes(), "a.txt": CAPTION.encode()})
+    ),
+    "an archive in a folder": ("deep/a.tar", lambda: _pair("a", txt=CAPTION.encode())),
+}  # fmt: skip
 PROMPTS: dict[str, tuple[str, bytes]] = {
     "a line in Latin-1": ("p.txt", b"a red ring moving left\ncaf\xe9\n"),
     "a line with NUL": ("p.txt", b"a red ring moving left\na\0b\n"),
@@ -236,6 +259,28 @@ def _archive(inputs: Inputs, damage: Callable[[], bytes], folder: Path) -> None:
     (tars / "0.tar").write_bytes(_pair("good", txt=CAPTION.encode()))
     (tars / "1.tar").write_bytes(damage())
     _expect_skipped(inputs, tars, folder, "1.tar")
+
+
+def _beside(inputs: Inputs, beside: tuple[str, Callable[[], bytes]], folder: Path) -> None:
+    """Put an archive beside a video: everything in it is cached, too."""
+    videos, (name, contents) = folder / "videos", beside
+    _good(videos)
+    (videos / name).parent.mkdir(exist_ok=True)
+    (videos / name).write_bytes(contents())
+    with tarfile.open(videos / name) as archive:
+        members = [member for member in archive.getnames() if not member.endswith(".txt")]
+    cache, skipped = _cache(inputs, videos, folder)
+    expect(len(cache) == 1 + len(members) and not skipped, f"cached {len(cache)} items, skipped {skipped}")
+
+
+def _separators(inputs: Inputs, folder: Path) -> None:
+    prompts = ["a red\u2028ring moving left", "a ring\x0bleft"]
+    (folder / "p.txt").write_bytes("\n".join(prompts).encode("utf-16"))
+    tables = inputs.tables("cache", folder / "out")
+    tables["clips"]["videos"], tables["encoders"]["definition"] = str(folder / "p.txt"), "prompts"
+    finish("cache", tables)
+    cache = Cache(folder / "out")
+    expect([cache.caption(item) for item in range(len(cache))] == prompts, f"read {len(cache)} prompts")
 
 
 def _prompts(inputs: Inputs, list_file: tuple[str, bytes], folder: Path) -> None:

@@ -91,9 +91,7 @@ def test_the_newest_intact_checkpoint_is_resumed_and_damaged_ones_are_set_aside(
     assert checkpoints.steps() == [1] and (checkpoints.folder / "step-00000002.damaged").is_dir()
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda path: os.truncate(path, 10), lambda path: (path.parent / "checksums.json").unlink()]
-)
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 10), lambda path: (path.parent / "checksums.json").unlink()])
 def test_if_all_are_damaged_the_run_does_not_start_anew(tmp_path, damage):
     checkpoints = Checkpoints(tmp_path, keep=9)
     for step in (1, 2):

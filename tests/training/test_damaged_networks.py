@@ -80,7 +80,9 @@ def test_a_tokenizer_of_another_model_is_refused(networks, tmp_path):
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"]["ring"] = 5000
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(ValueError, match="has tokens up to number 5000, but the text encoder knows 9; use the tokenizer of this"):
+    with pytest.raises(
+        ValueError, match="has tokens up to number 5000, but the text encoder knows 9; use the tokenizer of this"
+    ):
         Umt5(folder)
 
 
@@ -127,7 +129,9 @@ def test_a_small_file_that_claims_a_wide_vae_takes_no_memory(tmp_path, monkeypat
     devices = []
     built = AutoencoderKLWan.__init__
     monkeypatch.setattr(
-        AutoencoderKLWan, "__init__", lambda *args, **options: devices.append(torch.empty(1).device.type) or built(*args, **options)
+        AutoencoderKLWan,
+        "__init__",
+        lambda *args, **options: devices.append(torch.empty(1).device.type) or built(*args, **options),
     )
     with pytest.raises(ValueError, match="is not a Wan 2.1 VAE: '.*' is "):
         open_vae(tmp_path / "vae.safetensors")

@@ -26,8 +26,10 @@ TEXT_SUPPORTED = (
 )
 
 
-VAE_FIXED = {"z_dim": CHANNELS, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "in_channels": 3,
-             "out_channels": 3, "temperal_downsample": [False, True, True], "is_residual": False, "patch_size": None}  # fmt: skip
+VAE_FIXED = {
+    "z_dim": CHANNELS, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "in_channels": 3, "out_channels": 3,
+    "temperal_downsample": [False, True, True], "is_residual": False, "patch_size": None,
+}  # fmt: skip
 """Settings of the Wan 2.1 VAE; with others a latent would stand for a video of another size."""
 VAE_WIDTH = 256
 """Largest width of a VAE's first layer; Wan's is 96."""
