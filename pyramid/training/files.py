@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..untrusted import first_line
-from .engine.atomic import atomic_file
+from .engine.atomic import atomic_file, check_target
 
 MAX_TEXT = 2**26
 """Bytes of the largest JSON or TOML file that is read; a larger one cannot be a configuration."""
@@ -137,6 +137,24 @@ def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
     for name, weight in weights.items():
         if weight.is_floating_point() and not weight.isfinite().all():
             raise ValueError(f"{path} holds NaN or infinity in '{name}'; use an undamaged file of this model")
+
+
+def check_output(path: Path, inputs: Mapping[str, Sequence[Path]]) -> None:
+    """Check that a file can be written without replacing something else than an earlier output.
+
+    Args:
+        path: The file to write.
+        inputs: Files that must stay as they are, by what they are.
+
+    Raises:
+        ValueError: It is one of these files, or a folder, a pipe or a device.
+    """
+    check_target(path)
+    if not path.exists():
+        return
+    for name, files in inputs.items():
+        if any(file.exists() and path.samefile(file) for file in files):
+            raise ValueError(f"{path} is {name} and would be replaced; name another file")
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

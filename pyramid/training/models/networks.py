@@ -230,6 +230,14 @@ def transformer_files(path: str | Path) -> list[Path]:
     return [_single_file(Path(path))] if folder is None else network_files(folder)
 
 
+def files_at(path: str | Path) -> list[Path]:
+    """Return the files of a transformer, or none if there is none at the path any more."""
+    try:
+        return transformer_files(path)
+    except ValueError:
+        return []
+
+
 def network_files(folder: Path) -> list[Path]:
     """Return the configuration and the weights in the folder of a network, or the files of a tokenizer, in a fixed order."""
     suffixes = (".json", ".safetensors", ".bin", ".model", ".txt")
