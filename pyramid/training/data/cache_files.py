@@ -276,11 +276,23 @@ class Cache:
 
     def latent(self, item: int, stage: int) -> Tensor:
         """Return a clean latent, ``(C, T, H, W)`` in float32; stage 0 is the coarsest one that is read."""
-        return self._tensor(item, f"stage{self._cached_stage(stage)}").float()
+        latent = self._tensor(item, f"stage{self._cached_stage(stage)}")
+        if tuple(latent.shape) != self.size(stage):
+            raise self._misfit(item, "a latent", latent.shape, self.size(stage))
+        return latent.float()
 
     def text(self, item: int) -> Tensor:
         """Return a text embedding padded with zeros, ``(text_length, width)`` in float32."""
-        return self._padded(self._tensor(item, "text"))
+        text = self._tensor(item, "text")
+        if text.ndim != 2 or text.shape[1] != self.empty.shape[1]:
+            raise self._misfit(item, "a text embedding", text.shape, ("tokens", self.empty.shape[1]))
+        return self._padded(text)
+
+    def _misfit(self, item: int, what: str, shape: Sequence[int], expected: Sequence[object]) -> ValueError:
+        sizes = ["x".join(map(str, sides)) for sides in (shape, expected)]
+        return ValueError(
+            f"'{self.name(item)}' in the cache {self.folder} has {what} of {sizes[0]}, expected {sizes[1]}; make another cache"
+        )
 
     def _cached_stage(self, stage: int) -> int:
         """Return the index among the cached stages of one that is read."""
