@@ -111,6 +111,7 @@ JSON_ROWS = {
     "NUL in the path": b'{"path": "a\\u0000b", "caption": "x"}\n',
     "nested too deeply": b"[" * 100_000 + b"\n",
     "Latin-1": b'{"path": "bad.mkv", "caption": "caf\xe9"}\n',
+    "a number of 5000 digits": b'{"path": "bad.mkv", "caption": "x", "n": ' + b"9" * 5000 + b"}\n",
     "a path that leads out": b'{"path": "/etc/passwd", "caption": "x"}\n',
 }
 

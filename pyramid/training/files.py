@@ -19,6 +19,8 @@ from .engine.atomic import atomic_file, check_target
 
 MAX_TEXT = 2**26
 """Bytes of the largest JSON or TOML file that is read; a larger one cannot be a configuration."""
+LONGEST_NUMBER = 40
+"""Digits of the longest whole number that is read; a seed has 20."""
 MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be"),
          (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))  # fmt: skip
 """Byte order marks, and the encodings that they announce; longer ones first."""
@@ -81,14 +83,25 @@ def parse_json(text: str) -> Any:
     """Parse untrusted JSON.
 
     Raises:
-        ValueError: It is not JSON, or nested too deeply.
+        ValueError: It is not JSON, is nested too deeply, or holds a number of too many digits.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=whole_number)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not valid JSON ({error})") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+
+
+def whole_number(text: str) -> int:
+    """Return the number in a text of digits.
+
+    Raises:
+        ValueError: It has too many.
+    """
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"holds a number of {len(text)} digits; at most {LONGEST_NUMBER} are allowed")
+    return int(text)
 
 
 def read_json(path: Path, kind: str) -> dict[str, Any]:

@@ -74,6 +74,7 @@ JSONL = b'{"path": "a.mp4", "caption": "one"}\n%s\n{"path": "b.mp4", "caption": 
         ("list.jsonl", b'{"path": "a.mp4", "caption": "\\ud800"}', "has a caption with half a character"),
         ("list.jsonl", b'{"path": "a\\u0000.mp4"}', "is not a path"),
         ("list.jsonl", b"[" * 100_000, "is nested too deeply"),
+        ("list.jsonl", b"9" * 5000, "holds a number of 5000 digits; at most 40 are allowed"),
     ],
 )
 def test_a_bad_row_is_a_problem_of_its_own(tmp_path, name, row, problem):

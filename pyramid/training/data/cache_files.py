@@ -30,6 +30,8 @@ DEFINITIONS = ("pixels", "latents", "prompts")
 INFO = "cache.json"
 EMPTY = "empty.safetensors"
 SHARD = "shard-{:05d}.safetensors"
+SOURCES = "sources"
+"""Key of a shard's header: the digest of every source, and whether it has items."""
 CHECKSUMS = "checksums"
 """Key of a header: the CRC-32 of every tensor."""
 MAX_SIZES = {"width": 2**14, "height": 2**14, "frames": 2**14, "text_length": 2**14, "count": 10**7, "per_shard": 10**7}
@@ -182,16 +184,37 @@ def read_info(folder: Path) -> CacheInfo:
         raise ValueError(f"{path}: {error}") from None
 
 
-def write_shard(folder: Path, number: int, items: Sequence[CachedItem], skipped: Sequence[Skipped]) -> None:
-    """Write a shard. Its items are numbered from 0."""
+def write_shard(
+    folder: Path,
+    number: int,
+    items: Sequence[CachedItem],
+    skipped: Sequence[Skipped],
+    sources: Sequence[tuple[str, bool]] = (),
+) -> None:
+    """Write a shard.
+
+    Args:
+        folder: Folder of the cache.
+        number: Number of the shard.
+        items: Its items; they are numbered from 0.
+        skipped: Its sources without items.
+        sources: Digest of every source, and whether it has items.
+    """
     tensors = {f"{index}/text": item.text for index, item in enumerate(items)}
     for index, item in enumerate(items):
         tensors |= {f"{index}/stage{stage}": latent for stage, latent in enumerate(item.latents)}
     header = {
         "items": json.dumps([{"name": item.name, "caption": item.caption} for item in items]),
         "skipped": json.dumps([asdict(one) for one in skipped]),
+        SOURCES: json.dumps(list(sources)),
     }
     _save(tensors, folder / SHARD.format(number), header)
+
+
+def shard_sources(folder: Path, number: int) -> list[tuple[str, bool]]:
+    """Return the digest of every source of a shard, and whether it has items; nothing if the shard does not tell."""
+    header = _header(folder / SHARD.format(number)) or {}
+    return [(str(digest), bool(used)) for digest, used in parse_json(header.get(SOURCES, "[]"))]
 
 
 def missing_shards(folder: Path, info: CacheInfo) -> list[int]:

@@ -59,6 +59,11 @@ class Source:
         """Return a name that is unique in its list."""
         return f"{self.path}/{self.member}" if self.member else str(self.path)
 
+    @property
+    def digest(self) -> str:
+        """Return a hash of the caption, the size of the video, and what is wrong with them."""
+        return hashlib.sha256(json.dumps([self.caption, self.size, self.problem]).encode()).hexdigest()[:16]
+
     def open(self) -> BinaryIO:
         """Open the video.
 
@@ -125,11 +130,10 @@ def list_prompts(prompts: str | Path) -> list[Source]:
 
 
 def fingerprint(sources: Sequence[Source], root: Path) -> str:
-    """Return a hash of names, captions and sizes. Names are relative to ``root``, so the folder may move."""
+    """Return a hash of the names in order. They are relative to ``root``, so the folder may move."""
     digest = hashlib.sha256()
     for source in sources:
-        name = source.name.removeprefix(str(root))
-        digest.update(json.dumps([name, source.caption, source.size, source.problem]).encode())
+        digest.update(json.dumps(source.name.removeprefix(str(root))).encode())
     return digest.hexdigest()[:16]
 
 

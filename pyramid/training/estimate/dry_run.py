@@ -207,6 +207,4 @@ def _dimensions(config: RunConfig) -> WanDimensions:
     text = read_info(info.parent).text_length if info.is_file() else 512
     if Path(transformer).exists():
         return transformer_dimensions(transformer, text=text)
-    if size not in WAN_DIMENSIONS:
-        raise ValueError(f"unknown model size '{size}'; expected {', '.join(WAN_DIMENSIONS)}")
     return WAN_DIMENSIONS[size]
