@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyramid.training.data.cache_files import Cache, CachedItem, write_info, write_shard
 from tiny_wan import training_files as tiny
 
 from .cases import expect
@@ -196,6 +197,9 @@ def caches(inputs: Inputs, runs: dict[str, Undisturbed], seed: int) -> dict[str,
             drawn = random.Random(f"{seed} {file} {name}")
             checks[f"{file}, {name}, training"] = functools.partial(_shard, inputs, file, damage, drawn)
             checks[f"{file}, {name}, mended"] = functools.partial(_mended, inputs, runs["cache"], file, damage, drawn)
+    checks["another text encoder's, training"] = functools.partial(_narrow_texts, inputs)
+    checks["nothing that can be used"] = functools.partial(_nothing, inputs)
+    checks["a skipped caption, mended"] = functools.partial(_mended_caption, inputs)
     for name in ("vae", "text"):
         checks[f"continued with another {name}"] = functools.partial(_other_encoder, inputs, runs["cache"], name)
     return checks
@@ -243,3 +247,46 @@ def _other_encoder(inputs: Inputs, undisturbed: Undisturbed, name: str, folder: 
     (folder / "out" / "shard-00001.safetensors").unlink()
     expect_sentence(start("cache", tables).wait(SECONDS), "different cache", name)
     expect(not (folder / "out" / "shard-00001.safetensors").exists(), "mixed two encoders")
+
+
+def _narrow_texts(inputs: Inputs, folder: Path) -> None:
+    tables = inputs.tables("finetune", folder / "out")
+    cache = Cache(inputs.folder / "cache")
+    write_info(folder / "cache", cache.info, cache.empty[:, :64].clone())
+    for shard in range(cache.info.shards):
+        numbers = range(shard * cache.info.per_shard, min(len(cache), (shard + 1) * cache.info.per_shard))
+        items = [
+            CachedItem(
+                cache.name(item),
+                cache.caption(item),
+                [cache.latent(item, stage) for stage in range(cache.stages)],
+                cache.text(item)[:, :64],
+            )
+            for item in numbers
+        ]
+        write_shard(folder / "cache", shard, items, [])
+    tables["data"]["cache"] = str(folder / "cache")
+    expect_sentence(start("finetune", tables).wait(SECONDS), "width 64")
+
+
+def _nothing(inputs: Inputs, folder: Path) -> None:
+    tiny.write_folder(folder / "videos", 2)
+    for path in (folder / "videos").glob("*.mkv"):
+        path.write_bytes(b"broken")
+    tables = inputs.tables("cache", folder / "out")
+    tables["clips"]["videos"] = str(folder / "videos")
+    expect_sentence(start("cache", tables).wait(SECONDS), "none of the 2 videos", "skipped.txt")
+
+
+def _mended_caption(inputs: Inputs, folder: Path) -> None:
+    videos = tiny.write_folder(folder / "videos", 2)
+    (videos / "clip01.txt").write_bytes(b"caf\xe9")
+    tables = inputs.tables("cache", folder / "out")
+    tables["clips"]["videos"] = str(videos)
+    finish("cache", tables)
+    stamp = (folder / "out" / "shard-00000.safetensors").stat().st_mtime_ns
+    (videos / "clip01.txt").write_text("a red ring")
+    finish("cache", tables)
+    cache = Cache(folder / "out")
+    expect([cache.caption(item) for item in range(len(cache))][1:] == ["a red ring"], "the caption was not taken")
+    expect((folder / "out" / "shard-00000.safetensors").stat().st_mtime_ns == stamp, "encoded the other video again")
