@@ -60,8 +60,8 @@ WEIGHTS: dict[str, Change] = {
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int, int]]:
-    found = {path: path.lstat() for path in folder.rglob("*") if path.name != "out.toml"}
-    return {str(path): (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
+    stats = {path: path.lstat() for path in folder.rglob("*") if path.name != "out.toml"}
+    return {str(path): (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
 def _target(inputs: Inputs, undisturbed: Undisturbed, make: Callable[[Path], Path], folder: Path) -> None:

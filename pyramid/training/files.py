@@ -19,7 +19,7 @@ from .engine.atomic import atomic_file, check_target
 
 MAX_TEXT = 2**26
 """Bytes of the largest JSON or TOML file that is read; a larger one cannot be a configuration."""
-LONGEST_NUMBER = 40
+MAX_DIGITS = 40
 """Digits of the longest whole number that is read; a seed has 20."""
 MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be"),
          (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))  # fmt: skip
@@ -99,8 +99,8 @@ def whole_number(text: str) -> int:
     Raises:
         ValueError: It has too many.
     """
-    if len(text) > LONGEST_NUMBER:
-        raise ValueError(f"holds a number of {len(text)} digits; at most {LONGEST_NUMBER} are allowed")
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"holds a number of {len(text)} digits; at most {MAX_DIGITS} are allowed")
     return int(text)
 
 

@@ -77,9 +77,9 @@ def _wan_layers(weights: Mapping[str, Tensor], path: Path) -> PatchLayers:
     if any(layer.dtype not in FLOATS for layer in (*layers.values(), *quantised)):
         raise ValueError(f"{path} is quantised and cannot be trained; use {UNQUANTISED}")
     check_finite(weights, path)
-    own = wan_layers(layers)
-    check_sizes(own, f"{path} is not {TRANSFORMER}: its layers")
-    return own
+    full_size = wan_layers(layers)
+    check_sizes(full_size, f"{path} is not {TRANSFORMER}: its layers")
+    return full_size
 
 
 def _weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -31,7 +31,7 @@ VAE_FIXED = {
     "temperal_downsample": [False, True, True], "is_residual": False, "patch_size": None,
 }  # fmt: skip
 """Settings of the Wan 2.1 VAE; with others a latent would stand for a video of another size."""
-VAE_WIDTH = 256
+MAX_VAE_WIDTH = 256
 """Largest width of a VAE's first layer; Wan's is 96."""
 TEXT_FIXED = {"feed_forward_proj": "gated-gelu", "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6}
 """Settings of UMT5, which its weights do not contradict."""
@@ -109,8 +109,8 @@ def _check_config(path: Path) -> None:
     config = read_json(path, "the configuration of a VAE")
     check_fixed(config, VAE_FIXED, path)
     width = config.get("base_dim", 96)
-    if type(width) is not int or not 1 <= width <= VAE_WIDTH:
-        raise ValueError(f"{path}: base_dim is {width!r:.60}; expected a whole number from 1 to {VAE_WIDTH}")
+    if type(width) is not int or not 1 <= width <= MAX_VAE_WIDTH:
+        raise ValueError(f"{path}: base_dim is {width!r:.60}; expected a whole number from 1 to {MAX_VAE_WIDTH}")
     for name, least in (("latents_mean", -math.inf), ("latents_std", 0.0)):
         if name in config and not _are_numbers(config[name], above=least):
             kind = "positive numbers" if least == 0 else "numbers"
@@ -158,7 +158,7 @@ def _open_single_file(path: Path) -> AutoencoderKLWan:
     if not isinstance(weights, dict) or not all(map(_is_plain, weights.values())):
         raise ValueError(f"{path} is not {VAE}; expected {VAE_SUPPORTED}")
     first, last = (weights.get(name, torch.empty(0)) for name in ("encoder.conv1.weight", "conv2.weight"))
-    if first.ndim != 5 or last.ndim != 5 or last.shape[1] != CHANNELS or not 1 <= len(first) <= VAE_WIDTH:
+    if first.ndim != 5 or last.ndim != 5 or last.shape[1] != CHANNELS or not 1 <= len(first) <= MAX_VAE_WIDTH:
         raise ValueError(f"{path} is not {VAE}; expected {VAE_SUPPORTED}")
     with opening(path, VAE):
         converted = convert_wan_vae_to_diffusers(dict(weights))

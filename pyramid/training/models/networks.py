@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ...flops import HEAD_DIM, WanDimensions
+from ...flops import HEAD_DIM, PATCH_SHAPE, WanDimensions
 from ...key_names import diffusers_name
 from ...latent_shape import CHANNELS, PATCH
 from ...patches import PREFIX, WHOLE, Cell, PatchLayers, fold, from_tensors, unfold
@@ -32,9 +32,7 @@ ONLY_TEXT_TO_VIDEO = "image-to-video, control and Wan 2.2 5B models cannot be tr
 TRANSFORMER = "a Wan transformer"
 MAX_SIZES = {"num_layers": 1000, "num_attention_heads": 1024, "attention_head_dim": 1024, "ffn_dim": 2**20, "text_dim": 2**16}
 """Largest sizes in a configuration: more than any network has, and small enough to construct."""
-PATCH_SIZE = [1, PATCH, PATCH]
-"""Latent frames, rows and columns of a token."""
-FIXED = {"attention_head_dim": HEAD_DIM, "patch_size": PATCH_SIZE, "qk_norm": "rms_norm_across_heads",
+FIXED = {"attention_head_dim": HEAD_DIM, "patch_size": list(PATCH_SHAPE), "qk_norm": "rms_norm_across_heads",
          "cross_attn_norm": True, "eps": 1e-6, "out_channels": CHANNELS}  # fmt: skip
 """Settings that have one value in all Wan models. ComfyUI assumes them, and the weights contradict few of the others."""
 
@@ -352,10 +350,10 @@ def _dimensions_of_file(file: safe_open, names: dict[str, str], path: Path) -> d
     dim, in_channels, *patch = shape("patch_embedding.weight", axes=5)
     _check_text_to_video(in_channels, path)
     outputs = shape("head.head.weight")[0]
-    if patch != PATCH_SIZE or outputs != CHANNELS * PATCH * PATCH:
+    if tuple(patch) != PATCH_SHAPE or outputs != CHANNELS * PATCH * PATCH:
         raise ValueError(
             f"{path} is not {TRANSFORMER}: its patches are {_shape(tuple(patch))} with {outputs} outputs, expected "
-            f"{_shape(tuple(PATCH_SIZE))} with {CHANNELS * PATCH * PATCH}"
+            f"{_shape(PATCH_SHAPE)} with {CHANNELS * PATCH * PATCH}"
         )
     shape("blocks.0.self_attn.q.weight")
     if file.get_slice(names["blocks.0.self_attn.q.weight"]).get_dtype() not in ("F32", "F16", "BF16"):
