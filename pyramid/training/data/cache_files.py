@@ -357,7 +357,8 @@ def _header(path: Path) -> dict[str, str] | None:
         items, skipped, checksums = (json.loads(header[name]) for name in ("items", "skipped", CHECKSUMS))
         named = all(isinstance(item["name"], str) and isinstance(item["caption"], str) for item in items)
         listed = all(isinstance(one["name"], str) and isinstance(one["reason"], str) and len(one) == 2 for one in skipped)
-        return header if named and listed and isinstance(checksums, dict) else None
+        told = all(len(digest_and_use) == 2 for digest_and_use in json.loads(header.get(SOURCES, "[]")))
+        return header if named and listed and told and isinstance(checksums, dict) else None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
