@@ -57,6 +57,7 @@ def test_a_weight_that_a_precision_cannot_hold_is_named(trained, tmp_path, capsy
         ("run/log.jsonl", "log.jsonl is a file of this run and would be replaced"),
         ("run/checkpoints/step-00000001/notes.json", "notes.json is a file of this run and would be replaced"),
         ("run", "run is a folder; expected a file, or a name that does not exist yet"),
+        ("tiny.safetensors/to", "tiny.safetensors/to cannot be written, because "),
         ("pipe", "pipe is a pipe, socket or device; expected a file, or a name"),
     ],
 )

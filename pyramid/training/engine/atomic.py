@@ -30,8 +30,11 @@ def check_target(path: Path) -> None:
     """
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return
+    except NotADirectoryError:
+        taken = next(folder for folder in path.parents if os.path.lexists(folder))
+        raise ValueError(f"{path} cannot be written, because {taken} is not a folder; name another folder") from None
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
         raise ValueError(f"{path} is {kind}; expected a file, or a name that does not exist yet")
