@@ -184,12 +184,17 @@ def from_tensors(tensors: Mapping[str, Tensor], where: str) -> dict[Cell, PatchL
         if missing := [name for name in names if name not in tensors]:
             raise ValueError(f"{where} has no {missing[0]}: its patches are incomplete; export the run again")
         layers = PatchLayers(*(tensors[name] for name in names))
-        _check_sizes(layers, f"{where}: the patches of stage {stage}")
+        check_sizes(layers, f"{where}: the patches of stage {stage}")
         by_cell[layers.cell] = layers
     return by_cell
 
 
-def _check_sizes(layers: PatchLayers, what: str) -> None:
+def check_sizes(layers: PatchLayers, what: str) -> None:
+    """Check that embedding and head belong to one stage of one network.
+
+    Raises:
+        ValueError: They do not; the message begins with ``what``.
+    """
     embedding, head = tuple(layers.embedding.shape), tuple(layers.head.shape)
     fits = (
         len(embedding) == 5

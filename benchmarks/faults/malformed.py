@@ -1,4 +1,4 @@
-"""Malformed inputs of training: configurations, captions, tables, archives, videos, networks, checkpoints and caches."""
+"""Malformed inputs of training: configurations, captions, tables, archives, videos, networks, checkpoints, caches, exports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import malformed_data, malformed_settings, malformed_states
+from . import malformed_data, malformed_exports, malformed_settings, malformed_states
 from .cases import Case, Part
 from .training_runs import SECONDS, make_inputs, run_undisturbed
 
@@ -21,6 +21,7 @@ def cases(seed: int, shared: Path) -> Sequence[Case]:
         "data": malformed_data.sources(inputs),
         "network": malformed_data.networks(inputs),
         "checkpoint": malformed_states.checkpoints(inputs, runs["finetune"], seed),
+        "export": malformed_exports.exports(inputs, runs["finetune"]),
         "cache": malformed_states.caches(inputs, runs, seed),
     }
     return [

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pyramid.training.data.cache_files import Cache
+from pyramid.training.models.encoders import open_vae
+from pyramid.training.models.networks import open_transformer
 from tiny_wan.training_files import video_bytes
 
 from .cases import expect
@@ -42,6 +44,9 @@ def sources(inputs: Inputs) -> dict[str, Check]:
         checks[f"jsonl row, {name}"] = functools.partial(_table, inputs, "list.jsonl", row)
     for name, damage in ARCHIVES.items():
         checks[f"archive, {name}"] = functools.partial(_archive, inputs, damage)
+    for name, beside in BESIDE.items():
+        checks[f"beside a video, {name}"] = functools.partial(_beside, inputs, beside)
+    checks["prompts, other separators in UTF-16"] = functools.partial(_separators, inputs)
     for name, text in PROMPTS.items():
         checks[f"prompts, {name}"] = functools.partial(_prompts, inputs, text)
     return checks
@@ -106,6 +111,7 @@ JSON_ROWS = {
     "NUL in the path": b'{"path": "a\\u0000b", "caption": "x"}\n',
     "nested too deeply": b"[" * 100_000 + b"\n",
     "Latin-1": b'{"path": "bad.mkv", "caption": "caf\xe9"}\n',
+    "a number of 5000 digits": b'{"path": "bad.mkv", "caption": "x", "n": ' + b"9" * 5000 + b"}\n",
     "a path that leads out": b'{"path": "/etc/passwd", "caption": "x"}\n',
 }
 
@@ -195,6 +201,15 @@ def _pair(name: str, **contents: bytes) -> bytes:
     return _tar({f"{name}.mkv": video_bytes(), **{f"{name}.{suffix}": text for suffix, text in contents.items()}})
 
 
+def _links(kind: bytes) -> bytes:
+    file = io.BytesIO(_tar({"a.txt": CAPTION.encode()}))
+    with tarfile.open(fileobj=file, mode="a") as archive:
+        member = tarfile.TarInfo("a.mkv")
+        member.type, member.linkname = kind, "b.mkv"
+        archive.addfile(member)
+    return file.getvalue()
+
+
 def _bomb() -> bytes:
     """Return an archive whose member claims to have eight exbibytes."""
     contents = bytearray(_tar({"a.mkv": b"x" * 512, "a.txt": b"x"}))
@@ -217,7 +232,18 @@ ARCHIVES: dict[str, Callable[[], bytes]] = {
     "JSON whose caption is a number": lambda: _pair("a", json=b'{"caption": 3}'),
     "JSON that is a list": lambda: _pair("a", json=b"[1]"),
     "a video that is text": lambda: _tar({"a.mkv": b"text", "a.txt": b"x"}),
+    "a video that is a hard link": lambda: _links(tarfile.LNKTYPE),
+    "a video that is a symbolic link": lambda: _links(tarfile.SYMTYPE),
+    "a video that is a pipe": lambda: _links(tarfile.FIFOTYPE),
+    "a video of another format": lambda: _tar({"a.mpg": video_bytes(), "a.txt": CAPTION.encode()}),
 }
+BESIDE: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "dots in its name": ("a.tar", lambda: _tar({"clip.12s.mkv": video_bytes(), "clip.12s.txt": CAPTION.encode()})),
+    "another video of its sample": (
+        "a.tar", lambda: _tar({"a.mp4": video_bytes(), "a.mkv": video_bytes(), "a.txt": CAPTION.encode()})
+    ),
+    "an archive in a folder": ("deep/a.tar", lambda: _pair("a", txt=CAPTION.encode())),
+}  # fmt: skip
 PROMPTS: dict[str, tuple[str, bytes]] = {
     "a line in Latin-1": ("p.txt", b"a red ring moving left\ncaf\xe9\n"),
     "a line with NUL": ("p.txt", b"a red ring moving left\na\0b\n"),
@@ -234,6 +260,28 @@ def _archive(inputs: Inputs, damage: Callable[[], bytes], folder: Path) -> None:
     (tars / "0.tar").write_bytes(_pair("good", txt=CAPTION.encode()))
     (tars / "1.tar").write_bytes(damage())
     _expect_skipped(inputs, tars, folder, "1.tar")
+
+
+def _beside(inputs: Inputs, beside: tuple[str, Callable[[], bytes]], folder: Path) -> None:
+    """Put an archive beside a video: everything in it is cached, too."""
+    videos, (name, contents) = folder / "videos", beside
+    _good(videos)
+    (videos / name).parent.mkdir(exist_ok=True)
+    (videos / name).write_bytes(contents())
+    with tarfile.open(videos / name) as archive:
+        members = [member for member in archive.getnames() if not member.endswith(".txt")]
+    cache, skipped = _cache(inputs, videos, folder)
+    expect(len(cache) == 1 + len(members) and not skipped, f"cached {len(cache)} items, skipped {skipped}")
+
+
+def _separators(inputs: Inputs, folder: Path) -> None:
+    prompts = ["a red\u2028ring moving left", "a ring\x0bleft"]
+    (folder / "p.txt").write_bytes("\n".join(prompts).encode("utf-16"))
+    tables = inputs.tables("cache", folder / "out")
+    tables["clips"]["videos"], tables["encoders"]["definition"] = str(folder / "p.txt"), "prompts"
+    finish("cache", tables)
+    cache = Cache(folder / "out")
+    expect([cache.caption(item) for item in range(len(cache))] == prompts, f"read {len(cache)} prompts")
 
 
 def _prompts(inputs: Inputs, list_file: tuple[str, bytes], folder: Path) -> None:
@@ -257,6 +305,11 @@ def networks(inputs: Inputs) -> dict[str, Check]:
         checks[f"transformer, {name}"] = functools.partial(_changed_transformer, inputs, change)
     for name, contents in CONFIGS.items():
         checks[f"transformer's folder, {name}"] = functools.partial(_config, inputs, contents)
+    for kind, changes in SETTINGS.items():
+        for name, setting in changes.items():
+            checks[f"{kind}'s configuration, {name}"] = functools.partial(_setting, inputs, kind, setting)
+    for name, pickled in PICKLES.items():
+        checks[f"VAE, {name}"] = functools.partial(_pickle, inputs, pickled)
     for name, change_folder in TEXTS.items():
         checks[f"text encoder, {name}"] = functools.partial(_text, inputs, change_folder)
     return checks
@@ -307,7 +360,73 @@ TEXTS: dict[str, Callable[[Path], object]] = {
     "NaN": lambda folder: _spoil(folder / "model.safetensors"),
     "no tokenizer": lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
     "a tokenizer that is not JSON": lambda folder: (folder / "tokenizer.json").write_text("{"),
+    "a tokenizer with more words": lambda folder: _change_json(
+        folder / "tokenizer.json", lambda values: values["model"]["vocab"].update(ring=5000)
+    ),
+    "fewer layers in its configuration": lambda folder: _change_json(
+        folder / "config.json", lambda values: values.update(num_layers=0)
+    ),
+    "another activation": lambda folder: _change_json(
+        folder / "config.json", lambda values: values.update(feed_forward_proj="gated-silu")
+    ),
 }
+NAN = float("nan")
+SETTINGS: dict[str, dict[str, dict]] = {
+    "transformer": {
+        "fewer layers": {"num_layers": 1},
+        "no norms": {"qk_norm": None},
+        "other heads": {"attention_head_dim": 64, "num_attention_heads": 2},
+        "another patch": {"patch_size": [1, 4, 1]},
+        "a patch that is text": {"patch_size": "x"},
+        "8 output channels": {"out_channels": 8},
+        "another eps": {"eps": 0.1},
+    },
+    "vae": {
+        "no strides in time": {"temperal_downsample": [False, False, False]},
+        "8 channels": {"z_dim": 8},
+        "8 means": {"latents_mean": [0.0] * 8},
+        "means that are text": {"latents_mean": "x"},
+        "means that are NaN": {"latents_mean": [NAN] * 16},
+        "deviations of 0": {"latents_std": [0.0] * 16},
+        "deviations that are NaN": {"latents_std": [NAN] * 16},
+        "no width": {"base_dim": 0},
+        "a huge width": {"base_dim": 10**6},
+    },
+}
+PICKLES: dict[str, object] = {
+    "numbers in place of tensors": {"encoder.conv1.weight": 3, "conv2.weight": 3},
+    "names that are numbers": {3: torch.zeros(1)},
+    "a list": [1],
+    "700 channels in a small file": {
+        "encoder.conv1.weight": torch.zeros(700, 3, 1, 1, 1), "conv2.weight": torch.zeros(16, 16, 1, 1, 1)
+    },
+}  # fmt: skip
+
+
+def _change_json(path: Path, change: Callable[[dict], object]) -> None:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def _setting(inputs: Inputs, kind: str, setting: dict, folder: Path) -> None:
+    """Change a setting in the diffusers folder of a network."""
+    if kind == "transformer":
+        command, table, network = "finetune", "model", open_transformer(inputs.folder / "tiny.safetensors")
+    else:
+        command, table, network = "cache", "encoders", open_vae(inputs.folder / "tiny_vae.safetensors").network
+    network.save_pretrained(folder / "network")
+    _change_json(folder / "network" / "config.json", lambda values: values.update(setting))
+    tables = inputs.tables(command, folder / "out")
+    tables[table][kind] = str(folder / "network")
+    _refused(command, tables, folder, "network")
+
+
+def _pickle(inputs: Inputs, contents: object, folder: Path) -> None:
+    torch.save(contents, folder / "vae.pth")
+    tables = inputs.tables("cache", folder / "out")
+    tables["encoders"]["vae"] = str(folder / "vae.pth")
+    _refused("cache", tables, folder, "vae.pth")
 
 
 def _safetensors(tensors: dict[str, list]) -> bytes:

@@ -36,13 +36,15 @@ WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
         "pyramid.boundaries": ([0.3, 0.9], [0.9], [2.0, 0.5], [float("nan"), 0.5], [0.9, 0.9], [0.5] * 1000, "0.9"),
         "pyramid.downsample_axes": (["XY", "HW"], ["THW"] * 500, "THW"), "pyramid.resize": ("haarr", ""),
         "pyramid.field": ("flow",), "pyramid.rope": ("long",), "system.precision": ("fp8",), "system.device": ("tpu",),
-        "system.parallel": ("fsdp2", "none"), "losses.teacher": NUMBERS, "losses.teacher_levels": ([0] * 1000, ["low"]),
+        "system.parallel": ("fsdp2", "none"), "losses.teacher": NUMBERS,
+        "losses.teacher_levels": ([0] * 1000, ["low"], [99], [-1], [1, 1]), "model.size": ("7B", ""),
         "trian.steps": (3,), "train.stepz": (3,),
     },
     "distill": {
         "recipe": ("dmdd", "dmd", "adv"), "schedule": STEPS, "shift": (0.0, *NUMBERS), "networks.student": PATHS[:4],
         "networks.teacher": ("/nowhere",), "train.critic_updates": COUNTS[:3], "train.inputs": ("simulated", "video"),
-        "losses.lowest": (0.99, *NUMBERS), "losses.cfg": NUMBERS, "discriminator.taps": ([], [-1], [0] * 1000),
+        "losses.lowest": (0.99, *NUMBERS), "losses.cfg": NUMBERS, "discriminator.taps": ([], [-1], [0] * 1000, [1, 1]),
+        "networks.size": ("7B",),
         "discriminator.width": (3, 0, 10**9), "student.learning_rate": NUMBERS,
     },
     "cache": {
@@ -129,7 +131,7 @@ def files(inputs: Inputs) -> dict[str, Check]:
     for encoding in ("utf-8-sig", "utf-16", "utf-32"):
         checks[f"{encoding} with a mark is read"] = functools.partial(_encoded, inputs, encoding)
     for setting in ("train.steps", "out.x=3", "=3", "train.steps=x", "a" * 3000 + "=1", "train=3", "train..steps=3",
-                    "train.steps=[" + "[" * 3000):  # fmt: skip
+                    "train.steps=[" + "[" * 3000, "train.steps=" + "9" * 5000):  # fmt: skip
         checks[f"--set {setting[:20]}"] = functools.partial(_set, inputs, setting)
     checks["an output folder that is a file"] = functools.partial(_out_is_a_file, inputs)
     return checks

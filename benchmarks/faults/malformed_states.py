@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyramid.training.data.cache_files import Cache, CachedItem, write_info, write_shard
 from tiny_wan import training_files as tiny
 
 from .cases import expect
@@ -38,6 +39,11 @@ DAMAGES: dict[str, Damage] = {
 FILES = ("__0_0.distcp", ".metadata", "notes.json", "checksums.json")
 
 
+def _as_pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
 def _overwrite(path: Path, position: int, length: int | None) -> None:
     contents = bytearray(path.read_bytes())
     if length is None:
@@ -51,13 +57,17 @@ def checkpoints(inputs: Inputs, undisturbed: Undisturbed, seed: int) -> dict[str
     """Return one case for each damage of each file of the newest checkpoint, and some of all checkpoints."""
     checks: dict[str, Check] = {}
     for file in FILES:
-        for name, damage in DAMAGES.items():
+        for name, damage in {**DAMAGES, "a pipe": lambda path, drawn: _as_pipe(path)}.items():
             drawn = random.Random(f"{seed} {file} {name}")
             checks[f"{file}, {name}"] = functools.partial(_newest, inputs, undisturbed, file, damage, drawn)
-    for name, damage in DAMAGES.items():
+    for name, damage in {**DAMAGES, "no checksums": lambda path, drawn: (path.parent / "checksums.json").unlink()}.items():
         drawn = random.Random(f"{seed} all {name}")
         checks[f"all of them, {name}"] = functools.partial(_all, inputs, undisturbed, damage, drawn)
         checks[f"export, {name}"] = functools.partial(_export, inputs, undisturbed, damage, drawn)
+    for name in TAKEN:
+        for kind, make in {"a file": lambda path: path.write_text("x"), "a folder": os.mkdir, "a pipe": os.mkfifo}.items():
+            if kind != TAKEN[name]:
+                checks[f"{name} is {kind}"] = functools.partial(_taken, inputs, name, make)
     for name, contents in (("config.toml", "out = "), ("inputs.json", "{"), ("inputs.json", "[]"), ("inputs.json", "{}")):
         checks[f"{name} is {contents}"] = functools.partial(_run_file, inputs, undisturbed, name, contents)
     checks["the log is binary"] = functools.partial(_log, inputs, undisturbed)
@@ -83,8 +93,7 @@ def _newest(inputs: Inputs, undisturbed: Undisturbed, file: str, damage: Damage,
     newest = _steps(tables)[-1]
     damage(newest / file, drawn)
     outcome = finish("finetune", tables)
-    if file != "checksums.json" or (newest.with_name(newest.name + ".damaged")).exists():
-        expect("is damaged" in outcome.output and "resuming from step" in outcome.output, "did not say so")
+    expect("is damaged" in outcome.output and "resuming from step" in outcome.output, "did not say so")
     shutil.rmtree(newest.with_name(newest.name + ".damaged"), ignore_errors=True)
     expect_same("finetune", tables, undisturbed)
 
@@ -112,6 +121,21 @@ def _run_file(inputs: Inputs, undisturbed: Undisturbed, name: str, contents: str
     Path(tables["out"], name).write_text(contents)
     expect_sentence(start("finetune", tables).wait(SECONDS), "out")
     expect(len(_steps(tables)) == 2, "checkpoints disappeared")
+
+
+TAKEN = {"checkpoints": "a folder", "samples": "a folder", "export": "a folder", "tensorboard": "a folder",
+         "log.jsonl": "a file", "lock": "a file", "config.toml": "a file", "inputs.json": "a file"}  # fmt: skip
+"""Names in the folder of a run, and what may be there before it starts."""
+
+
+def _taken(inputs: Inputs, name: str, make: Callable[[Path], object], folder: Path) -> None:
+    """Start a run whose name in the folder is taken by something else: it ends before its first step."""
+    tables = inputs.tables("finetune", folder / "out")
+    (folder / "out").mkdir()
+    make(folder / "out" / name)
+    outcome = start("finetune", tables).wait(SECONDS)
+    expect_sentence(outcome, name)
+    expect('"step"' not in outcome.output, "trained")
 
 
 def _log(inputs: Inputs, undisturbed: Undisturbed, folder: Path) -> None:
@@ -173,6 +197,9 @@ def caches(inputs: Inputs, runs: dict[str, Undisturbed], seed: int) -> dict[str,
             drawn = random.Random(f"{seed} {file} {name}")
             checks[f"{file}, {name}, training"] = functools.partial(_shard, inputs, file, damage, drawn)
             checks[f"{file}, {name}, mended"] = functools.partial(_mended, inputs, runs["cache"], file, damage, drawn)
+    checks["another text encoder's, training"] = functools.partial(_narrow_texts, inputs)
+    checks["nothing that can be used"] = functools.partial(_nothing, inputs)
+    checks["a skipped caption, mended"] = functools.partial(_mended_caption, inputs)
     for name in ("vae", "text"):
         checks[f"continued with another {name}"] = functools.partial(_other_encoder, inputs, runs["cache"], name)
     return checks
@@ -220,3 +247,46 @@ def _other_encoder(inputs: Inputs, undisturbed: Undisturbed, name: str, folder: 
     (folder / "out" / "shard-00001.safetensors").unlink()
     expect_sentence(start("cache", tables).wait(SECONDS), "different cache", name)
     expect(not (folder / "out" / "shard-00001.safetensors").exists(), "mixed two encoders")
+
+
+def _narrow_texts(inputs: Inputs, folder: Path) -> None:
+    tables = inputs.tables("finetune", folder / "out")
+    cache = Cache(inputs.folder / "cache")
+    write_info(folder / "cache", cache.info, cache.empty[:, :64].clone())
+    for shard in range(cache.info.shards):
+        numbers = range(shard * cache.info.per_shard, min(len(cache), (shard + 1) * cache.info.per_shard))
+        items = [
+            CachedItem(
+                cache.name(item),
+                cache.caption(item),
+                [cache.latent(item, stage) for stage in range(cache.stages)],
+                cache.text(item)[:, :64],
+            )
+            for item in numbers
+        ]
+        write_shard(folder / "cache", shard, items, [])
+    tables["data"]["cache"] = str(folder / "cache")
+    expect_sentence(start("finetune", tables).wait(SECONDS), "width 64")
+
+
+def _nothing(inputs: Inputs, folder: Path) -> None:
+    tiny.write_folder(folder / "videos", 2)
+    for path in (folder / "videos").glob("*.mkv"):
+        path.write_bytes(b"broken")
+    tables = inputs.tables("cache", folder / "out")
+    tables["clips"]["videos"] = str(folder / "videos")
+    expect_sentence(start("cache", tables).wait(SECONDS), "none of the 2 videos", "skipped.txt")
+
+
+def _mended_caption(inputs: Inputs, folder: Path) -> None:
+    videos = tiny.write_folder(folder / "videos", 2)
+    (videos / "clip01.txt").write_bytes(b"caf\xe9")
+    tables = inputs.tables("cache", folder / "out")
+    tables["clips"]["videos"] = str(videos)
+    finish("cache", tables)
+    stamp = (folder / "out" / "shard-00000.safetensors").stat().st_mtime_ns
+    (videos / "clip01.txt").write_text("a red ring")
+    finish("cache", tables)
+    cache = Cache(folder / "out")
+    expect([cache.caption(item) for item in range(len(cache))][1:] == ["a red ring"], "the caption was not taken")
+    expect((folder / "out" / "shard-00000.safetensors").stat().st_mtime_ns == stamp, "encoded the other video again")

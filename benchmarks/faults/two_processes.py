@@ -19,6 +19,7 @@ from .training_runs import (
     WRITERS,
     Inputs,
     Undisturbed,
+    copy_run,
     count_operations,
     expect_same,
     expect_sentence,
@@ -40,7 +41,8 @@ def cases(seed: int, shared: Path) -> Sequence[Case]:
             ("started at once", _at_once),
         ):
             made.append(Case(f"{command}, {name}", functools.partial(check, command, inputs, undisturbed)))
-    return [*made, Case("one file, two writers", _writers)]
+    exports = Case("export, started at once", functools.partial(_exports_at_once, inputs, run_undisturbed("finetune", inputs)))
+    return [*made, exports, Case("one file, two writers", _writers)]
 
 
 def _pause(out: Path, go_on: Path) -> None:
@@ -92,6 +94,18 @@ def _at_once(command: str, inputs: Inputs, undisturbed: Undisturbed, folder: Pat
             expect_sentence(outcome, "is in use by")
     expect(any(outcome.status == 0 for outcome in outcomes), "both were refused")
     expect_same(command, tables, undisturbed)
+
+
+def _exports_at_once(inputs: Inputs, undisturbed: Undisturbed, folder: Path) -> None:
+    tables = inputs.tables("finetune", copy_run(undisturbed, folder / "out"))
+    for path in (folder / "out" / "export").glob("*.safetensors"):
+        path.unlink()
+    outcomes = [child.wait(SECONDS) for child in [start("export", tables) for _ in range(2)]]
+    for outcome in outcomes:
+        if outcome.status:
+            expect_sentence(outcome, "is in use by")
+    expect(any(outcome.status == 0 for outcome in outcomes), "both were refused")
+    expect_same("finetune", tables, undisturbed)
 
 
 def _writers(folder: Path) -> None:

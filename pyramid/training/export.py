@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,10 +21,13 @@ from .config.run_folder import check_unchanged
 from .config.settings import Adapter
 from .engine.atomic import remove_leftovers
 from .engine.checkpoints import Checkpoints
-from .files import write_tensors
+from .engine.locks import locked
+from .files import check_output, write_tensors
 from .models import adapters
-from .models.networks import WanVelocity, open_network
+from .models.networks import WanVelocity, files_at, open_network
 
+EXPORT = "export"
+"""Folder of the exported files in the folder of a run."""
 RECIPE_KEY = "pyramid_recipe"
 PROVENANCE_KEY = "pyramid_provenance"
 STAGE_KEY = "pyramid_stage"
@@ -46,7 +50,8 @@ def export(
         One file, or one per stage in running order.
 
     Raises:
-        ValueError: The precision is unknown, the run has other settings, or the checkpoint does not exist or is damaged.
+        ValueError: The precision is unknown or too small, the run has other settings, the checkpoint does not exist or is
+            damaged, or the file would replace something else than an earlier export.
     """
     if precision not in DTYPES:
         raise ValueError(f"unknown precision '{precision}'; expected {', '.join(DTYPES)}")
@@ -54,33 +59,69 @@ def export(
     checkpoints = Checkpoints(folder, keep=config.keep.checkpoints)
     check_unchanged(config, folder)
     step = _intact_step(checkpoints, step, folder)
-    network = trained_network(config, checkpoints, step)
-    path = Path(path) if path else folder / "export" / f"{folder.name}-step{step}.safetensors"
-    header, dtype = _header(config, step), DTYPES[precision]
+    path = Path(path) if path else folder / EXPORT / f"{folder.name}-step{step}.safetensors"
+    files = {stage: path.with_name(f"{path.stem}-{stage}{path.suffix}") if stage else path for stage in _stages(config)}
+    for file in files.values():
+        check_output(file, _inputs(config))
+    with _alone(folder / EXPORT, files.values()):
+        weights = _weights(config, trained_network(config, checkpoints, step))
+        stored = {stage: _cast(each, precision) for stage, each in weights.items()}
+        for stage, file in files.items():
+            header = {**_header(config, step), STAGE_KEY: stage} if stage else _header(config, step)
+            write_tensors(stored[stage], file, header)
+    return list(files.values())
+
+
+def _stages(config: RunConfig) -> list[str]:
+    """Return the names of the stages that have a file each, in running order; one empty name for a single file."""
+    if config.adapter.kind == "full" or config.adapter.scope == "shared":
+        return [""]
+    stages = config.pyramid.spec().number_of_stages
+    return [stage_name(stage, stages) for stage in range(stages)]
+
+
+def _weights(config: RunConfig, network: WanVelocity) -> dict[str, dict[str, Tensor]]:
+    """Return the weights of each exported file by the name of its stage."""
     patches = {name: value for name, value in network.state_dict().items() if name.startswith(PATCHES)}
     if config.adapter.kind == "full":
-        return [_write({**_all_weights(network), **patches}, path, header, dtype)]
+        return {"": {**_all_weights(network), **patches}}
     if config.adapter.scope == "shared":
-        return [_write({**lora_weights(network, config.adapter, adapters.SHARED), **patches}, path, header, dtype)]
-    return _write_stages(config, network, path, header, dtype)
+        return {"": {**lora_weights(network, config.adapter, adapters.SHARED), **patches}}
+    weights = {}
+    for stage, name in enumerate(_stages(config)):
+        stage_patches = {key: value for key, value in patches.items() if key.startswith(f"{PATCHES}{stage}.")}
+        lora = lora_weights(network, config.adapter, adapters.adapter_name(config.adapter, stage))
+        weights[name] = {**lora, **stage_patches}
+    return weights
 
 
-def _write_stages(
-    config: RunConfig, network: WanVelocity, path: Path, header: dict[str, str], dtype: torch.dtype
-) -> list[Path]:
-    """Write one LoRA per stage, each with the layers of the stage's larger patches."""
-    stages, values = config.pyramid.spec().number_of_stages, network.state_dict()
-    files = []
-    for stage in range(stages):
-        name = stage_name(stage, stages)
-        weights = lora_weights(network, config.adapter, adapters.adapter_name(config.adapter, stage))
-        stage_patches = {key: value for key, value in values.items() if key.startswith(f"{PATCHES}{stage}.")}
-        stage_path = path.with_name(f"{path.stem}-{name}{path.suffix}")
-        files.append(_write({**weights, **stage_patches}, stage_path, {**header, STAGE_KEY: name}, dtype))
-    return files
+def _inputs(config: RunConfig) -> dict[str, list[Path]]:
+    """Return the files that a run reads or keeps, by what they are."""
+    folder, cache = Path(config.out), Path(config.data.cache)
+    inputs = {f"{name} of this run": files_at(path) for name, path in config.checkpoints_by_setting.items()}
+    kept = [file for file in folder.rglob("*") if folder / EXPORT not in file.parents]
+    return {**inputs, "a file of the cache": list(cache.glob("*")), "a file of this run": kept}
+
+
+@contextmanager
+def _alone(folder: Path, files: Iterable[Path]) -> Iterator[None]:
+    """Lock the folder of exports if one of the files is in it, and remove what interrupted exports of them left there."""
+    mine = [file for file in files if file.parent.resolve() == folder.resolve()]
+    if not mine:  # elsewhere others may be writing
+        yield
+        return
+    with locked(folder, instead="name another file with --to"):
+        for file in mine:
+            remove_leftovers(folder, file.name)
+        yield
 
 
 def _intact_step(checkpoints: Checkpoints, step: int | None, folder: Path) -> int:
+    """Return the step to export.
+
+    Raises:
+        ValueError: There is no such checkpoint, or it is damaged.
+    """
     step = _existing_step(checkpoints, step, folder)
     if damage := checkpoints.damage(step):
         others = [str(each) for each in checkpoints.steps() if each != step]
@@ -149,9 +190,19 @@ def _header(config: RunConfig, step: int) -> dict[str, str]:
     return header if config.student_levels is None else {**header, **levels_to_metadata(config.student_levels)}
 
 
-def _write(weights: Mapping[str, Tensor], path: Path, header: dict[str, str], dtype: torch.dtype) -> Path:
-    """Write weights atomically; scalars such as a LoRA's alpha stay in float32."""
-    stored = {name: value.to(dtype if value.ndim else torch.float32).contiguous().cpu() for name, value in weights.items()}
-    remove_leftovers(path.parent, path.name)
-    write_tensors(stored, path, header)
-    return path
+def _cast(weights: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
+    """Return weights in a precision, on the CPU; scalars such as a LoRA's alpha stay in float32.
+
+    Raises:
+        ValueError: A weight is too large for the precision.
+    """
+    stored = {}
+    for name, value in weights.items():
+        dtype = DTYPES[precision] if value.ndim else torch.float32
+        stored[name] = value.to(dtype).contiguous().cpu()
+        if not stored[name].isfinite().all():
+            raise ValueError(
+                f"'{name}' holds {value.abs().max():.4g}, which {precision} cannot represent (at most "
+                f"{torch.finfo(dtype).max:.4g}); use --precision {'fp32' if precision == 'bf16' else 'bf16'}"
+            )
+    return stored

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..untrusted import first_line
-from .engine.atomic import atomic_file
+from .engine.atomic import atomic_file, check_target
 
 MAX_TEXT = 2**26
 """Bytes of the largest JSON or TOML file that is read; a larger one cannot be a configuration."""
+MAX_DIGITS = 40
+"""Digits of the longest whole number that is read; a seed has 20."""
 MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be"),
          (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))  # fmt: skip
 """Byte order marks, and the encodings that they announce; longer ones first."""
@@ -81,14 +83,25 @@ def parse_json(text: str) -> Any:
     """Parse untrusted JSON.
 
     Raises:
-        ValueError: It is not JSON, or nested too deeply.
+        ValueError: It is not JSON, is nested too deeply, or holds a number of too many digits.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=whole_number)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not valid JSON ({error})") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+
+
+def whole_number(text: str) -> int:
+    """Return the number in a text of digits.
+
+    Raises:
+        ValueError: It has too many.
+    """
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"holds a number of {len(text)} digits; at most {MAX_DIGITS} are allowed")
+    return int(text)
 
 
 def read_json(path: Path, kind: str) -> dict[str, Any]:
@@ -137,6 +150,24 @@ def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
     for name, weight in weights.items():
         if weight.is_floating_point() and not weight.isfinite().all():
             raise ValueError(f"{path} holds NaN or infinity in '{name}'; use an undamaged file of this model")
+
+
+def check_output(path: Path, inputs: Mapping[str, Sequence[Path]]) -> None:
+    """Check that a file can be written without replacing something else than an earlier output.
+
+    Args:
+        path: The file to write.
+        inputs: Files that must stay as they are, by what they are.
+
+    Raises:
+        ValueError: It is one of these files, or a folder, a pipe or a device.
+    """
+    check_target(path)
+    if not path.exists():
+        return
+    for name, files in inputs.items():
+        if any(file.exists() and path.samefile(file) for file in files):
+            raise ValueError(f"{path} is {name} and would be replaced; name another file")
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

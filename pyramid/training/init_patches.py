@@ -12,15 +12,16 @@ from torch import Tensor
 from ..key_names import wan_name
 from ..latent_shape import PATCH
 from ..patches import PREFIX as PATCHES
-from ..patches import WAN_LAYERS, PatchLayers, coarse_cells, lifted, to_tensors, wan_layers
+from ..patches import WAN_LAYERS, PatchLayers, check_sizes, coarse_cells, lifted, to_tensors, wan_layers
 from ..stages import METADATA_KEY, PyramidSpec
 from .export import PROVENANCE_KEY
-from .files import check_finite, opening, write_tensors
+from .files import check_finite, check_output, opening, write_tensors
 from .models.networks import (
     PREFIXES,
     SUPPORTED,
     TRANSFORMER,
     UNQUANTISED,
+    files_at,
     is_folder_of_diffusers,
     open_transformer,
     opened_safetensors,
@@ -43,11 +44,14 @@ def write_initial_checkpoint(path: str | Path, spec: PyramidSpec, to: str | Path
         The file.
 
     Raises:
-        ValueError: The pyramid has no patches, or the path is not a Wan transformer.
+        ValueError: The pyramid has no patches, the path is not a Wan transformer or holds NaN or infinity, or the file to
+            write would replace it.
     """
     path = Path(path)
     if spec.coarse != "patches":
         raise ValueError(f"coarse must be 'patches' for layers of larger patches, got '{spec.coarse}'")
+    target = Path(to) if to else path.with_name(f"{path.stem}_ppf.safetensors")
+    check_output(target, {"the model": [path, *files_at(path)]})
     weights, metadata = _weights(path)
     wan = _wan_layers(weights, path)
     dtype = weights[WAN_LAYERS[-1]].dtype
@@ -55,7 +59,6 @@ def write_initial_checkpoint(path: str | Path, spec: PyramidSpec, to: str | Path
     provenance = json.dumps({"base": path.name, "initialised": "patches"})
     header = {**metadata, METADATA_KEY: spec.to_json(), PROVENANCE_KEY: provenance}
     kept = {name: value for name, value in weights.items() if not name.startswith(PATCHES)}
-    target = Path(to) if to else path.with_name(f"{path.stem}_ppf.safetensors")
     write_tensors({**kept, **{name: value.to(dtype).contiguous() for name, value in layers.items()}}, target, header)
     return target
 
@@ -64,16 +67,19 @@ def _wan_layers(weights: Mapping[str, Tensor], path: Path) -> PatchLayers:
     """Return Wan's own layers.
 
     Raises:
-        ValueError: The weights lack them, are quantised, or hold NaN or infinity.
+        ValueError: The weights lack them or are quantised, or any weight holds NaN or infinity.
     """
     layers = {name: weights[name] for name in WAN_LAYERS if name in weights}
     sizes = [layers[name].ndim for name in WAN_LAYERS if name in layers]
     if sizes != [5, 1, 2, 1] or layers[WAN_LAYERS[0]].shape[2:] != (1, PATCH, PATCH):
         raise ValueError(f"{path} is not {TRANSFORMER}; use {SUPPORTED}")
-    if any(layer.dtype not in FLOATS for layer in layers.values()):
+    quantised = (value for value in weights.values() if value.is_floating_point() and value.element_size() == 1)
+    if any(layer.dtype not in FLOATS for layer in (*layers.values(), *quantised)):
         raise ValueError(f"{path} is quantised and cannot be trained; use {UNQUANTISED}")
-    check_finite(layers, path)
-    return wan_layers(layers)
+    check_finite(weights, path)
+    full_size = wan_layers(layers)
+    check_sizes(full_size, f"{path} is not {TRANSFORMER}: its layers")
+    return full_size
 
 
 def _weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -22,10 +22,11 @@ from .engine.checkpoints import FOLDER
 from .engine.digests import files_digest
 from .engine.locks import locked
 from .engine.loop import Recipe, TrainingLoop
-from .export import export
+from .engine.run_log import BOARD, LOG
+from .export import EXPORT, export
 from .files import read_json
 from .models.network_form import check_forms
-from .models.networks import transformer_files
+from .models.networks import transformer_dimensions, transformer_files
 from .recipes.distill import DistributionMatching
 from .recipes.distill_adversarial import AdversarialDistillation
 from .recipes.finetune import Finetuning
@@ -69,6 +70,7 @@ def _started(config: RunConfig) -> Iterator[tuple[Accelerator, Cache]]:
     accelerator = parallel.start(config.system)
     cache = open_cache(config)
     check_cache(config, cache)
+    check_texts(config, cache)
     check_forms(config.checkpoints_by_setting, config.form)
     with ExitStack() as held:
         parallel.on_main(lambda: _claim(config, cache, held))
@@ -78,6 +80,10 @@ def _started(config: RunConfig) -> Iterator[tuple[Accelerator, Cache]]:
 def _claim(config: RunConfig, cache: Cache, held: ExitStack) -> None:
     folder = Path(config.out)
     held.enter_context(locked(folder))
+    for name in (FOLDER, SAMPLES, EXPORT, BOARD):
+        atomic.check_folder(folder / name)
+    for name in (INPUTS, CONFIG, LOG):
+        atomic.check_target(folder / name)
     for each in (folder, folder / FOLDER, folder / SAMPLES):
         atomic.remove_leftovers(each)
     digests = input_digests(config, cache)
@@ -138,6 +144,22 @@ def check_cache(config: RunConfig, cache: Cache) -> None:
         )
     if len(cache) <= config.data.held_out:
         raise ValueError(f"data.held_out is {config.data.held_out}, but the cache has only {len(cache)} items")
+
+
+def check_texts(config: RunConfig, cache: Cache) -> None:
+    """Check that the networks of a run read text embeddings as wide as those in the cache.
+
+    Raises:
+        ValueError: The cache was made with another text encoder, or a path is not a transformer.
+    """
+    width = cache.empty.shape[1]
+    for setting, path in config.checkpoints_by_setting.items():
+        read = transformer_dimensions(path).text_dim
+        if read != width:
+            raise ValueError(
+                f"{setting} {path} reads text embeddings of width {read}, but those in the cache {cache.folder} have width "
+                f"{width}; make another cache with the text encoder of this model"
+            )
 
 
 def _check_stages(spec: PyramidSpec, info: CacheInfo) -> None:

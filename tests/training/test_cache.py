@@ -186,6 +186,44 @@ def test_unusable_videos_are_skipped_and_listed(tmp_path):
     assert "clip03.mkv: has no caption" in listed and "skipped 3" in progress[-1]
 
 
+def test_what_was_skipped_can_be_mended(tmp_path):
+    """Only its shard is encoded again; what is in the cache must not change."""
+    videos = write_folder(tmp_path / "videos", 4)
+    (videos / "clip02.txt").write_bytes("café".encode("latin-1"))
+    (videos / "clip03.mkv").write_bytes(b"broken")
+    tables = cache_settings(tmp_path, videos)
+    make(tables)
+    first, second = (tmp_path / "cache" / f"shard-0000{number}.safetensors" for number in range(2))
+    before = first.stat().st_mtime_ns
+    write_folder(videos, 4)
+    made, progress = make(tables)
+    assert item_names(made) == [f"clip{number:02}.mkv#0" for number in range(4)]
+    assert first.stat().st_mtime_ns == before and progress[-1].startswith("cached 4 of 4")
+    before = second.stat().st_mtime_ns
+    make(tables)
+    assert second.stat().st_mtime_ns == before
+    (videos / "clip01.txt").write_text("another")
+    with pytest.raises(ValueError, match="holds a different cache: .*clip01.mkv has another caption or size than when it was"):
+        make(tables)
+
+
+@pytest.mark.parametrize("definition", ["pixels", "prompts"])
+def test_a_cache_without_items_is_an_error(tmp_path, definition):
+    videos = write_folder(tmp_path / "videos", 2)
+    if definition == "prompts":
+        (tmp_path / "prompts.jsonl").write_text('{"caption": ""}\n{"caption": 3}\n')
+        message = "there are no prompts in .*prompts.jsonl"
+    else:
+        message = (
+            r"none of the 2 videos can be used; .*skipped.txt lists the reasons, the first is: .*clip00.mkv: cannot be dec"
+        )
+    for path in videos.glob("*.mkv"):
+        path.write_bytes(b"broken")
+    source = tmp_path / "prompts.jsonl" if definition == "prompts" else videos
+    with pytest.raises(ValueError, match=message):
+        make(cache_settings(tmp_path, source, encoders__definition=definition))
+
+
 def test_no_item_is_lost_or_duplicated_after_sigkill(tmp_path):
     videos = write_folder(tmp_path / "videos", 8)
     tables = cache_settings(tmp_path, videos, shards__items=1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -18,6 +19,11 @@ def save(checkpoints, step, validation=None):
 def body_of(checkpoints, step):
     (path,) = checkpoints.path(step).glob("*.distcp")
     return path
+
+
+def as_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
 
 
 def test_the_newest_checkpoints_and_the_best_one_are_kept(tmp_path):
@@ -51,7 +57,7 @@ def test_an_incomplete_checkpoint_is_ignored_and_removed_with_the_leftovers(tmp_
     interrupted = checkpoints.folder / "step-00000002.partial"
     interrupted.mkdir()
     (interrupted / "checksums.json").write_text("{}")
-    (checkpoints.folder / "step-00000003").mkdir()
+    (checkpoints.folder / "step-3").mkdir()
     assert checkpoints.steps() == [1]
     atomic.remove_leftovers(checkpoints.folder)
     assert not interrupted.exists() and checkpoints.steps() == [1]
@@ -66,6 +72,10 @@ def test_an_incomplete_checkpoint_is_ignored_and_removed_with_the_leftovers(tmp_
         (lambda path: (path.parent / "more").touch(), "more is not part of it"),
         (lambda path: (path.parent / "checksums.json").write_text("{"), "checksums.json cannot be read"),
         (lambda path: (path.parent / "notes.json").write_text("{}"), "notes.json has changed since it was written"),
+        (lambda path: (path.parent / "checksums.json").unlink(), "checksums.json is missing"),
+        (lambda path: shutil.rmtree(path.parent), "checksums.json is missing"),
+        (lambda path: as_pipe(path.parent / "checksums.json"), "is not a file but a pipe"),
+        (lambda path: as_pipe(path.parent / "notes.json"), "notes.json is missing"),
     ],
 )
 def test_the_newest_intact_checkpoint_is_resumed_and_damaged_ones_are_set_aside(tmp_path, capsys, damage, message):
@@ -74,17 +84,19 @@ def test_the_newest_intact_checkpoint_is_resumed_and_damaged_ones_are_set_aside(
         save(checkpoints, step)
     assert checkpoints.newest_intact() == 2
     damage(body_of(checkpoints, 2))
+    checkpoints.path(2).mkdir(exist_ok=True)
     assert checkpoints.newest_intact() == 1
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1 and "resuming from step 1" in said
     assert checkpoints.steps() == [1] and (checkpoints.folder / "step-00000002.damaged").is_dir()
 
 
-def test_if_all_are_damaged_the_run_does_not_start_anew(tmp_path):
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 10), lambda path: (path.parent / "checksums.json").unlink()])
+def test_if_all_are_damaged_the_run_does_not_start_anew(tmp_path, damage):
     checkpoints = Checkpoints(tmp_path, keep=9)
     for step in (1, 2):
         save(checkpoints, step)
-        os.truncate(body_of(checkpoints, step), 10)
+        damage(body_of(checkpoints, step))
     with pytest.raises(ValueError, match="all checkpoints in .* are damaged .step 2: .*; step 1: .*; restore one"):
         checkpoints.newest_intact()
     assert checkpoints.steps() == [1, 2]
@@ -95,6 +107,8 @@ def test_a_damaged_note_cannot_make_a_checkpoint_the_best(tmp_path):
     save(checkpoints, 1, 2.0)
     save(checkpoints, 2, 3.0)
     (checkpoints.path(2) / "notes.json").write_text(json.dumps({"n": 2, "validation": 0.0}))
+    assert checkpoints.best() == 1
+    as_pipe(checkpoints.path(2) / "notes.json")
     assert checkpoints.best() == 1
 
 

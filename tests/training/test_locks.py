@@ -1,5 +1,6 @@
 """Locks: one process at a time, whatever ends it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -60,3 +61,15 @@ def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
         one.write_text("one")
         other.write_text("other")
     assert path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("make, kind", [(os.mkdir, "a folder"), (os.mkfifo, "a pipe, socket or device")])
+def test_only_files_are_locked_and_replaced(tmp_path, make, kind):
+    """A pipe would wait for ever, and a device would be lost."""
+    for name in (LOCK, "file"):
+        make(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{LOCK} is {kind}; expected a file"), locked(tmp_path):
+        pass
+    with pytest.raises(ValueError, match=f"file is {kind}; expected a file, or a name that does not exist yet"):
+        atomic.write_text(tmp_path / "file", "x")
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,5 +1,6 @@
 """Lists of videos and prompts: a bad entry has a problem of its own; only a list that is wrong as a whole is an error."""
 
+import io
 import json
 import os
 import tarfile
@@ -73,6 +74,7 @@ JSONL = b'{"path": "a.mp4", "caption": "one"}\n%s\n{"path": "b.mp4", "caption": 
         ("list.jsonl", b'{"path": "a.mp4", "caption": "\\ud800"}', "has a caption with half a character"),
         ("list.jsonl", b'{"path": "a\\u0000.mp4"}', "is not a path"),
         ("list.jsonl", b"[" * 100_000, "is nested too deeply"),
+        ("list.jsonl", b"9" * 5000, "holds a number of 5000 digits; at most 40 are allowed"),
     ],
 )
 def test_a_bad_row_is_a_problem_of_its_own(tmp_path, name, row, problem):
@@ -157,3 +159,66 @@ def test_a_bad_prompt_is_a_problem_of_its_own(tmp_path, name, line):
     (tmp_path / name).write_bytes(good + b"\n" + line + b"\n" + good + b"\n")
     sources = list_prompts(tmp_path / name)
     assert [source.caption for source in sources] == ["one", None, "one"] and sources[1].problem
+
+
+def archive(path, *members):
+    """Write an archive of files, given as name and contents, and of links, given as name, kind and target."""
+    with tarfile.open(path, "w") as tar:
+        for name, contents, *target in members:
+            member = tarfile.TarInfo(name)
+            if target:
+                member.type, member.linkname = contents, target[0]
+            else:
+                member.size = len(contents)
+            tar.addfile(member, None if target else io.BytesIO(contents))
+    return path
+
+
+def test_every_video_of_an_archive_is_listed(tmp_path):
+    """A video that is neither cached nor skipped would be lost without a word."""
+    sources = list_sources(
+        archive(
+            tmp_path / "a.tar",
+            *[("a.mkv", b"x"), ("a.mp4", b"x"), ("a.txt", b"both"), ("clip.12s.mkv", b"x"), ("clip.12s.txt", b"dots")],
+            *[("b.left.mp4", b"x"), ("b.right.MP4", b"x"), ("b.json", b'{"caption": "sample"}'), ("d.mpg", b"x")],
+            *[("c.mkv", tarfile.LNKTYPE, "a.mkv"), ("c.txt", b"hard"), ("s.mkv", tarfile.SYMTYPE, "a.mkv"), ("s.txt", b"soft")],
+            *[("t.mkv", b"x"), ("t.txt", tarfile.SYMTYPE, "a.txt"), ("e.mkv", b"old"), ("e.mkv", b"new"), ("e.txt", b"e")],
+            ("f.mkv", tarfile.DIRTYPE, ""),
+        )
+    )
+    good = {source.member: source.caption for source in sources if source.problem is None and source.caption}
+    assert good == {
+        **{"a.mkv": "both", "a.mp4": "both", "clip.12s.mkv": "dots", "b.left.mp4": "sample", "b.right.MP4": "sample"},
+        "e.mkv": "e",
+    }
+    bad = [(source.member, source.problem) for source in sources if source.problem]
+    assert [(member, problem[:40]) for member, problem in bad] == [
+        ("d.mpg", "is a video of a format that is not read;"),
+        ("c.mkv", "is a link or device in the archive; pack"),
+        ("s.mkv", "is a link or device in the archive; pack"),
+        ("t.mkv", "has a caption that cannot be used: it is"),
+        ("e.mkv", "is replaced by a later member of the sam"),
+        ("f.mkv", "is a folder in the archive; pack the fil"),
+    ]
+
+
+def test_every_video_of_a_folder_is_listed_beside_archives(tmp_path):
+    videos = folder(tmp_path / "videos", loose=b"loose")
+    (videos / "deep.tar").mkdir()
+    for name in ("a.tar", "deep.tar/b.TAR"):
+        archive(videos / name, ("x.mp4", b"x"), ("x.txt", name.encode()))
+    for name in ("old.mpg", "more.tar.gz", "notes.md"):
+        (videos / name).write_bytes(b"x")
+    sources = list_sources(videos)
+    assert [source.caption for source in sources if source.problem is None] == ["a.tar", "deep.tar/b.TAR", "loose"]
+    assert {source.path.name: source.problem.split(";")[0] for source in sources if source.problem} == {
+        "more.tar.gz": "is not an uncompressed .tar",
+        "old.mpg": "is a video of a format that is not read",
+    }
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_only_line_breaks_divide_prompts(tmp_path, encoding):
+    lines = ["a red\u2028ring", "a ring\x0bleft\x85right\x1c", "blue"]
+    (tmp_path / "p.txt").write_bytes(f"{lines[0]}\r\n{lines[1]}\r{lines[2]}\n".encode(encoding))
+    assert [source.caption for source in list_prompts(tmp_path / "p.txt")] == [line.strip() for line in lines]

@@ -69,6 +69,13 @@ def test_an_unknown_table_is_an_error_that_lists_the_known_ones():
         ({"validation": {"steps": "9999999-1-1"}}, "validation.steps: steps '9999999-1-1' are more than 10000 in all"),
         ({"train": {"steps": 10**12}}, "'train.steps' is 1000000000000: input should be less than or equal to 10000000"),
         ({"train": {"seed": 2**64}}, "'train.seed'"),
+        ({"model": {"transformer": "m", "size": "7B"}}, "'model.size' is \"7B\": expected 1.3B or 14B"),
+        (
+            {"losses": {"teacher_levels": [99]}},
+            "losses.teacher_levels is [99]; expected different numbers from 0 (full size) to 2",
+        ),
+        ({"losses": {"teacher_levels": [-1]}}, "losses.teacher_levels is [-1]; expected different numbers"),
+        ({"losses": {"teacher_levels": [1, 1]}}, "losses.teacher_levels is [1, 1]; expected different numbers"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(tables, message):
@@ -104,8 +111,24 @@ def test_the_steps_of_one_stage_may_be_written_as_a_number(tmp_path):
         load_config(FinetuneConfig, path, ["validation.steps=2.5"])
 
 
+def test_a_block_of_the_teacher_is_tapped_once():
+    tables = {
+        "out": "o",
+        "networks": {"student": "s", "teacher": "t"},
+        "data": {"cache": "c"},
+        "discriminator": {"taps": [1, 1]},
+    }
+    with pytest.raises(ValueError, match=r"'discriminator.taps' is \[1, 1\]: each block may be used once"):
+        check_config(DistillConfig, tables, "x")
+
+
 @pytest.mark.parametrize(
-    "setting, message", [("train.steps", "--set expects table.key=value"), ("out.x=3", "'out' is a value, not a table")]
+    "setting, message",
+    [
+        ("train.steps", "--set expects table.key=value"),
+        ("out.x=3", "'out' is a value, not a table"),
+        ("train.steps=" + "9" * 5000, "^--set train.steps=9+...: holds a number of too many digits$"),
+    ],
 )
 def test_a_malformed_setting_on_the_command_line_is_an_error(tmp_path, setting, message):
     path = tmp_path / "run.toml"
@@ -134,6 +157,7 @@ def test_a_file_in_another_encoding_with_a_mark_is_read(tmp_path, encoding):
         ('out = "café"'.encode("latin-1"), "is not text in UTF-8: byte 10 cannot be decoded; save it as UTF-8"),
         (b"x = 2026-01-01", "holds a date or time, which no setting is; put it in quotation marks"),
         (b"x = " + b"[" * 5000, "is nested too deeply"),
+        (b"x = " + b"9" * 5000, "cannot be read as a configuration: holds a number of too many digits$"),
         (b"#" * 2**21, "cannot be read as a configuration: is larger than 1048576 bytes"),
     ],
 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from ...forms import FLOW, Form
@@ -13,7 +13,7 @@ from ...noise_levels import shift_sigma
 from ...schedules import parse_steps, stage_levels
 from ...stages import PyramidSpec
 from .run_config import MAX_STEPS, RunConfig, TrainSection, check_steps
-from .settings import Adapter, Name, Optimizer, Share, StageSteps, Validation
+from .settings import Adapter, ModelSize, Name, Optimizer, Share, StageSteps, Validation
 from .toml_config import Section
 
 
@@ -59,7 +59,7 @@ class Networks(Section):
     teacher: Name = Field(
         description="real score, and where the critic starts: pyramidal for dmd-pt, plain for dmd, dmd-ot, dmd-ppf"
     )
-    size: str = Field(default="1.3B", description="1.3B or 14B: for the estimates of --dry-run before the files exist")
+    size: ModelSize = Field(default="1.3B", description="1.3B or 14B: for the estimates of --dry-run before the files exist")
     gradient_checkpointing: bool = Field(default=True, description="recompute activations: a third more time, less memory")
 
 
@@ -102,6 +102,12 @@ class DistillLosses(Section):
         return self.lowest + shift_sigma(numbers, shift) * (self.highest - self.lowest)
 
 
+def _check_taps(taps: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(taps)) < len(taps):
+        raise ValueError("each block may be used once")
+    return taps
+
+
 class Discriminator(Section):
     """For the adversarial recipes: heads on features of the frozen teacher."""
 
@@ -109,7 +115,7 @@ class Discriminator(Section):
     reconstruction: NonNegativeFloat = Field(
         default=2.0, le=1e6, description="weight of the pull to the data, pseudo-Huber (PW)"
     )
-    taps: tuple[NonNegativeInt, ...] = Field(
+    taps: Annotated[tuple[NonNegativeInt, ...], AfterValidator(_check_taps)] = Field(
         default=(7, 15, 22, 29), min_length=1, max_length=64, description="transformer blocks whose outputs are used (guess)"
     )
     width: PositiveInt = Field(

@@ -130,6 +130,17 @@ class FinetuneConfig(RunConfig):
         return self
 
     @model_validator(mode="after")
+    def _check_teacher_levels(self) -> FinetuneConfig:
+        levels, stages = self.losses.teacher_levels, self.pyramid.spec().number_of_stages
+        last = max(1, stages - 1)  # the default fits an ordinary run, too
+        if len(set(levels)) < len(levels) or not all(0 <= level <= last for level in levels):
+            raise ValueError(
+                f"losses.teacher_levels is {list(levels)!s:.100}; expected different numbers from 0 (full size) to {last}, as "
+                f"the pyramid has {stages} stage{'s' * (stages > 1)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_form(self) -> FinetuneConfig:
         try:
             form = self.form

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from ...flops import WAN_DIMENSIONS
 from ...key_names import LINEAR_LAYERS
 from ...latent_shape import VAE_SPACE, VAE_TIME, LatentShape, video_frames
 from ...stages import COARSE, FIRST_FRAME, ROPE, TIMESTEP_SOURCES, TRAINING_PRESETS, PyramidSpec
@@ -41,10 +42,18 @@ def _as_text(value: Any) -> Any:
     return str(value) if type(value) is int else value
 
 
+def _check_model_size(name: str) -> str:
+    if name not in WAN_DIMENSIONS:
+        raise ValueError(f"expected {' or '.join(WAN_DIMENSIONS)}")
+    return name
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(max_length=MAX_NAME), AfterValidator(_check_name)]
 """The path of a file or folder."""
+ModelSize = Annotated[str, AfterValidator(_check_model_size)]
+"""A size of Wan whose dimensions are known."""
 StageSteps = Annotated[str, BeforeValidator(_as_text)]
 """The steps of every stage, low to high resolution: "20-20-10"."""
 
@@ -127,7 +136,7 @@ class Model(Section):
     """The network to start from."""
 
     transformer: Name = Field(description="diffusers folder, or one .safetensors file of Wan or ComfyUI; unquantised T2V")
-    size: str = Field(default="1.3B", description="1.3B or 14B: for the estimates of --dry-run before the file exists")
+    size: ModelSize = Field(default="1.3B", description="1.3B or 14B: for the estimates of --dry-run before the file exists")
     gradient_checkpointing: bool = Field(default=True, description="recompute activations: a third more time, far less memory")
 
 

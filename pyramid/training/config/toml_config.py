@@ -82,8 +82,13 @@ def read_tables(path: str | Path) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply; expected tables of settings") from None
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else _without_python(error)
         raise ValueError(f"{path} cannot be read as a configuration: {reason}") from None
+
+
+def _without_python(error: Exception) -> str:
+    """Return what an error says; for a number that Python refuses to convert, without its advice to programmers."""
+    return "holds a number of too many digits" if "set_int_max_str_digits" in str(error) else str(error)
 
 
 def check_config(kind: type[S], values: dict[str, Any], where: str) -> S:
@@ -115,6 +120,8 @@ def _set(values: dict[str, Any], setting: str) -> None:
         value = text
     except RecursionError:
         raise ValueError(f"--set {setting[:MAX_SHOWN]}...: the value is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"--set {setting[:MAX_SHOWN]}...: {_without_python(error)}") from None
     *tables, key = name.strip().split(".")
     for table in tables:
         values = values.setdefault(table, {})

@@ -23,7 +23,9 @@ from ..files import printable
 from ..models.encoders import TextEncoder, Umt5, WanVae, open_vae, text_files, vae_files
 from .cache_files import (
     DEFINITIONS,
+    EMPTY,
     INFO,
+    SHARD,
     CachedItem,
     CacheInfo,
     Skipped,
@@ -31,6 +33,7 @@ from .cache_files import (
     missing_shards,
     read_info,
     shard_damage,
+    shard_sources,
     skipped_sources,
     write_info,
     write_shard,
@@ -39,6 +42,8 @@ from .clips import ClipSize, UnusableError, clips_of, stage_videos
 from .sources import Source, fingerprint, list_prompts, list_sources
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+SKIPPED = "skipped.txt"
+"""List of the skipped sources and their reasons."""
 
 
 class Clips(Section):
@@ -122,7 +127,8 @@ def make_cache(config: CacheConfig, accelerator: Accelerator, report: Callable[[
         report: Receives lines of progress, in the main process only.
 
     Raises:
-        ValueError: There are no sources, a network cannot be opened, or the folder holds a different cache or is in use.
+        ValueError: There are no sources or none that can be used, a network cannot be opened, or the folder holds a different
+            cache or is in use.
     """
     folder, prompts_only = Path(config.out), config.encoders.definition == "prompts"
     sources = (
@@ -133,11 +139,13 @@ def make_cache(config: CacheConfig, accelerator: Accelerator, report: Callable[[
         text = Umt5(config.encoders.text, length=config.encoders.text_length).to(accelerator.device)
         vae = None if prompts_only else open_vae(config.encoders.vae).to(accelerator.device)
         parallel.on_main(lambda: write_info(folder, info, text([""])[0].to(config.dtype)))
-        missing = parallel.on_main(lambda: missing_shards(folder, info))  # before any process writes
+        missing = parallel.on_main(lambda: _shards_to_write(folder, info, sources))  # before any process writes
 
         def write(number: int) -> int:
-            part = sources[number * info.per_shard : (number + 1) * info.per_shard]
-            write_shard(folder, number, *encode_all(part, config, vae, text))
+            part = _part(sources, info, number)
+            items, skipped = encode_all(part, config, vae, text)
+            names = {one.name for one in skipped}
+            write_shard(folder, number, items, skipped, [(each.digest, printable(each.name) not in names) for each in part])
             return len(part)
 
         _write_missing(missing, write, info, accelerator, report)
@@ -145,6 +153,31 @@ def make_cache(config: CacheConfig, accelerator: Accelerator, report: Callable[[
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _report_skipped(folder, info, report)
+
+
+def _part(sources: Sequence[Source], info: CacheInfo, number: int) -> Sequence[Source]:
+    """Return the sources of a shard."""
+    return sources[number * info.per_shard : (number + 1) * info.per_shard]
+
+
+def _shards_to_write(folder: Path, info: CacheInfo, sources: Sequence[Source]) -> list[int]:
+    """Return the numbers of the shards that are missing, or that skipped a source which has changed since then.
+
+    Raises:
+        ValueError: A source that is in the cache has changed.
+    """
+    numbers = set(missing_shards(folder, info))
+    for number in range(info.shards):
+        for source, (digest, used) in zip(_part(sources, info, number), shard_sources(folder, number), strict=False):
+            if source.digest == digest:
+                continue
+            if used:
+                raise ValueError(
+                    f"{folder} holds a different cache: {printable(source.name)} has another caption or size than when it was "
+                    "cached. Choose another 'out', or remove the folder"
+                )
+            numbers.add(number)
+    return sorted(numbers)
 
 
 def _write_missing(
@@ -183,9 +216,12 @@ def _claim(config: CacheConfig, sources: Sequence[Source], held: ExitStack) -> C
     """Lock the folder, and check that it holds no other cache, before networks are loaded."""
     info, folder = _info(config, sources), Path(config.out)
     held.enter_context(locked(folder))
+    for name in (INFO, EMPTY, SKIPPED, *map(SHARD.format, range(info.shards))):
+        atomic.check_target(folder / name)
     atomic.remove_leftovers(folder)
     if (folder / INFO).exists():
         check_same(read_info(folder), info, folder)
+        _shards_to_write(folder, info, sources)
     return info
 
 
@@ -290,11 +326,16 @@ def _duration(seconds: float) -> str:
 
 def _report_skipped(folder: Path, info: CacheInfo, report: Callable[[str], None]) -> None:
     skipped = skipped_sources(folder, info)
-    atomic.write_text(folder / "skipped.txt", "".join(f"{one.name}: {one.reason}\n" for one in skipped))
+    atomic.write_text(folder / SKIPPED, "".join(f"{one.name}: {one.reason}\n" for one in skipped))
     report(f"cached {info.count - len(skipped)} of {info.count} {_unit(info)} in {folder}")
     if skipped:
+        if len(skipped) == info.count:
+            raise ValueError(
+                f"none of the {info.count} {_unit(info)} can be used; {folder / SKIPPED} lists the reasons, the first is: "
+                f"{skipped[0].name}: {skipped[0].reason}"
+            )
         shown = "".join(f"\n  {one.name}: {one.reason}" for one in skipped[:5])
-        report(f"skipped {len(skipped)}, listed in {folder / 'skipped.txt'}; the first are:{shown}")
+        report(f"skipped {len(skipped)}, listed in {folder / SKIPPED}; the first are:{shown}")
 
 
 def _unit(info: CacheInfo) -> str:

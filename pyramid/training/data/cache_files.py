@@ -30,6 +30,8 @@ DEFINITIONS = ("pixels", "latents", "prompts")
 INFO = "cache.json"
 EMPTY = "empty.safetensors"
 SHARD = "shard-{:05d}.safetensors"
+SOURCES = "sources"
+"""Key of a shard's header: the digest of every source, and whether it has items."""
 CHECKSUMS = "checksums"
 """Key of a header: the CRC-32 of every tensor."""
 MAX_SIZES = {"width": 2**14, "height": 2**14, "frames": 2**14, "text_length": 2**14, "count": 10**7, "per_shard": 10**7}
@@ -182,16 +184,37 @@ def read_info(folder: Path) -> CacheInfo:
         raise ValueError(f"{path}: {error}") from None
 
 
-def write_shard(folder: Path, number: int, items: Sequence[CachedItem], skipped: Sequence[Skipped]) -> None:
-    """Write a shard. Its items are numbered from 0."""
+def write_shard(
+    folder: Path,
+    number: int,
+    items: Sequence[CachedItem],
+    skipped: Sequence[Skipped],
+    sources: Sequence[tuple[str, bool]] = (),
+) -> None:
+    """Write a shard.
+
+    Args:
+        folder: Folder of the cache.
+        number: Number of the shard.
+        items: Its items; they are numbered from 0.
+        skipped: Its sources without items.
+        sources: Digest of every source, and whether it has items.
+    """
     tensors = {f"{index}/text": item.text for index, item in enumerate(items)}
     for index, item in enumerate(items):
         tensors |= {f"{index}/stage{stage}": latent for stage, latent in enumerate(item.latents)}
     header = {
         "items": json.dumps([{"name": item.name, "caption": item.caption} for item in items]),
         "skipped": json.dumps([asdict(one) for one in skipped]),
+        SOURCES: json.dumps(list(sources)),
     }
     _save(tensors, folder / SHARD.format(number), header)
+
+
+def shard_sources(folder: Path, number: int) -> list[tuple[str, bool]]:
+    """Return the digest of every source of a shard, and whether it has items; nothing if the shard does not tell."""
+    header = _header(folder / SHARD.format(number)) or {}
+    return [(str(digest), bool(used)) for digest, used in parse_json(header.get(SOURCES, "[]"))]
 
 
 def missing_shards(folder: Path, info: CacheInfo) -> list[int]:
@@ -276,11 +299,23 @@ class Cache:
 
     def latent(self, item: int, stage: int) -> Tensor:
         """Return a clean latent, ``(C, T, H, W)`` in float32; stage 0 is the coarsest one that is read."""
-        return self._tensor(item, f"stage{self._cached_stage(stage)}").float()
+        latent = self._tensor(item, f"stage{self._cached_stage(stage)}")
+        if tuple(latent.shape) != self.size(stage):
+            raise self._misfit(item, "a latent", latent.shape, self.size(stage))
+        return latent.float()
 
     def text(self, item: int) -> Tensor:
         """Return a text embedding padded with zeros, ``(text_length, width)`` in float32."""
-        return self._padded(self._tensor(item, "text"))
+        text = self._tensor(item, "text")
+        if text.ndim != 2 or text.shape[1] != self.empty.shape[1]:
+            raise self._misfit(item, "a text embedding", text.shape, ("tokens", self.empty.shape[1]))
+        return self._padded(text)
+
+    def _misfit(self, item: int, what: str, shape: Sequence[int], expected: Sequence[object]) -> ValueError:
+        sizes = ["x".join(map(str, sides)) for sides in (shape, expected)]
+        return ValueError(
+            f"'{self.name(item)}' in the cache {self.folder} has {what} of {sizes[0]}, expected {sizes[1]}; make another cache"
+        )
 
     def _cached_stage(self, stage: int) -> int:
         """Return the index among the cached stages of one that is read."""
@@ -322,7 +357,8 @@ def _header(path: Path) -> dict[str, str] | None:
         items, skipped, checksums = (json.loads(header[name]) for name in ("items", "skipped", CHECKSUMS))
         named = all(isinstance(item["name"], str) and isinstance(item["caption"], str) for item in items)
         listed = all(isinstance(one["name"], str) and isinstance(one["reason"], str) and len(one) == 2 for one in skipped)
-        return header if named and listed and isinstance(checksums, dict) else None
+        told = all(len(digest_and_use) == 2 for digest_and_use in json.loads(header.get(SOURCES, "[]")))
+        return header if named and listed and told and isinstance(checksums, dict) else None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -330,6 +366,7 @@ def _header(path: Path) -> dict[str, str] | None:
 def _damage(path: Path) -> str | None:
     """Read every tensor of a file of the cache; return what is wrong, or None."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             checksums = json.loads((file.metadata() or {}).get(CHECKSUMS, "null"))
             names = list(file.keys())

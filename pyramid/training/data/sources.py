@@ -9,9 +9,9 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ...untrusted import first_line
@@ -23,6 +23,10 @@ SUPPORTED = (
     f"a folder of videos ({', '.join(VIDEO_SUFFIXES)}) each with a .txt of the same name, a .csv or .jsonl with the columns "
     "'path' and 'caption', or webdataset shards (a .tar, or a folder of them) with a .txt or .json per video"
 )
+OTHER_FORMAT = f"is a video of a format that is not read; convert it to one of {', '.join(VIDEO_SUFFIXES)}"
+OTHER_VIDEOS = (".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".m2ts", ".ogv", ".3gp", ".vob")
+OTHER_ARCHIVES = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
+"""Endings of files that are listed as skipped, because they look like videos or archives of them."""
 PROMPTS = "a .txt with one prompt per line, or a .csv or .jsonl with the column 'caption'"
 MAX_CAPTION = 2**16
 """Bytes of the longest caption; text encoders read a few hundred words."""
@@ -54,6 +58,11 @@ class Source:
     def name(self) -> str:
         """Return a name that is unique in its list."""
         return f"{self.path}/{self.member}" if self.member else str(self.path)
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of the caption, the size of the video, and what is wrong with them."""
+        return hashlib.sha256(json.dumps([self.caption, self.size, self.problem]).encode()).hexdigest()[:16]
 
     def open(self) -> BinaryIO:
         """Open the video.
@@ -88,11 +97,8 @@ def list_sources(videos: str | Path, *, outside: bool = False) -> list[Source]:
         sources = _limited(_table(path, outside=outside), path)
     elif path.suffix == ".tar":
         sources = _limited(_tar(path), path)
-    elif path.is_dir() and (archives := sorted(path.glob("*.tar"))):
-        sources = _limited((source for archive in archives for source in _tar(archive)), path)
     elif path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
-        sources = _limited((_with_text(file) for file in files), path)
+        sources = _limited(_folder(path), path)
     else:
         raise ValueError(f"unknown list of videos {path}; expected {SUPPORTED}")
     if all(source.problem for source in sources):
@@ -124,11 +130,10 @@ def list_prompts(prompts: str | Path) -> list[Source]:
 
 
 def fingerprint(sources: Sequence[Source], root: Path) -> str:
-    """Return a hash of names, captions and sizes. Names are relative to ``root``, so the folder may move."""
+    """Return a hash of the names in order. They are relative to ``root``, so the folder may move."""
     digest = hashlib.sha256()
     for source in sources:
-        name = source.name.removeprefix(str(root))
-        digest.update(json.dumps([name, source.caption, source.size, source.problem]).encode())
+        digest.update(json.dumps(source.name.removeprefix(str(root))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -198,6 +203,22 @@ def _caption_problem(caption: str) -> str | None:
     return None
 
 
+def _folder(folder: Path) -> Iterator[Source]:
+    """Yield the videos of a folder and of its archives, at any depth."""
+    for path in sorted(folder.rglob("*")):
+        name = path.name.lower()
+        if name.endswith(VIDEO_SUFFIXES):
+            yield _with_text(path)
+        elif path.is_dir():
+            continue
+        elif name.endswith(".tar"):
+            yield from _tar(path)
+        elif name.endswith(OTHER_VIDEOS):
+            yield Source(path, None, problem=OTHER_FORMAT)
+        elif name.endswith(OTHER_ARCHIVES):
+            yield Source(path, None, problem="is not an uncompressed .tar; unpack it, or pack it again as .tar")
+
+
 def _with_text(video: Path) -> Source:
     """Return a video with the caption in the .txt file of its name."""
     path = video.with_suffix(".txt")
@@ -210,39 +231,54 @@ def _with_text(video: Path) -> Source:
 
 
 def _tar(path: Path) -> Iterator[Source]:
-    """Yield one source per sample: the members that share everything before the first dot of the base name (webdataset)."""
+    """Yield the videos of an archive, each with the caption of its name or of its sample.
+
+    The members of a sample share everything before the first dot of the base name (webdataset).
+    """
     try:
         check_regular(path)
         with tarfile.open(path, "r:") as archive:
-            samples: dict[str, dict[str, tarfile.TarInfo]] = {}
-            damage = _collect(archive, samples)
-            last = max((member.offset for parts in samples.values() for member in parts.values()), default=0)
-            for parts in samples.values():
-                video = next((parts[suffix] for suffix in VIDEO_SUFFIXES if suffix in parts), None)
-                if video is not None:
-                    yield _member(path, archive, parts, video)
-                    if video.offset == last and _member_problem(archive, video, MAX_MEMBER):
-                        damage = None  # the archive's damage is this member's
+            members: list[tarfile.TarInfo] = []
+            damage = _collect(archive, members)
+            captions = {_without_suffix(member.name): member for member in members if _suffix(member) == ".json"}
+            captions |= {_without_suffix(member.name): member for member in members if _suffix(member) == ".txt"}
+            newest = {member.name: member for member in members}
+            for member in members:
+                if _suffix(member) in VIDEO_SUFFIXES:
+                    yield _member(path, archive, member, captions, replaced=newest[member.name] is not member)
+                elif _suffix(member) in OTHER_VIDEOS:
+                    yield Source(path, None, member.name, problem=OTHER_FORMAT)
+            if members and _suffix(members[-1]) in VIDEO_SUFFIXES and _member_problem(archive, members[-1], MAX_MEMBER):
+                damage = None  # the archive's damage is this member's
     except (tarfile.TarError, OSError, ValueError, MemoryError, RecursionError) as error:
         damage = f"is not an uncompressed tar archive that can be read ({first_line(error)})"
     if damage:
         yield Source(path, None, problem=damage)
 
 
-def _collect(archive: tarfile.TarFile, samples: dict[str, dict[str, tarfile.TarInfo]]) -> str | None:
-    """Collect the members by sample and suffix; return what is wrong with the archive after the last readable one."""
-    count = 0
+def _suffix(member: tarfile.TarInfo) -> str:
+    return PurePosixPath(member.name).suffix.lower()
+
+
+def _without_suffix(name: str) -> str:
+    return name.removesuffix(PurePosixPath(name).suffix)
+
+
+def _sample(name: str) -> str:
+    """Return the name of a member's sample."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
+
+
+def _collect(archive: tarfile.TarFile, members: list[tarfile.TarInfo]) -> str | None:
+    """Collect the members; return what is wrong with the archive after the last readable one."""
     try:
         while (member := archive.next()) is not None:
-            count += 1
-            folder, _, base = member.name.rpartition("/")
-            stem, _, extension = base.partition(".")
-            if member.isfile():
-                samples.setdefault(f"{folder}/{stem}", {})[f".{extension.lower()}"] = member
+            members.append(member)
     except (tarfile.TarError, OSError, ValueError, MemoryError, OverflowError, RecursionError) as error:
-        return f"is damaged after its first {count} members ({first_line(error)})"
+        return f"is damaged after its first {len(members)} members ({first_line(error)})"
     if _block(archive) != bytes(tarfile.BLOCKSIZE):  # tarfile stops silently at a damaged header
-        return f"is damaged or cut off after its first {count} members"
+        return f"is damaged or cut off after its first {len(members)} members"
     return None
 
 
@@ -253,26 +289,32 @@ def _block(archive: tarfile.TarFile) -> bytes:
         return file.read(tarfile.BLOCKSIZE)
 
 
-def _member(path: Path, archive: tarfile.TarFile, parts: dict[str, tarfile.TarInfo], video: tarfile.TarInfo) -> Source:
-    problem = _member_problem(archive, video, MAX_MEMBER)
+def _member(
+    path: Path,
+    archive: tarfile.TarFile,
+    video: tarfile.TarInfo,
+    captions: Mapping[str, tarfile.TarInfo],
+    *,
+    replaced: bool,
+) -> Source:
+    problem = "is replaced by a later member of the same name" if replaced else _member_problem(archive, video, MAX_MEMBER)
+    caption = captions.get(_without_suffix(video.name)) or captions.get(_sample(video.name))
     try:
-        caption = _member_text(archive, parts)
-        problem = problem or _caption_problem(caption or "")
+        text = None if caption is None else _member_text(archive, caption)
+        problem = problem or _caption_problem(text or "")
     except (tarfile.TarError, OSError, ValueError, MemoryError) as error:
-        caption, problem = None, f"has a caption that cannot be used: it {first_line(error)}"
-    return Source(path, None if problem else caption, video.name, problem=problem, size=video.size)
+        text, problem = None, problem or f"has a caption that cannot be used: it {first_line(error)}"
+    return Source(path, None if problem else text, video.name, problem=problem, size=video.size)
 
 
-def _member_text(archive: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> str | None:
-    if ".txt" in parts:
-        return decode(_contents(archive, parts[".txt"], 4 * MAX_CAPTION)).strip() or None
-    if ".json" in parts:
-        values = parse_json(decode(_contents(archive, parts[".json"], 2**20)))
-        caption = (values.get("caption") or values.get("text")) if isinstance(values, dict) else values
-        if caption is not None and not isinstance(caption, str):
-            raise ValueError(f"is {caption!r:.50} in the .json; expected a string")
-        return (caption or "").strip() or None
-    return None
+def _member_text(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
+    if _suffix(member) == ".txt":
+        return decode(_contents(archive, member, 4 * MAX_CAPTION)).strip() or None
+    values = parse_json(decode(_contents(archive, member, 2**20)))
+    caption = (values.get("caption") or values.get("text")) if isinstance(values, dict) else values
+    if caption is not None and not isinstance(caption, str):
+        raise ValueError(f"is {caption!r:.50} in the .json; expected a string")
+    return (caption or "").strip() or None
 
 
 def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> bytes:
@@ -291,6 +333,8 @@ def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> 
 
 def _member_problem(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> str | None:
     """Return why a member cannot be read, from its header alone, or None."""
+    if not member.isfile():
+        return f"is a {'folder' if member.isdir() else 'link or device'} in the archive; pack the file itself"
     if member.size > limit:
         return f"is larger than {limit} bytes"
     end = Path(str(archive.name)).stat().st_size

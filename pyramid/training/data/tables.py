@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,8 @@ Row = dict[str, str | None]
 def text_lines(path: Path) -> list[str | ValueError]:
     """Return the lines of a text file, with the error in place of each line that cannot be decoded.
 
+    In every encoding, lines end at a line feed, a carriage return, or both; other separators of Unicode are part of the text.
+
     Raises:
         OSError: The file cannot be read.
         ValueError: The file is too large, or cannot be decoded as a whole.
@@ -26,7 +29,7 @@ def text_lines(path: Path) -> list[str | ValueError]:
     contents = read_limited(path, MAX_TABLE)
     encoding, skipped = encoding_of(contents[:4])
     if encoding != "utf-8":
-        return list(decode(contents).splitlines())
+        return [line.removesuffix("\n") for line in io.StringIO(decode(contents), newline=None)]
     return [_line(line) for line in contents[skipped:].splitlines()]
 
 

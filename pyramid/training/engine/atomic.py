@@ -6,6 +6,7 @@ import glob
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,34 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
+def check_target(path: Path) -> None:
+    """Check that a path can become a file: it is one, or nothing is there. Pipes and devices are never opened or replaced.
+
+    Raises:
+        ValueError: Something else is there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        taken = next(folder for folder in path.parents if os.path.lexists(folder))
+        raise ValueError(f"{path} cannot be written, because {taken} is not a folder; name another folder") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise ValueError(f"{path} is {kind}; expected a file, or a name that does not exist yet")
+
+
+def check_folder(path: Path) -> None:
+    """Check that a path can become a folder: it is one, or nothing is there.
+
+    Raises:
+        ValueError: Something else is there.
+    """
+    if os.path.lexists(path) and not path.is_dir():
+        raise ValueError(f"{path} is not a folder; move it away, or choose another 'out'")
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, and move it to ``path`` once the block has written it.
@@ -28,8 +57,12 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     The temporary name is unique, so that two writers do not disturb each other: the last one's file stays. The file and its
     folder are flushed to the disk. If the block raises, the temporary file is removed and ``path`` stays as it was. The folder
     is created if necessary.
+
+    Raises:
+        ValueError: The path is a folder, a pipe or a device.
     """
     path = Path(path)
+    check_target(path)
     make_folder(path.parent)
     partial = path.with_name(f"{path.name[:MAX_NAME]}.{secrets.token_hex(4)}{SUFFIX}")
     try:

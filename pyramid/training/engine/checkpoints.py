@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from ..files import decode, parse_json, read_limited
 from . import atomic
 from .digests import file_digest
 from .errors import SaveError
@@ -43,9 +44,13 @@ class Checkpoints:
         self.folder, self.keep = run / FOLDER, keep
 
     def steps(self) -> list[int]:
-        """Return the steps of the complete checkpoints, oldest first."""
-        names = (file.parent.name.removeprefix("step-") for file in self.folder.glob(f"step-*/{CHECKSUMS}"))
-        return sorted(int(name) for name in names if name.isdecimal())
+        """Return the steps of the checkpoints, oldest first.
+
+        A checkpoint gets its name when it is complete, so one that lacks files is damaged and not unfinished.
+        """
+        names = {path.name for path in self.folder.glob("step-*")}
+        steps = (int(name.removeprefix("step-")) for name in names if name.removeprefix("step-").isdecimal())
+        return sorted(step for step in steps if self.path(step).name in names)
 
     def best(self) -> int | None:
         """Return the step with the lowest validation loss, the earliest of several, or None if none was validated."""
@@ -99,12 +104,14 @@ class Checkpoints:
         """Return what is wrong with a checkpoint, or None if its files are as they were written."""
         path = self.path(step)
         try:
-            expected = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
+            expected = _read_checksums(path)
             if sorted(expected) != _files(path):
                 different = sorted(set(expected) ^ set(_files(path)))
                 return f"{different[0]} is {'missing' if different[0] in expected else 'not part of it'}"
             changed = [name for name in expected if file_digest(path / name) != expected[name]]
-        except (OSError, ValueError, RecursionError, TypeError) as error:
+        except FileNotFoundError as error:
+            return f"{Path(error.filename).name} is missing"
+        except (OSError, ValueError, TypeError) as error:
             return f"{CHECKSUMS} cannot be read ({error})" if not isinstance(error, OSError) else str(error)
         return f"{changed[0]} has changed since it was written" if changed else None
 
@@ -157,17 +164,21 @@ class Checkpoints:
         return self._notes(step)
 
     def _notes(self, step: int) -> dict[str, Any]:
-        return json.loads((self.path(step) / NOTES).read_text(encoding="utf-8"))
+        return parse_json(decode(read_limited(self.path(step) / NOTES)))
 
     def _validation(self, step: int) -> float:
         """Return a checkpoint's validation loss, or infinity if there is none or it cannot be trusted."""
         path = self.path(step)
         try:
-            expected = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))[NOTES]
+            expected = _read_checksums(path)[NOTES]
             value = self._notes(step).get(VALIDATION) if file_digest(path / NOTES) == expected else None
-        except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError):
             value = None
         return math.inf if value is None else value
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    return parse_json(decode(read_limited(path / CHECKSUMS)))
 
 
 def _files(path: Path) -> list[str]:

@@ -10,11 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..files import check_regular
+
 BLOCK = 2**22
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's contents, in hexadecimal."""
+    """Return the SHA-256 of a file's contents, in hexadecimal.
+
+    Raises:
+        OSError: It cannot be read, or is not a file.
+    """
+    check_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from .atomic import make_folder
+from .atomic import check_target, make_folder
 
 LOCK = "lock"
 """The locked file. It stays in the folder; what counts is the lock, which the system removes when its process ends."""
@@ -24,21 +24,26 @@ _held: set[Path] = set()
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, instead: str = "choose another 'out'") -> Iterator[None]:
     """Hold the lock of a folder, which is created if necessary, inside the ``with`` block.
 
     The lock belongs to this process and not to its children: it ends with the process, whatever ends it.
 
+    Args:
+        folder: The folder.
+        instead: What the message suggests if another process holds the lock.
+
     Raises:
-        ValueError: Another process holds it.
+        ValueError: Another process holds it, or its name in the folder is taken by something else than a file.
     """
     make_folder(folder)
+    check_target(folder / LOCK)
     key = folder.resolve()
     if key in _held:  # to open and close the file again would lose the lock
-        raise _in_use(folder, "this process")
+        raise _in_use(folder, "this process", instead)
     with open(folder / LOCK, "ab+") as file:
         if not _lock(file, folder):
-            raise _in_use(folder, _holder(file))
+            raise _in_use(folder, _holder(file), instead)
         _held.add(key)
         try:
             file.truncate(0)
@@ -49,8 +54,8 @@ def locked(folder: Path) -> Iterator[None]:
             _held.discard(key)
 
 
-def _in_use(folder: Path, holder: str) -> ValueError:
-    return ValueError(f"{folder} is in use by {holder}; wait until that process ends, stop it, or choose another 'out'")
+def _in_use(folder: Path, holder: str, instead: str) -> ValueError:
+    return ValueError(f"{folder} is in use by {holder}; wait until that process ends, stop it, or {instead}")
 
 
 def _holder(file: BinaryIO) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from . import atomic
 
 LOG = "log.jsonl"
+BOARD = "tensorboard"
 
 
 class RunLog:
@@ -25,13 +26,14 @@ class RunLog:
         if not is_main:
             return
         run.mkdir(parents=True, exist_ok=True)
+        atomic.check_target(self.path)
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
             kept = [line for line in lines if (step := _step(line)) is not None and step <= start]
             atomic.write_text(self.path, "".join(f"{line}\n" for line in kept))
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1)
+        self.board = SummaryWriter(str(run / BOARD), purge_step=start + 1)
 
     def report(self, step: int, numbers: dict[str, float]) -> None:
         """Log numbers of a step, with six significant digits."""

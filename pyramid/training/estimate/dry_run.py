@@ -18,7 +18,7 @@ from ...stages import PRESETS, PyramidSpec
 from ..config.distill import DistillConfig
 from ..config.finetune import FinetuneConfig
 from ..config.run_config import RunConfig
-from ..data.cache_files import INFO, CacheInfo
+from ..data.cache_files import INFO, read_info
 from ..models.networks import transformer_dimensions
 from ..recipes.adversarial import DiscriminatorHeads
 from . import costs
@@ -204,9 +204,7 @@ def _activations(
 def _dimensions(config: RunConfig) -> WanDimensions:
     """Return the sizes of the transformer: those of its file, or of the configured size if the file does not exist yet."""
     transformer, size, info = config.base_checkpoint, config.base_size, Path(config.data.cache) / INFO
-    text = CacheInfo.from_json(info.read_text(encoding="utf-8")).text_length if info.is_file() else 512
+    text = read_info(info.parent).text_length if info.is_file() else 512
     if Path(transformer).exists():
         return transformer_dimensions(transformer, text=text)
-    if size not in WAN_DIMENSIONS:
-        raise ValueError(f"unknown model size '{size}'; expected {', '.join(WAN_DIMENSIONS)}")
     return WAN_DIMENSIONS[size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ...latent_shape import CHANNELS
 from ..files import check_finite, opening, read_json
-from .networks import check_complete, network_files
+from .networks import check_complete, check_fixed, check_shapes, network_files, shapes_of
 
 VAE = "a Wan 2.1 VAE"
 VAE_SUPPORTED = (
@@ -23,6 +24,19 @@ VAE_SUPPORTED = (
 TEXT_SUPPORTED = (
     "a transformers folder with a UMT5 encoder and its tokenizer, or a diffusers folder with 'text_encoder' and 'tokenizer'"
 )
+
+
+VAE_FIXED = {
+    "z_dim": CHANNELS, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "in_channels": 3, "out_channels": 3,
+    "temperal_downsample": [False, True, True], "is_residual": False, "patch_size": None,
+}  # fmt: skip
+"""Settings of the Wan 2.1 VAE; with others a latent would stand for a video of another size."""
+MAX_VAE_WIDTH = 256
+"""Largest width of a VAE's first layer; Wan's is 96."""
+TEXT_FIXED = {"feed_forward_proj": "gated-gelu", "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6}
+"""Settings of UMT5, which its weights do not contradict."""
+TEXT_UNUSED = ("decoder.", "lm_head.")
+"""Weights of the whole UMT5 that its encoder does not use."""
 
 
 class TextEncoder(Protocol):
@@ -74,6 +88,7 @@ def open_vae(path: str | Path) -> WanVae:
     """
     path = Path(path)
     if (folder := _vae_folder(path)) is not None:
+        _check_config(folder / "config.json")
         with opening(folder, VAE):
             network, info = AutoencoderKLWan.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                 folder, local_files_only=True, output_loading_info=True
@@ -83,6 +98,31 @@ def open_vae(path: str | Path) -> WanVae:
         network = _open_single_file(_single_file(path))
     check_finite(dict(network.named_parameters()), path)
     return WanVae(network)
+
+
+def _check_config(path: Path) -> None:
+    """Check the settings of a diffusers VAE.
+
+    Raises:
+        ValueError: It is not the Wan 2.1 VAE, or cannot normalise latents.
+    """
+    config = read_json(path, "the configuration of a VAE")
+    check_fixed(config, VAE_FIXED, path)
+    width = config.get("base_dim", 96)
+    if type(width) is not int or not 1 <= width <= MAX_VAE_WIDTH:
+        raise ValueError(f"{path}: base_dim is {width!r:.60}; expected a whole number from 1 to {MAX_VAE_WIDTH}")
+    for name, least in (("latents_mean", -math.inf), ("latents_std", 0.0)):
+        if name in config and not _are_numbers(config[name], above=least):
+            kind = "positive numbers" if least == 0 else "numbers"
+            raise ValueError(f"{path}: {name} is {config[name]!r:.60}; expected {CHANNELS} {kind}, one for each channel")
+
+
+def _are_numbers(values: object, *, above: float) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == CHANNELS
+        and all(type(value) in (int, float) and above < value < math.inf for value in values)
+    )
 
 
 def vae_files(path: str | Path) -> list[Path]:
@@ -115,13 +155,23 @@ def _open_single_file(path: Path) -> AutoencoderKLWan:
             weights = load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-        first, last = weights.get("encoder.conv1.weight"), weights.get("conv2.weight")
-    if first is None or last is None or first.ndim != 5 or last.ndim != 5 or last.shape[1] != CHANNELS or not len(first):
-        raise ValueError(f"{path} is not a Wan 2.1 VAE; expected {VAE_SUPPORTED}")
+    if not isinstance(weights, dict) or not all(map(_is_plain, weights.values())):
+        raise ValueError(f"{path} is not {VAE}; expected {VAE_SUPPORTED}")
+    first, last = (weights.get(name, torch.empty(0)) for name in ("encoder.conv1.weight", "conv2.weight"))
+    if first.ndim != 5 or last.ndim != 5 or last.shape[1] != CHANNELS or not 1 <= len(first) <= MAX_VAE_WIDTH:
+        raise ValueError(f"{path} is not {VAE}; expected {VAE_SUPPORTED}")
     with opening(path, VAE):
-        network = AutoencoderKLWan(base_dim=first.shape[0])
-        network.load_state_dict(convert_wan_vae_to_diffusers({name: value.float() for name, value in weights.items()}))
+        converted = convert_wan_vae_to_diffusers(dict(weights))
+        with torch.device("meta"):
+            network = AutoencoderKLWan(base_dim=len(first))
+    check_shapes(shapes_of(converted), shapes_of(network.state_dict()), f"{path} is not {VAE}")
+    with opening(path, VAE):
+        network.load_state_dict({name: value.float() for name, value in converted.items()}, assign=True)
     return network
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
 
 
 class Umt5:
@@ -141,17 +191,28 @@ class Umt5:
 
         self.length = length
         encoder, tokenizer = _text_folders(Path(folder))
-        if read_json(encoder / "config.json", "the configuration of a text encoder").get("model_type") != "umt5":
+        config = read_json(encoder / "config.json", "the configuration of a text encoder")
+        if config.get("model_type") != "umt5":
             raise ValueError(f"{encoder} is not a UMT5; expected {TEXT_SUPPORTED}")
+        check_fixed(config, TEXT_FIXED, encoder / "config.json")
         with opening(tokenizer, "the tokenizer of a text encoder"):
             self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
         with opening(encoder, "a UMT5 text encoder"):
             network, info = UMT5EncoderModel.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                 encoder, local_files_only=True, output_loading_info=True
             )
-        check_complete(info, encoder)
+        check_complete(info, encoder, unused=TEXT_UNUSED)
+        self._check_words(network.config.vocab_size, tokenizer)
         self.network: Any = network.requires_grad_(False).eval()
         check_finite(dict(self.network.named_parameters()), encoder)
+
+    def _check_words(self, words: int, folder: Path) -> None:
+        """Raise ValueError unless the encoder knows every token of the tokenizer."""
+        last = max(self.tokenizer.get_vocab().values(), default=0)
+        if last >= words:
+            raise ValueError(
+                f"{folder} has tokens up to number {last}, but the text encoder knows {words}; use the tokenizer of this model"
+            )
 
     def to(self, device: torch.device) -> Umt5:
         """Move the network to a device, and return this object; on a GPU in bfloat16, in which Wan's own code runs it."""

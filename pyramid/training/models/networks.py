@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ...flops import HEAD_DIM, WanDimensions
+from ...flops import HEAD_DIM, PATCH_SHAPE, WanDimensions
 from ...key_names import diffusers_name
-from ...latent_shape import CHANNELS
+from ...latent_shape import CHANNELS, PATCH
 from ...patches import PREFIX, WHOLE, Cell, PatchLayers, fold, from_tensors, unfold
 from ...stages import PRESETS, PyramidSpec, Stage
 from ..files import check_finite, check_regular, opening, read_json
@@ -32,6 +32,9 @@ ONLY_TEXT_TO_VIDEO = "image-to-video, control and Wan 2.2 5B models cannot be tr
 TRANSFORMER = "a Wan transformer"
 MAX_SIZES = {"num_layers": 1000, "num_attention_heads": 1024, "attention_head_dim": 1024, "ffn_dim": 2**20, "text_dim": 2**16}
 """Largest sizes in a configuration: more than any network has, and small enough to construct."""
+FIXED = {"attention_head_dim": HEAD_DIM, "patch_size": list(PATCH_SHAPE), "qk_norm": "rms_norm_across_heads",
+         "cross_attn_norm": True, "eps": 1e-6, "out_channels": CHANNELS}  # fmt: skip
+"""Settings that have one value in all Wan models. ComfyUI assumes them, and the weights contradict few of the others."""
 
 
 class WanVelocity(nn.Module):
@@ -125,14 +128,10 @@ def _open_single_file(path: Path) -> WanTransformer3DModel:
         names = _wan_names(file, path)
         dimensions = _dimensions_of_file(file, names, path)
         with torch.device("meta"):
-            expected = {name: tuple(value.shape) for name, value in WanTransformer3DModel(**dimensions).state_dict().items()}
+            expected = shapes_of(WanTransformer3DModel(**dimensions).state_dict())
         by_diffusers = _diffusers_names(names, path)
         shapes = {ours: tuple(file.get_slice(name).get_shape()) for ours, name in by_diffusers.items()}
-        if different := [name for name in {**expected, **shapes} if expected.get(name) != shapes.get(name)]:
-            name = different[0]
-            raise ValueError(
-                f"{path} is not {TRANSFORMER}: '{name}' is {_shape(shapes.get(name))}, expected {_shape(expected.get(name))}"
-            )
+        check_shapes(shapes, expected, f"{path} is not {TRANSFORMER}")
         network = WanTransformer3DModel(**dimensions)
         with opening(path, TRANSFORMER):
             weights = {ours: file.get_tensor(name).float() for ours, name in by_diffusers.items()}
@@ -150,6 +149,23 @@ def _diffusers_names(names: dict[str, str], path: Path) -> dict[str, str]:
         return {diffusers_name(wan): name for wan, name in names.items()}
     except ValueError as error:
         raise ValueError(f"{path} is not {TRANSFORMER}: {error}") from None
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], problem: str) -> None:
+    """Compare the shapes in a file with those of a network, before the network takes memory.
+
+    Raises:
+        ValueError: A weight is missing, unknown, or has another shape; the message begins with ``problem``.
+    """
+    for name in {**expected, **shapes}:
+        if shapes.get(name) != expected.get(name):
+            is_expected = _shape(expected[name]) if name in expected else "no such weight"
+            raise ValueError(f"{problem}: '{name}' is {_shape(shapes.get(name))}, expected {is_expected}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -170,20 +186,36 @@ def opened_safetensors(path: Path, kind: str) -> Iterator[safe_open]:
         yield file
 
 
-def check_complete(info: dict, folder: Path) -> None:
-    """Check the loading report of diffusers or transformers, which initialise missing weights silently.
+def check_complete(info: dict, folder: Path, *, unused: tuple[str, ...] = ()) -> None:
+    """Check the loading report of diffusers or transformers, which initialise missing weights and drop others silently.
 
     Args:
         info: The loading info.
         folder: The network's folder.
+        unused: Prefixes of weights that the network does not use.
 
     Raises:
-        ValueError: Weights are missing, or have other shapes.
+        ValueError: Weights are missing, have other shapes, or would not be used.
     """
-    for kind in ("missing_keys", "mismatched_keys"):
-        if wrong := sorted(map(str, info.get(kind, ()))):
-            text = "lacks weights" if kind == "missing_keys" else "holds weights whose shapes contradict its config.json"
-            raise ValueError(f"{folder} {text}: {wrong[0]} and {len(wrong) - 1} more; use an undamaged copy of this model")
+    for kind, text in (
+        ("missing_keys", "lacks weights"),
+        ("mismatched_keys", "holds weights whose shapes contradict its config.json"),
+        ("unexpected_keys", "holds weights that its config.json leaves out"),
+    ):
+        if wrong := sorted(name for name in map(str, info.get(kind, ())) if not name.startswith(unused)):
+            more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
+            raise ValueError(f"{folder} {text}: {wrong[0]}{more}; use an undamaged copy of this model")
+
+
+def check_fixed(config: Mapping[str, Any], fixed: Mapping[str, Any], path: Path) -> None:
+    """Check settings of a network that have only one value here; a missing one counts as having it.
+
+    Raises:
+        ValueError: A setting has another value.
+    """
+    for name, value in fixed.items():
+        if config.get(name, value) != value:
+            raise ValueError(f"{path}: {name} is {config[name]!r:.60}; expected {value!r}")
 
 
 def transformer_files(path: str | Path) -> list[Path]:
@@ -194,6 +226,14 @@ def transformer_files(path: str | Path) -> list[Path]:
     """
     folder = _diffusers_folder(Path(path))
     return [_single_file(Path(path))] if folder is None else network_files(folder)
+
+
+def files_at(path: str | Path) -> list[Path]:
+    """Return the files of a transformer, or none if there is none at the path any more."""
+    try:
+        return transformer_files(path)
+    except ValueError:
+        return []
 
 
 def network_files(folder: Path) -> list[Path]:
@@ -252,7 +292,8 @@ def _config(folder: Path) -> dict:
     if config.get("_class_name") == "WanTransformer3DModel":
         for name, most in {**MAX_SIZES, "in_channels": 2**10, "out_channels": 2**10}.items():
             if not isinstance(config.get(name), int) or not 1 <= config[name] <= most:
-                raise ValueError(f"{path}: {name} is {config.get(name)!r}; expected a whole number from 1 to {most}")
+                raise ValueError(f"{path}: {name} is {config.get(name)!r:.60}; expected a whole number from 1 to {most}")
+        check_fixed(config, FIXED, path)
     return config
 
 
@@ -308,6 +349,12 @@ def _dimensions_of_file(file: safe_open, names: dict[str, str], path: Path) -> d
 
     dim, in_channels, *patch = shape("patch_embedding.weight", axes=5)
     _check_text_to_video(in_channels, path)
+    outputs = shape("head.head.weight")[0]
+    if tuple(patch) != PATCH_SHAPE or outputs != CHANNELS * PATCH * PATCH:
+        raise ValueError(
+            f"{path} is not {TRANSFORMER}: its patches are {_shape(tuple(patch))} with {outputs} outputs, expected "
+            f"{_shape(PATCH_SHAPE)} with {CHANNELS * PATCH * PATCH}"
+        )
     shape("blocks.0.self_attn.q.weight")
     if file.get_slice(names["blocks.0.self_attn.q.weight"]).get_dtype() not in ("F32", "F16", "BF16"):
         raise ValueError(f"{path} is quantised and cannot be trained; use {UNQUANTISED}")
@@ -316,7 +363,7 @@ def _dimensions_of_file(file: safe_open, names: dict[str, str], path: Path) -> d
         "num_attention_heads": max(1, dim // HEAD_DIM),
         "attention_head_dim": HEAD_DIM,
         "in_channels": in_channels,
-        "out_channels": shape("head.head.weight")[0] // (patch[0] * patch[1] * patch[2]),
+        "out_channels": CHANNELS,
         "text_dim": shape("text_embedding.0.weight")[1],
         "freq_dim": shape("time_embedding.0.weight")[1],
         "ffn_dim": shape("blocks.0.ffn.0.weight")[0],
