@@ -15,7 +15,7 @@ from torch import Tensor
 from ..pyramid.noise_pyramid import stage_seed, step_seed, top_up_seed
 from ..pyramid.stages import Stage
 from ..pyramid.untrusted import shown
-from .comfyui.finite import is_finite
+from .comfyui.finite import is_finite, tensor_problem
 
 BATCH_INDEX_KEY = "pyramidal_wan_batch_index"
 """Transformer option that carries the LATENT's ``batch_index`` to the few-step sampler, so that every batch member draws its
@@ -69,9 +69,11 @@ def full_noise(noise: Noise, latent: dict, size: Sequence[int]) -> Tensor:
     """
     empty = {**latent, "samples": torch.zeros(*size, dtype=torch.float32)}
     drawn = noise.generate_noise(empty)
-    if not isinstance(drawn, Tensor) or drawn.is_complex() or tuple(drawn.shape) != tuple(size):
+    if not isinstance(drawn, Tensor) or tuple(drawn.shape) != tuple(size):
         got = "x".join(map(str, drawn.shape)) if isinstance(drawn, Tensor) else shown(drawn)
         raise ValueError(f"the NOISE draws {got} for a latent of {'x'.join(map(str, size))}; connect 'RandomNoise'")
+    if drawn.is_complex() or (problem := tensor_problem(drawn)):
+        raise ValueError(f"the NOISE draws {'complex numbers' if drawn.is_complex() else problem}; connect 'RandomNoise'")
     if not is_finite(drawn):
         raise ValueError("the NOISE draws NaN or infinity; connect 'RandomNoise'")
     return drawn.float()

@@ -15,7 +15,7 @@ from ...pyramid.latent_shape import LatentShape
 from ...pyramid.stage_names import stage_name
 from ...pyramid.stages import PyramidSpec
 from ...pyramid.untrusted import first_line, read_json_object, shown
-from .finite import NUMBERS, is_finite
+from .finite import NUMBERS, is_finite, tensor_problem
 from .latent_tag import CLEAN, END, START, TAG_KEY, StageTag, tag_of, tagged
 from .node_inputs import check_batch_index
 from .user_files import UserFiles
@@ -151,7 +151,9 @@ def _check_tensors(tag: StageTag, tensors: dict[str, Tensor]) -> None:
     """Raise ValueError unless the tensors hold numbers and those beside the samples have their size, or the video's."""
     for key in (*LATENT_TENSORS, *TAG_TENSORS):
         tensor = tensors.get(key)
-        if tensor is not None and not (tensor.dtype in NUMBERS and tensor.numel() and is_finite(tensor)):
+        if tensor is not None and not (
+            tensor.dtype in NUMBERS and tensor_problem(tensor) is None and tensor.numel() and is_finite(tensor)
+        ):
             raise ValueError(f"its tensor '{key}' is empty, or holds NaN, infinity or values that are not numbers")
     samples, mask = tensors["samples"], tensors.get("noise_mask")
     sizes = {"given": (*samples.shape[:2], *tag.size), "clean": tuple(samples.shape)}

@@ -18,7 +18,7 @@ from ...pyramid.key_names import Expert, LoraKey, diffusers_name, lora_key
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, NotFlowError, PyramidSpec
 from ...pyramid.untrusted import MAX_JSON, first_line, read_json, shown
-from .finite import is_finite
+from .finite import is_finite, tensor_problem
 from .patch_files import PatchSet, is_patch_key, patch_set
 from .safetensors_file import file_problem
 
@@ -70,6 +70,7 @@ def load_lora_file(path: str | Path, name: str, expert: Expert | None = None) ->
         return known
     tensors, metadata = _read(path, name)
     layers = _layers(tensors, name, expert)
+    _check_kinds(layers, name)
     _check_sizes(layers, name)
     try:
         _set_alphas(layers, _peft_config(path, metadata))
@@ -224,6 +225,14 @@ def _complete(layer: dict[str, Tensor]) -> None:
 def lora_scale(layer: Mapping[str, Tensor]) -> float:
     """Return the factor of a low-rank product: alpha / rank, or 1 without an alpha."""
     return float(layer["alpha"]) / layer[DOWN].shape[0] if "alpha" in layer else 1.0
+
+
+def _check_kinds(layers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
+    """Raise ValueError for tensors that cannot be computed with; ComfyUI would drop the imaginary part of complex ones."""
+    for module, layer in layers.items():
+        for tensor, value in layer.items():
+            if problem := tensor_problem(value) or ("a tensor of complex numbers" if value.is_complex() else None):
+                raise ValueError(f"the LoRA '{name}' is damaged: its {module}.{tensor} is {problem}; expected real numbers")
 
 
 def _check_sizes(layers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...pyramid.untrusted import first_line, read_json_object, shown
 from .conditioning import NUMBERS
 from .finite import NUMBERS as FLOATS
-from .finite import is_finite, key_of_nan
+from .finite import is_finite, key_of_nan, key_of_unusual
 from .user_files import UserFiles
 
 PROMPT_FILES = UserFiles("conditioning", "Save Conditioning")
@@ -43,6 +43,10 @@ def save_conditioning(conditioning: Conditioning, name: str) -> Path:
     tensors, conds = {}, []
     for index, (cross_attn, options) in enumerate(conditioning):
         _check_savable(options)
+        if (unusual := key_of_unusual([cross_attn, options])) is not None:
+            raise ValueError(
+                f"the conditioning holds a tensor without plain numbers in '{unusual or 'cross_attn'}'; encode the prompt again"
+            )
         if (nan_key := key_of_nan([cross_attn, options])) is not None:
             raise ValueError(f"the conditioning holds NaN or infinity in '{nan_key or 'cross_attn'}'; encode the prompt again")
         saved = {"cross_attn": cross_attn, **{key: options[key] for key in TENSORS[1:] if options.get(key) is not None}}
@@ -131,8 +135,9 @@ def _conditioning(tensors: Mapping[str, Tensor], conds: Any) -> Conditioning:
 
 def _check_tensors(tensors: Mapping[str, Any]) -> None:
     for key, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{key} is {shown(value)}; expected a tensor")
+        if not isinstance(value, Tensor) or value.is_complex():
+            got = "a tensor of complex numbers" if isinstance(value, Tensor) else shown(value)
+            raise ValueError(f"{key} is {got}; expected a tensor of numbers")
 
 
 def _numbers(cond: Mapping[str, Any]) -> dict[str, float]:

@@ -74,8 +74,12 @@ def test_a_draft_that_could_not_be_loaded_leaves_the_file_of_before(output, late
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"pooled_output": [1, 2]}, "0.pooled_output is a list of 2; expected a tensor"),
+        ({"pooled_output": [1, 2]}, "0.pooled_output is a list of 2; expected a tensor of numbers"),
         ({"attention_mask": 5}, "0.attention_mask is 5; expected a tensor"),
+        (
+            {"pooled_output": torch.ones(1, 4, dtype=torch.complex64)},
+            "0.pooled_output is a tensor of complex numbers; expected",
+        ),
         ({"pooled_output": torch.ones(4)}, r"0.pooled_output has shape \(4,\); expected 2 or 3 dimensions, the first of 1"),
         ({"attention_mask": torch.ones(2, 7)}, r"0.attention_mask has shape \(2, 7\)"),
         ({"pooled_output": torch.zeros(0, 4)}, r"0.pooled_output has shape \(0, 4\)"),
@@ -106,3 +110,15 @@ def test_what_a_prompt_also_carries_is_named_whatever_its_keys_are():
     with pytest.raises(ValueError, match="also carries 'a b', 5, control: save it before") as caught:
         save_conditioning([[prompt()[0][0], {"control": 1, 5: 6, "a b": 1}]], "x")
     assert len(str(caught.value)) < 200
+
+
+def test_tensors_that_cannot_be_computed_with_are_not_saved(output):
+    for sparse, key in (
+        ([[prompt()[0][0].to_sparse(), {}]], "cross_attn"),
+        (prompt(pooled_output=torch.ones(1, 4).to("meta")), "pooled_output"),
+    ):
+        with pytest.raises(ValueError, match=f"holds a tensor without plain numbers in '{key}'; encode the prompt again"):
+            save_conditioning(sparse, "x")
+    with pytest.raises(ValueError, match="its tensor 'clean' is empty, or holds NaN"):
+        save_draft(draft(clean=torch.ones(1, 16, *LOW).to_sparse()), "x")
+    assert not output.exists()

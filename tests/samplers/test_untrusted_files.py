@@ -12,12 +12,14 @@ import torch
 from comfyui_graph import prompt
 from safetensors.torch import load_file, safe_open, save_file
 
+from pyramidalwan.pyramid.patches import PREFIX
 from pyramidalwan.pyramid.stages import PRESETS
 from pyramidalwan.samplers import lifts
 from pyramidalwan.samplers.comfyui.draft_files import DRAFT_FILES, load_draft, save_draft
 from pyramidalwan.samplers.comfyui.latent_tag import END, StageTag, tagged
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.model_files import lora_problem, spec_from_file
+from pyramidalwan.samplers.comfyui.patch_files import read_patches
 from pyramidalwan.samplers.comfyui.prompt_files import PROMPT_FILES, load_conditioning, save_conditioning
 from pyramidalwan.samplers.comfyui.safetensors_file import MAX_HEADER, write_safetensors
 from pyramidalwan.samplers.lift_files import read_lift
@@ -196,6 +198,32 @@ def test_a_lora_without_a_rank_is_named(folder, tensors, words):
     save_file({**LOW_RANK, **tensors, f"{QUERY}.alpha": torch.tensor(1.0)}, folder / "x.safetensors")
     with pytest.raises(ValueError, match=words):
         load_lora_file(folder / "x.safetensors", "x.safetensors")
+
+
+UNUSUAL = {
+    "a sparse tensor": lambda tensor: tensor.to_sparse(),
+    "a tensor without values": lambda tensor: tensor.to("meta"),
+    "a quantized tensor": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    "a tensor of complex numbers": lambda tensor: tensor.to(torch.complex64),
+    "a tensor of 70368744177664 values that are not stored": lambda tensor: torch.zeros(1).expand(2**45, 2),
+}
+
+
+@pytest.mark.parametrize("words", UNUSUAL)
+@pytest.mark.parametrize("tensor", ["lora_up.weight", "alpha", "dora_scale"])
+def test_a_lora_of_tensors_that_cannot_be_computed_with_is_named(folder, tensor, words):
+    changed = UNUSUAL[words](LOW_RANK.get(f"{QUERY}.{tensor}", torch.ones(1)))
+    torch.save({**LOW_RANK, f"{QUERY}.{tensor}": changed}, folder / "x.pt")
+    with pytest.raises(ValueError, match=f"^the LoRA 'x.pt' is damaged: its .*{tensor} is {words}.*; expected real numbers$"):
+        load_lora_file(folder / "x.pt", "x.pt")
+
+
+def test_patches_of_complex_numbers_are_named(folder):
+    save_file({f"{PREFIX}2x2x1.head": torch.ones(2, 2, dtype=torch.complex64)}, folder / "x.safetensors")
+    with pytest.raises(
+        ValueError, match=f"'x' is damaged: its {PREFIX}2x2x1.head is a tensor of complex numbers; expected real"
+    ):
+        read_patches(folder / "x.safetensors", "x")
 
 
 @pytest.mark.parametrize("metadata", [{"pyramid_spec": "{"}, {**FREE.to_metadata(), "pyramid_levels": "[[2.0], [0.5]]"}])
