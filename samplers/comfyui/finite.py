@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,7 +89,7 @@ def check_prediction(model: ModelPatcher, prediction: Tensor, where: str) -> Non
     """
     if is_finite(prediction):
         return
-    damaged = next(_damaged_weights(model), None)
+    damaged = next(damaged_weights(model.model.named_parameters()), None)
     cause = (
         f"the MODEL's weight '{damaged}' does; load another file"
         if damaged
@@ -98,8 +98,9 @@ def check_prediction(model: ModelPatcher, prediction: Tensor, where: str) -> Non
     raise ValueError(f"the prediction of {where} holds NaN or infinity: {cause}")
 
 
-def _damaged_weights(model: ModelPatcher) -> Iterator[str]:
-    for name, weight in model.model.named_parameters():
+def damaged_weights(weights: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
+    """Yield the names of weights that hold NaN or infinity."""
+    for name, weight in weights:
         try:
             finite = is_finite(weight)
         except RuntimeError:  # a type of weights that PyTorch cannot compare, such as packed ones

@@ -1,5 +1,7 @@
 """Files and their names from outside: damaged ones are refused in one sentence when they are opened, at once."""
 
+import codecs
+import errno
 import json
 import os
 import resource
@@ -187,6 +189,20 @@ def test_the_configuration_of_a_lora_is_read_within_limits(folder, config, words
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32-be", "latin-1"])
+def test_a_configuration_beside_a_lora_is_decoded_or_named(folder, encoding):
+    mark = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-32-be": codecs.BOM_UTF32_BE}.get(encoding, b"")
+    (folder / "adapter_config.json").write_bytes(mark + '{"lora_alpha": 8, "café": 1}'.encode(encoding))
+    save_file(LOW_RANK, folder / "adapter_model.safetensors")
+    if encoding == "latin-1":
+        words = "'adapter_config.json' beside it is not text in UTF-8: byte 22 cannot be decoded; save it as UTF-8$"
+        with pytest.raises(ValueError, match=f"^the LoRA 'a' is damaged: the {words}"):
+            load_lora_file(folder / "adapter_model.safetensors", "a")
+    else:
+        (layer,) = load_lora_file(folder / "adapter_model.safetensors", "a").layers.values()
+        assert layer["alpha"] == 8
+
+
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
@@ -241,6 +257,7 @@ def test_no_pyramid_is_read_from_elsewhere(folder, name):
 
 WRONG_NAMES = [
     *("con", "NUL", "a/aux", "Com1.txt", "lpt9", "x.", "x.safetensors.", "a./b", "a /b"),
+    *("CONIN$", "conout$.x", "a/", "a/.safetensors", "/", "a/b/", "CLOCK$"),
     *("..", "a\x00", "a\x7f", "a\ud800", "", " ", "a:b", "a\\b"),
 ]
 
@@ -313,6 +330,38 @@ def test_a_lift_that_cannot_be_kept_still_serves_the_run(tmp_path, monkeypatch):
 
     made, outcome = lifts._kept_or_fitted(comfy.sd.VAE(sd=vae_state_dict(dim=4)), None, ["HW"])
     assert made.channels == 16 and outcome.startswith("fitted, but not kept: cannot write '")
+
+
+def test_a_file_its_folder_and_new_folders_are_flushed_in_order(tmp_path, monkeypatch):
+    operations = []
+    flush, rename = os.fsync, os.replace
+
+    def fsync(descriptor):
+        operations.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path))
+        flush(descriptor)
+
+    def replace(source, target):
+        operations.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_safetensors(tmp_path / "a" / "b" / "x.safetensors", {"a": torch.ones(1)}, {})
+    *folders, partial, renamed, folder = operations
+    assert folders == [".", "a"] and partial.startswith("a/b/x.") and (renamed, folder) == ("rename", "a/b")
+
+
+def test_a_folder_that_cannot_be_flushed_still_gets_its_file(tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def fsync(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_safetensors(tmp_path / "a" / "x.safetensors", {"a": torch.ones(1)}, {})
+    assert os.listdir(tmp_path / "a") == ["x.safetensors"]
 
 
 def test_writing_replaces_a_file_as_a_whole(tmp_path):
