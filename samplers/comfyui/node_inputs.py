@@ -88,7 +88,7 @@ def check_latent_input(name: str, value: Any) -> None:
     check_batch_index(value.get("batch_index"), len(samples) if samples.ndim else 0, f"the LATENT at {name}")
     for note in SIZE_NOTES:
         ratio = value.get(note)
-        if ratio is not None and not (isinstance(ratio, Real) and is_number(ratio) and ratio > 0):
+        if ratio is not None and not (is_number(ratio) and ratio > 0):
             raise ValueError(f"the LATENT at {name} has {note} {shown(ratio)}; expected a number above 0, or none")
 
 

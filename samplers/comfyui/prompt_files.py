@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ...pyramid.untrusted import first_line, read_json_object, shown
 from .conditioning import NUMBERS
 from .finite import NUMBERS as FLOATS
 from .finite import is_finite, key_of_nan, key_of_unusual
+from .node_inputs import is_number
 from .user_files import UserFiles
 
 PROMPT_FILES = UserFiles("conditioning", "Save Conditioning")
@@ -149,8 +149,8 @@ def _number(key: str, value: Any) -> float:
     if key not in NUMBERS:
         raise ValueError(f"unknown value {shown(key)}; expected {', '.join(NUMBERS)}")
     least, most = NUMBERS[key]
-    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    if isinstance(number, bool) or not isinstance(number, Real) or not least <= number <= most:
+    number: Any = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if isinstance(number, bool) or not is_number(number) or not least <= number <= most:
         raise ValueError(f"{key} is {shown(value)}; expected a number from {least:g} to {most:g}")
     return float(number)
 
