@@ -173,11 +173,9 @@ def test_a_tensor_that_cannot_be_computed_with_is_named_wherever_it_enters(words
     for kind, value, start in entries:
         with pytest.raises(ValueError, match=f"^{start} {words}.*; expected plain numbers such as float32$"):
             check_input("x", kind, value)
-    noise = change(VIDEO) if words != "a nested tensor" else VIDEO.to(torch.complex64)
-    with pytest.raises(
-        ValueError, match="^the NOISE draws (a .* tensor|a tensor without|complex numbers).*; connect 'RandomNoise'"
-    ):
-        full_noise(GivenNoise(noise), {}, VIDEO.shape)
+    for noise, got in ((change(VIDEO), words), (VIDEO.to(torch.complex64), "complex numbers")):
+        with pytest.raises(ValueError, match=f"^the NOISE draws {got}.* for a latent of 1x16x3x8x8; connect 'RandomNoise'$"):
+            full_noise(GivenNoise(noise), {}, VIDEO.shape)
     with pytest.raises(
         ValueError, match="^the positive conditioning holds a tensor without plain numbers in 'mask'; encode it"
     ):
