@@ -27,7 +27,7 @@ UNUSUAL: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 """Tensors that PyTorch cannot compare, or that no memory holds."""
 
-OPTIONS: tuple[dict[str, Any], ...] = (
+OPTIONS: tuple[dict[Any, Any], ...] = (
     {"pooled_output": [1, 2]}, {"pooled_output": "x"}, {"attention_mask": 5}, {"pooled_output": torch.zeros(4)},
     {"attention_mask": torch.ones(7)}, {"attention_mask": torch.ones(2, 7)}, {"pooled_output": torch.zeros(0, 4)},
     {"strength": -5.0}, {"strength": 1e9}, {"strength": True}, {"start_percent": 2.0}, {"start_percent": torch.tensor(0.5)},
