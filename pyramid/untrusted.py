@@ -1,4 +1,4 @@
-"""Untrusted values: parse JSON within limits, and format any value for an error message."""
+"""Untrusted values: decode text, parse JSON within limits, and format any value for an error message."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ MAX_DIGITS = 20
 
 MAX_JSON = 1_000_000
 """Characters of JSON that are read; the pack writes a few thousand."""
+
+
+MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be"),
+         (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))  # fmt: skip
+"""Byte order marks, and the encodings that they announce; longer ones first."""
 
 
 def shown(value: object) -> str:
@@ -35,6 +40,29 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 3 * MAX_SHOWN else f"{text[: 3 * MAX_SHOWN]}..."
+
+
+def encoding_of(start: bytes) -> tuple[str, int]:
+    """Return the encoding of a text from its first bytes, and the length of its byte order mark."""
+    return next(((name, len(mark)) for mark, name in MARKS if start.startswith(mark)), ("utf-8", 0))
+
+
+def decode(contents: bytes) -> str:
+    """Decode a text in UTF-8, or in the UTF encoding that its byte order mark announces; the mark is removed.
+
+    Raises:
+        ValueError: It is in another encoding, or holds NUL.
+    """
+    encoding, skipped = encoding_of(contents[:4])
+    try:
+        text = contents[skipped:].decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"is not text in {encoding.upper()}: byte {error.start + skipped} cannot be decoded; save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise ValueError("holds NUL characters; save it as UTF-8 text")
+    return text
 
 
 def read_json(text: str, what: str, *, most: int = MAX_JSON) -> Any:

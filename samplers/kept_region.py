@@ -50,4 +50,5 @@ def kept_region(video: Tensor, mask: Tensor | None, noise: Tensor) -> KeptRegion
     """
     if mask is None:
         return None
-    return KeptRegion(video, comfy.sampler_helpers.prepare_mask(mask, video.shape, video.device).float(), noise)
+    values = mask if mask.is_floating_point() else mask.float()  # ComfyUI cannot resize booleans and whole numbers
+    return KeptRegion(video, comfy.sampler_helpers.prepare_mask(values, video.shape, video.device).float(), noise)

@@ -185,7 +185,11 @@ def read_lift(path: Path) -> LiftFile:
 
 
 def write_lift(path: Path, file: LiftFile) -> None:
-    """Write a file atomically: after a crash it is either the old or the new one."""
+    """Write a file atomically: after a crash it is either the old or the new one.
+
+    Raises:
+        ValueError: The lift could not be read again, or nothing can be written there; no file is changed.
+    """
     tensors, axes = {}, {}
     for name, fitted in file.axes.items():
         axes[name] = {"source": fitted.source, "fitted_on": fitted.fitted_on}
@@ -195,7 +199,12 @@ def write_lift(path: Path, file: LiftFile) -> None:
             errors = {"first": dataclasses.asdict(fitted_map.first), "rest": dataclasses.asdict(fitted_map.rest)}
             axes[name][direction] = {"map": metadata[METADATA_KEY], "errors": errors}
     values = {"format": FORMAT, "vae": file.vae, "channels": file.channels, "axes": axes}
-    write_safetensors(path, tensors, {KEY: json.dumps(values)})
+    description = json.dumps(values)
+    try:
+        _from_tensors(tensors, read_json_object(description, "its description"))
+    except ValueError as error:
+        raise ValueError(f"this lift cannot be kept: {first_line(error)}") from None
+    write_safetensors(path, tensors, {KEY: description})
 
 
 def _from_tensors(tensors: Mapping[str, Tensor], values: dict[str, Any]) -> LiftFile:

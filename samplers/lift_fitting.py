@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ..pyramid.lift import Lift, LinearMap, ResizeDrop, ResizeLift
 from ..pyramid.lift_fit import DROP_RIDGE, LIFT_RIDGE, FitReport, RunningFit
 from ..pyramid.neighbourhoods import size_of
 from ..pyramid.resize import make_resize
-from .comfyui.finite import is_finite
+from .comfyui.finite import damaged_weights, is_finite
 from .lift_files import RENDERED, Errors, FittedAxes, FittedMap
 from .pixel_lift import encode_clips, pixel_lift
 
@@ -162,6 +163,17 @@ def check_vae(vae: Any) -> None:
         raise ValueError("a lift requires the VAE of a Wan model; this VAE is for images or for another video model")
 
 
+def check_vae_weights(vae: Any) -> None:
+    """Check that the weights of a VAE are finite, before minutes of work with them.
+
+    Raises:
+        ValueError: One holds NaN or infinity; the message names it.
+    """
+    damaged = next(damaged_weights(vae.get_sd().items()), None)
+    if damaged is not None:
+        raise ValueError(f"the VAE holds NaN or infinity in '{damaged}'; load another file, or the VAE in another precision")
+
+
 def _sources(side: int, video: Tensor | None) -> list[list[_Source]]:
     """Return clips and stills of this many pixels in parts, each with as large a share of both."""
     kinds = []
@@ -237,6 +249,9 @@ def _with_references(fitted: tuple[LinearMap, FitReport], held_out: Sequence[Pai
     """Return the map with its errors, and those of the resize and of the round trip through pixels.
 
     The latter is measured on the first pairs, relative to the map there, and scaled to the map's error on all of them.
+
+    Raises:
+        ValueError: An error is not finite.
     """
     linear, report = fitted
     few = held_out[:REFERENCES]
@@ -248,6 +263,8 @@ def _with_references(fitted: tuple[LinearMap, FitReport], held_out: Sequence[Pai
         Errors(fit.mean_error, of_resize[index], of_pixels[index] * scales[index], fit.mean_variance)
         for index, fit in enumerate((report.first, report.rest))
     )
+    if not all(math.isfinite(error) for errors in (first, rest) for error in vars(errors).values()):
+        raise ValueError("the VAE decodes a clip to NaN or infinity; load another file, or the VAE in another precision")
     return FittedMap(linear, first, rest)
 
 

@@ -21,7 +21,7 @@ from .lift_files import (
     unreadable_files,
     write_lift,
 )
-from .lift_fitting import check_vae, fit_axes, source_of
+from .lift_fitting import check_vae, check_vae_weights, fit_axes, source_of
 from .pixel_lift import pixel_lift
 from .video_lift import VideoLift, check_changes_size
 
@@ -54,6 +54,7 @@ def make_lift(vae: Any, method: str, clips: Tensor | None, spec: PyramidSpec | N
     check_vae(vae)
     if method == NONE:
         return VideoLift("none", vae.latent_channels), "no lift: latents are resized, even where a lift is kept"
+    check_vae_weights(vae)
     if method == PIXELS:
         lift = pixel_lift(vae)
         through = VideoLift(PIXELS, vae.latent_channels, everywhere=lift)

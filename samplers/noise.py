@@ -15,7 +15,7 @@ from torch import Tensor
 from ..pyramid.noise_pyramid import stage_seed, step_seed, top_up_seed
 from ..pyramid.stages import Stage
 from ..pyramid.untrusted import shown
-from .comfyui.finite import is_finite
+from .comfyui.finite import is_finite, tensor_problem
 
 BATCH_INDEX_KEY = "pyramidal_wan_batch_index"
 """Transformer option that carries the LATENT's ``batch_index`` to the few-step sampler, so that every batch member draws its
@@ -69,12 +69,20 @@ def full_noise(noise: Noise, latent: dict, size: Sequence[int]) -> Tensor:
     """
     empty = {**latent, "samples": torch.zeros(*size, dtype=torch.float32)}
     drawn = noise.generate_noise(empty)
-    if not isinstance(drawn, Tensor) or drawn.is_complex() or tuple(drawn.shape) != tuple(size):
-        got = "x".join(map(str, drawn.shape)) if isinstance(drawn, Tensor) else shown(drawn)
+    problem = _kind_problem(drawn)
+    if problem or tuple(drawn.shape) != tuple(size):
+        got = problem or "x".join(map(str, drawn.shape))
         raise ValueError(f"the NOISE draws {got} for a latent of {'x'.join(map(str, size))}; connect 'RandomNoise'")
     if not is_finite(drawn):
         raise ValueError("the NOISE draws NaN or infinity; connect 'RandomNoise'")
     return drawn.float()
+
+
+def _kind_problem(drawn: Any) -> str | None:
+    """Return what a NOISE drew, in words, unless it is a tensor of real numbers."""
+    if not isinstance(drawn, Tensor):
+        return shown(drawn)
+    return "complex numbers" if drawn.is_complex() else tensor_problem(drawn)
 
 
 def seeded_noise(size: Sequence[int], seed: int, batch_index: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import random
 import re
@@ -16,6 +17,7 @@ import torch
 
 from harness.in_process import pack_module
 
+from .audited_values import UNUSUAL, Audited, audited_values
 from .cases import Case, Part, expect
 from .damaged_files import JSON_TEXTS, damage
 from .graph_runner import GIVE, Graph, GraphRunner, Outcome
@@ -28,13 +30,20 @@ TESTED = ("nodes", "plots", "pyramid", "samplers", "benchmarks/faults")
 CASES = {"widget": 140, "linked widget": 60, "socket": 120, "file": 180}
 MAX_MEMORY = 12 << 30
 MAX_CHARACTERS = 500
+LOADERS = {"drafts": "LoadDraft", "conditioning": "LoadConditioning"}
+"""Nodes that load what other nodes save, by folder."""
+
+Maker = Callable[[GraphRunner, Path, random.Random], tuple[Graph, str]]
+"""Makes a malformed graph, and words for it; the folder is that of ComfyUI's files."""
+
 WIDGETS = ("INT", "FLOAT", "STRING", "COMBO")
 CHANGED_BY_NODES = ("patches", "object_patches", "wrappers", "callbacks", "injections", "attachments", "hook_patches")
 NOT_A_SENTENCE = re.compile(
     r"object has no attribute|NoneType|not supported between|positional argument|unexpected keyword|index out of range|<class|"
     r"cannot be interpreted|not subscriptable|not iterable|unhashable|Traceback|<.* object at|must match the size|mat1 and|"
     r"Expected .* to|Input type|codec can't|could not convert|expected str, bytes|Errno|invalid literal|size of tensor|"
-    r"(?<!weight_)dtype|shapes? cannot"
+    r"(?<!weight_)dtype|shapes? cannot|Could not run|version_counter|cannot be called on|unsupported operand|to unpack|"
+    r"cannot convert float|too large to convert"
 )
 """Words of Python or PyTorch that say nothing to an artist."""
 
@@ -52,16 +61,15 @@ def cases(seed: int, folder: Path) -> Sequence[Case]:
         write_files(base, given)
     runner.given.update(given)
     reference = _reference(runner)
-    made = []
-    for kind, count in CASES.items():
-        for number in range(count):
-            name = f"{kind} {number}"
-            check = functools.partial(_check, runner, base, reference, kind, f"{seed} {name}")
-            made.append(Case(name, check))
-    return made
+    makers = {f"{kind} {number}": MAKERS[kind] for kind, count in CASES.items() for number in range(count)}
+    makers |= {f"audited {name}": functools.partial(_audited, value) for name, value in audited_values().items()}
+    return [
+        Case(name, functools.partial(_check, runner, base, reference, maker, f"{seed} {name}"))
+        for name, maker in makers.items()
+    ]
 
 
-def _check(runner: GraphRunner, shared: Path, reference: torch.Tensor, kind: str, seed: str, folder: Path) -> None:
+def _check(runner: GraphRunner, shared: Path, reference: torch.Tensor, make: Maker, seed: str, folder: Path) -> None:
     """Run one malformed graph and expect one sentence and no harm."""
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, most))
@@ -70,12 +78,13 @@ def _check(runner: GraphRunner, shared: Path, reference: torch.Tensor, kind: str
     shutil.copytree(shared, base)
     use_folders(base)
     before = _state(runner.given["model"])
-    graph, words = MAKERS[kind](runner, base, rng)
+    graph, words = make(runner, base, rng)
     files = _files(base)
     outcome = runner.run(graph)
     expect_sentence(outcome, words)
     for path in _files(base) - files:
         expect(path.suffix == ".safetensors" and outcome.error is None, f"{words}: left {path.name} behind")
+        expect_loads(runner, base, path, words)
     expect(_state(runner.given["model"]) == before, f"{words}: the MODEL is not clean")
     use_folders(shared)
     expect(torch.equal(_reference(runner), reference), f"{words}: the next run differs")
@@ -109,9 +118,17 @@ def _expect_readable(text: str, words: str) -> None:
     expect(not NOT_A_SENTENCE.search(text), f"{words}: not a sentence for an artist: {text[:300]!r}")
 
 
+def expect_loads(runner: GraphRunner, base: Path, path: Path, words: str) -> None:
+    """Expect that what a node saved can be loaded."""
+    folder, _, name = path.relative_to(base / "output").as_posix().partition("/")
+    outcome = runner.run(graph_of(LOADERS[folder], {"filename": f"{name} [output]"}))
+    problem = outcome.error or "; ".join(outcome.refused)
+    expect(not problem, f"{words}: saved, but cannot be loaded: {problem}")
+
+
 def _finite(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
-        return bool(torch.isfinite(value).all())
+        return bool(torch.isfinite(value.float()).all())
     if isinstance(value, Mapping):
         return all(map(_finite, value.values()))
     return all(map(_finite, value)) if isinstance(value, (list, tuple)) else True
@@ -125,7 +142,13 @@ def _state(model: Any) -> dict[str, str]:
 
 
 def _files(base: Path) -> set[Path]:
-    return {path for path in base.rglob("*") if path.is_file()}
+    """Return the files that nodes can read or write; kept times of runs are none of them."""
+    return {path for path in base.rglob("*") if path.is_file() and not path.is_relative_to(base / "user")}
+
+
+def _audited(audited: Audited, runner: GraphRunner, base: Path, rng: random.Random) -> tuple[Graph, str]:
+    node, name, make = audited
+    return _given(runner, node, valid_inputs()[node], name, make(runner.given))
 
 
 def _widget(runner: GraphRunner, base: Path, rng: random.Random) -> tuple[Graph, str]:
@@ -175,7 +198,7 @@ def _chosen(rng: random.Random, *, of: tuple[str, ...]) -> tuple[str, dict[str, 
 
 def _short(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        return f"tensor {tuple(value.shape)} {value.dtype}"
+        return f"tensor {'nested' if value.is_nested else tuple(value.shape)} {value.dtype}"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_short(item)}" for key, item in value.items())[:100] + "}"
     if isinstance(value, list):
@@ -187,19 +210,39 @@ def _file(runner: GraphRunner, base: Path, rng: random.Random) -> tuple[Graph, s
     kind = rng.choice(sorted(FILES))
     path, graph = FILES[kind](base)
     if path.suffix == ".json":
-        path.write_text(rng.choice([*JSON_TEXTS, *_peft_configs(rng)]))
-        how = path.read_text()[:60]
+        text = rng.choice([*JSON_TEXTS, *JSON_FILES[kind](path)])
+        encoding = rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"])
+        path.write_bytes(text.encode(encoding))
+        how = f"{text[:60]} in {encoding}"
+    elif path.suffix == ".pt":
+        how = _unusual_tensor(path, rng)
     else:
         how = damage(path, rng)
     return graph, f"{kind}: {how}"
 
 
-def _peft_configs(rng: random.Random) -> Iterator[str]:
+def _unusual_tensor(path: Path, rng: random.Random) -> str:
+    """Replace one tensor of a file in PyTorch's format."""
+    tensors = torch.load(path, weights_only=True)
+    name, kind = rng.choice(sorted(tensors)), rng.choice(sorted(UNUSUAL))
+    tensors[name] = UNUSUAL[kind](tensors[name] if tensors[name].ndim else tensors[name][None])
+    torch.save(tensors, path)
+    return f"tensor {name} {kind}"
+
+
+def _kept_times(path: Path) -> Iterator[str]:
+    """Yield kept times with other values for the model of the campaign."""
+    for times in ('{"48": 1e308}', '{"48": NaN}', '{"48": -5}', '{"48": 0}', '{"0": 1}', '{"1": 1e999}', "null", "[1]"):
+        yield "{" + ", ".join(f"{json.dumps(key)}: {times}" for key in json.loads(path.read_text())) + "}"
+
+
+def _peft_configs(path: Path) -> Iterator[str]:
     for pattern in ("(.+)+!", ".*.*.*.*.*.*.*.*!", "[", "(", "x" * 100_000):
         yield f'{{"lora_alpha": 4, "alpha_pattern": {{"{pattern}": 2}}}}'
     for alpha in ("NaN", '"a"', "[]", "null", "1e400", "{}"):
         yield f'{{"lora_alpha": {alpha}}}'
     yield '{"alpha_pattern": [1, 2]}'
+    yield '{"lora_alpha": 4, "café": 1}'
 
 
 FILES: Mapping[str, Callable[[Path], tuple[Path, Graph]]] = {
@@ -231,6 +274,14 @@ FILES: Mapping[str, Callable[[Path], tuple[Path, Graph]]] = {
         base / "loras" / "spec.safetensors",
         followed_by_sampler(graph_of("FromFile", valid_inputs()["FromFile"]), pyramid=("node", 0)),
     ),
+    "LoRA in PyTorch's format": lambda base: (
+        base / "loras" / "lora.pt",
+        followed_by_sampler(graph_of("StageLoRA", {**valid_inputs()["StageLoRA"], "lora_name": "lora.pt"}), model=("node", 0)),
+    ),
+    "times of runs": lambda base: (
+        base / "user" / "pyramidalwan" / "timings.json",
+        followed_by_sampler(graph_of("CostEstimate", valid_inputs()["CostEstimate"])),
+    ),
     "patches": lambda base: (base / "loras" / "patches.safetensors", graph_of("Patches", valid_inputs()["Patches"])),
     "lift": lambda base: (
         base / "pyramidal_lifts" / "0123456789abcdef.safetensors",
@@ -239,7 +290,10 @@ FILES: Mapping[str, Callable[[Path], tuple[Path, Graph]]] = {
 }
 """The file of each kind, and the graph that reads it."""
 
-MAKERS: Mapping[str, Callable[[GraphRunner, Path, random.Random], tuple[Graph, str]]] = {
+JSON_FILES = {"LoRA of peft": _peft_configs, "times of runs": _kept_times}
+"""Further texts for files of JSON by kind."""
+
+MAKERS: Mapping[str, Maker] = {
     "widget": _widget,
     "linked widget": _linked_widget,
     "socket": _socket,

@@ -180,6 +180,7 @@ def write_files(base: Path, given: Mapping[str, Any]) -> None:
         {**tensors, f"{query}.alpha": torch.tensor(2.0)}, base / "loras" / "lora.safetensors", {**spec.to_metadata(), **levels}
     )
     save_file(tensors, base / "loras" / "spec.safetensors", spec.to_metadata())
+    torch.save({**tensors, f"{query}.alpha": torch.tensor(2.0)}, base / "loras" / "lora.pt")
     tensors_of_patches, metadata = _patches(given["model"])
     save_file(tensors_of_patches, base / "loras" / "patches.safetensors", metadata)
     save_file(_other_adapters(), base / "loras" / "adapters.safetensors")
@@ -239,6 +240,7 @@ def use_folders(base: Path) -> None:
 
     folder_paths.set_input_directory(str(base / "input"))
     folder_paths.set_output_directory(str(base / "output"))
+    folder_paths.set_user_directory(str(base / "user"))
     for kind in ("loras", "diffusion_models", "checkpoints", "pyramidal_lifts"):
         endings = folder_paths.folder_names_and_paths[kind][1]
         folder_paths.folder_names_and_paths[kind] = ([str(base / kind)], endings)

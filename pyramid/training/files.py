@@ -14,17 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..untrusted import first_line
+from ..untrusted import decode, first_line
 from .engine.atomic import atomic_file, check_target
 
 MAX_TEXT = 2**26
 """Bytes of the largest JSON or TOML file that is read; a larger one cannot be a configuration."""
 MAX_DIGITS = 40
 """Digits of the longest whole number that is read; a seed has 20."""
-MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32-le"), (b"\0\0\xfe\xff", "utf-32-be"),
-         (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))  # fmt: skip
-"""Byte order marks, and the encodings that they announce; longer ones first."""
-
 DAMAGE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, EOFError,
           MemoryError, ArithmeticError, ImportError, pickle.UnpicklingError)  # fmt: skip
 """Exceptions that readers of other packages raise for a damaged file or one of another kind."""
@@ -54,29 +50,6 @@ def read_limited(path: Path, limit: int = MAX_TEXT) -> bytes:
     if len(contents) > limit:
         raise ValueError(f"is larger than {limit} bytes")
     return contents
-
-
-def encoding_of(start: bytes) -> tuple[str, int]:
-    """Return the encoding of a text from its first bytes, and the length of its byte order mark."""
-    return next(((name, len(mark)) for mark, name in MARKS if start.startswith(mark)), ("utf-8", 0))
-
-
-def decode(contents: bytes) -> str:
-    """Decode a text in UTF-8, or in the UTF encoding that its byte order mark announces; the mark is removed.
-
-    Raises:
-        ValueError: It is in another encoding, or holds NUL.
-    """
-    encoding, skipped = encoding_of(contents[:4])
-    try:
-        text = contents[skipped:].decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"is not text in {encoding.upper()}: byte {error.start + skipped} cannot be decoded; save it as UTF-8"
-        ) from None
-    if "\0" in text:
-        raise ValueError("holds NUL characters; save it as UTF-8 text")
-    return text
 
 
 def parse_json(text: str) -> Any:

@@ -19,7 +19,7 @@ from ...pyramid.patches import WHOLE
 from ...pyramid.resize import make_resize, scaled_sides
 from ...pyramid.stages import Stage
 from ...pyramid.untrusted import shown
-from .finite import key_of_nan
+from .finite import key_of_nan, key_of_unusual
 from .half_rate import BY_FRAME, halve_pairs
 
 if TYPE_CHECKING:
@@ -174,7 +174,10 @@ def check_finite_conds(conds: Any) -> None:
                 raise ValueError(
                     f"the {name} conditioning is {shown(cond)}; expected the output of 'CLIP Text Encode (Prompt)'"
                 )
-            if (nan_key := key_of_nan({key: value for key, value in cond.items() if key not in MADE_BY_COMFYUI})) is not None:
+            values = {key: value for key, value in cond.items() if key not in MADE_BY_COMFYUI}
+            if (key := key_of_unusual(values)) is not None:
+                raise ValueError(f"the {name} conditioning holds a tensor without plain numbers in '{key}'; encode it again")
+            if (nan_key := key_of_nan(values)) is not None:
                 raise ValueError(f"the {name} conditioning holds NaN or infinity in '{nan_key}'; encode it again")
             for key, (least, most) in NUMBERS.items():
                 number = cond.get(key, least)

@@ -15,7 +15,7 @@ from ...pyramid.latent_shape import LatentShape
 from ...pyramid.stage_names import stage_name
 from ...pyramid.stages import PyramidSpec
 from ...pyramid.untrusted import first_line, read_json_object, shown
-from .finite import NUMBERS, is_finite
+from .finite import NUMBERS, is_finite, tensor_problem
 from .latent_tag import CLEAN, END, START, TAG_KEY, StageTag, tag_of, tagged
 from .node_inputs import check_batch_index
 from .user_files import UserFiles
@@ -38,7 +38,7 @@ def save_draft(latent: dict, name: str) -> str:
         A text with the path of the file and the place of the draft in its run.
 
     Raises:
-        ValueError: The name is unusable, or the LATENT is not a draft.
+        ValueError: The name is unusable, or the LATENT is not a draft that could be loaded again; no file is changed.
     """
     tag = tag_of(latent)
     if tag is None:
@@ -46,7 +46,7 @@ def save_draft(latent: dict, name: str) -> str:
             "this LATENT is not the output of an earlier stage; use 'SaveLatent' for a finished video, or set end_stage to "
             "low in the sampler for a draft"
         )
-    tensors = {key: latent[key] for key in LATENT_TENSORS if latent.get(key) is not None}
+    tensors = {key: _in_floating_point(latent[key]) for key in LATENT_TENSORS if latent.get(key) is not None}
     tensors |= {key: vars(tag)[key] for key in TAG_TENSORS if vars(tag)[key] is not None}
     values = {
         "format": FORMAT,
@@ -56,9 +56,14 @@ def save_draft(latent: dict, name: str) -> str:
         "state": tag.state,
         "batch_index": _batch_index(latent),
     }
-    path = DRAFT_FILES.write(name, tensors, {METADATA_KEY: json.dumps(values)})
+    description = json.dumps(values)
+    try:
+        _draft(tensors, read_json_object(description, "the description of its stage"))
+    except ValueError as error:
+        raise ValueError(f"this draft cannot be saved: {first_line(error)}; sample it again") from None
+    path = DRAFT_FILES.write(name, tensors, {METADATA_KEY: description})
     text = f"saved as {path}: {_description(tag)}"
-    lost = sorted(latent.keys() - {*LATENT_TENSORS, TAG_KEY, "batch_index"})
+    lost = sorted(map(str, latent.keys() - {*LATENT_TENSORS, TAG_KEY, "batch_index"}))
     return f"{text}; not saved: {', '.join(lost)}" if lost else text
 
 
@@ -74,21 +79,37 @@ def load_draft(name: str) -> tuple[dict, str]:
     tensors, metadata = DRAFT_FILES.read(name)
     values = _values(metadata, name)
     try:
-        spec, size = PyramidSpec.from_values(values["spec"]), LatentShape(*_whole_numbers("size", values["size"], 3))
-        (stage,) = _whole_numbers("stage", [values["stage"]], 1)
-        fields: dict[str, Any] = {key: tensors.get(key) for key in TAG_TENSORS}
-        tag = StageTag(spec, stage, size, values["state"], **fields)
-        _check(tag, tensors["samples"])
-        _check_tensors(tag, tensors)
-        latent: dict[str, Any] = {key: tensors[key] for key in LATENT_TENSORS if key in tensors}
-        check_batch_index(values["batch_index"], len(tensors["samples"]), "it")
+        latent, tag = _draft(tensors, values)
     except KeyError as error:
         raise ValueError(f"'{name}' is damaged: it has no {error}; save the draft again") from None
     except ValueError as error:
         raise ValueError(f"'{name}' is damaged: {first_line(error)}; save the draft again") from None
+    return tagged(latent, tag), _description(tag)
+
+
+def _draft(tensors: dict[str, Tensor], values: dict[str, Any]) -> tuple[dict, StageTag]:
+    """Return the LATENT and the tag that the tensors and the description of a file make.
+
+    Raises:
+        KeyError: Something is missing.
+        ValueError: Something is wrong; the message is a reason, without the name of the file.
+    """
+    spec, size = PyramidSpec.from_values(values["spec"]), LatentShape(*_whole_numbers("size", values["size"], 3))
+    (stage,) = _whole_numbers("stage", [values["stage"]], 1)
+    fields: dict[str, Any] = {key: tensors.get(key) for key in TAG_TENSORS}
+    tag = StageTag(spec, stage, size, values["state"], **fields)
+    _check(tag, tensors["samples"])
+    _check_tensors(tag, tensors)
+    latent: dict[str, Any] = {key: tensors[key] for key in LATENT_TENSORS if key in tensors}
+    check_batch_index(values["batch_index"], len(tensors["samples"]), "it")
     if values["batch_index"] is not None:
         latent["batch_index"] = values["batch_index"]
-    return tagged(latent, tag), _description(tag)
+    return latent, tag
+
+
+def _in_floating_point(tensor: Tensor) -> Tensor:
+    """Return a tensor of floating point numbers: masks may also be of booleans or whole numbers."""
+    return tensor if tensor.is_floating_point() else tensor.float()
 
 
 def _whole_numbers(what: str, values: object, count: int) -> list[int]:
@@ -130,7 +151,9 @@ def _check_tensors(tag: StageTag, tensors: dict[str, Tensor]) -> None:
     """Raise ValueError unless the tensors hold numbers and those beside the samples have their size, or the video's."""
     for key in (*LATENT_TENSORS, *TAG_TENSORS):
         tensor = tensors.get(key)
-        if tensor is not None and not (tensor.dtype in NUMBERS and tensor.numel() and is_finite(tensor)):
+        if tensor is not None and not (
+            tensor.dtype in NUMBERS and tensor_problem(tensor) is None and tensor.numel() and is_finite(tensor)
+        ):
             raise ValueError(f"its tensor '{key}' is empty, or holds NaN, infinity or values that are not numbers")
     samples, mask = tensors["samples"], tensors.get("noise_mask")
     sizes = {"given": (*samples.shape[:2], *tag.size), "clean": tuple(samples.shape)}

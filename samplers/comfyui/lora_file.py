@@ -17,10 +17,12 @@ from torch import Tensor
 from ...pyramid.key_names import Expert, LoraKey, diffusers_name, lora_key
 from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, NotFlowError, PyramidSpec
-from ...pyramid.untrusted import MAX_JSON, first_line, read_json, shown
-from .finite import is_finite
+from ...pyramid.untrusted import MAX_JSON, decode, first_line, read_json, shown
+from .finite import is_finite, tensor_problem
 from .patch_files import PatchSet, is_patch_key, patch_set
 from .safetensors_file import file_problem
+
+BESIDE = "the 'adapter_config.json' beside it"
 
 UP, DOWN = "lora_up.weight", "lora_down.weight"
 
@@ -70,6 +72,7 @@ def load_lora_file(path: str | Path, name: str, expert: Expert | None = None) ->
         return known
     tensors, metadata = _read(path, name)
     layers = _layers(tensors, name, expert)
+    _check_kinds(layers, name)
     _check_sizes(layers, name)
     try:
         _set_alphas(layers, _peft_config(path, metadata))
@@ -152,18 +155,27 @@ def _peft_config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         if "lora_adapter_metadata" in metadata:
             packed = read_json(metadata["lora_adapter_metadata"], "the configuration in its header")
         elif path.stem == "adapter_model" and (beside := path.with_name("adapter_config.json")).is_file():
-            with beside.open(encoding="utf-8") as file:
-                packed = read_json(file.read(MAX_JSON + 1), "the 'adapter_config.json' beside it")
+            packed = read_json(_text_of(beside), BESIDE)
         else:
             return {}
-    except OSError:
-        return {}
+    except OSError as error:
+        raise ValueError(f"{BESIDE} cannot be read ({error.strerror or first_line(error)})") from None
     config = {}
     for key, value in packed.items() if isinstance(packed, dict) else ():
         part, _, option = key.rpartition(".")
         if part in ("", "transformer", "transformer_2", "unet"):
             config[option] = value
     return config
+
+
+def _text_of(path: Path) -> str:
+    """Return the text of peft's configuration, in any UTF encoding; more than JSON may have is not read."""
+    with path.open("rb") as file:
+        contents = file.read(4 * MAX_JSON)
+    try:
+        return decode(contents)
+    except ValueError as error:
+        raise ValueError(f"{BESIDE} {error}") from None
 
 
 def _set_alphas(layers: dict[str, dict[str, Tensor]], config: Mapping[str, Any]) -> None:
@@ -224,6 +236,14 @@ def _complete(layer: dict[str, Tensor]) -> None:
 def lora_scale(layer: Mapping[str, Tensor]) -> float:
     """Return the factor of a low-rank product: alpha / rank, or 1 without an alpha."""
     return float(layer["alpha"]) / layer[DOWN].shape[0] if "alpha" in layer else 1.0
+
+
+def _check_kinds(layers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
+    """Raise ValueError for tensors that cannot be computed with; ComfyUI would drop the imaginary part of complex ones."""
+    for module, layer in layers.items():
+        for tensor, value in layer.items():
+            if problem := tensor_problem(value) or ("a tensor of complex numbers" if value.is_complex() else None):
+                raise ValueError(f"the LoRA '{name}' is damaged: its {module}.{tensor} is {problem}; expected real numbers")
 
 
 def _check_sizes(layers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:

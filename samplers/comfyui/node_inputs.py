@@ -16,7 +16,8 @@ from torch import Tensor
 from ...pyramid.stages import PyramidSpec
 from ...pyramid.untrusted import shown
 from ..video_lift import VideoLift
-from .finite import NUMBERS, is_finite
+from .finite import NUMBERS, is_finite, tensor_problem
+from .latents import SIZE_NOTES
 
 MAX_TEXT = 1000
 """Characters of the text in a widget."""
@@ -85,6 +86,10 @@ def check_latent_input(name: str, value: Any) -> None:
         if not 2 <= mask.ndim <= samples.ndim:
             raise ValueError(f"the noise mask at {name} has {mask.ndim} dimensions; expected 2 to {samples.ndim}")
     check_batch_index(value.get("batch_index"), len(samples) if samples.ndim else 0, f"the LATENT at {name}")
+    for note in SIZE_NOTES:
+        ratio = value.get(note)
+        if ratio is not None and not (is_number(ratio) and ratio > 0):
+            raise ValueError(f"the LATENT at {name} has {note} {shown(ratio)}; expected a number above 0, or none")
 
 
 def check_batch_index(index: Any, batch: int, what: str) -> None:
@@ -104,14 +109,21 @@ def check_batch_index(index: Any, batch: int, what: str) -> None:
 
 
 def _check_tensor(what: str, value: Any) -> None:
-    if not isinstance(value, Tensor):
-        raise ValueError(f"{what} is {shown(value)}; expected a tensor")
-    if value.is_complex() or (value.is_floating_point() and value.dtype not in NUMBERS):
-        raise ValueError(f"{what} is of type {str(value.dtype).removeprefix('torch.')}; expected numbers such as float32")
+    _check_kind(what, value)
     if value.numel() == 0:
         raise ValueError(f"{what} has size {_size(value)} and holds nothing")
     if not is_finite(value):
         raise ValueError(f"{what} holds NaN or infinity; the node before it, or the file that it comes from, is damaged")
+
+
+def _check_kind(what: str, value: Any) -> None:
+    """Raise ValueError unless a value is a tensor of numbers that can be computed with."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{what} is {shown(value)}; expected a tensor")
+    if problem := tensor_problem(value):
+        raise ValueError(f"{what} is {problem}; expected plain numbers such as float32")
+    if value.is_complex() or (value.is_floating_point() and value.dtype not in NUMBERS):
+        raise ValueError(f"{what} is of type {str(value.dtype).removeprefix('torch.')}; expected numbers such as float32")
 
 
 def _size(value: Tensor) -> str:
@@ -134,7 +146,9 @@ def check_conditioning_input(name: str, value: Any) -> None:
 
 
 def _check_sigmas(name: str, value: Any) -> None:
-    if not isinstance(value, Tensor) or value.ndim != 1 or value.is_complex():
+    if isinstance(value, Tensor):
+        _check_kind(f"the SIGMAS at {name}", value)
+    if not isinstance(value, Tensor) or value.ndim != 1:
         size = f"a tensor of {value.ndim} dimensions" if isinstance(value, Tensor) else shown(value)
         raise ValueError(f"{name} is {size}; expected SIGMAS, such as the output of 'Pyramidal Schedule'")
     if len(value) > MAX_LEVELS:
@@ -142,24 +156,56 @@ def _check_sigmas(name: str, value: Any) -> None:
 
 
 def _check_image(name: str, value: Any) -> None:
+    if isinstance(value, Tensor):
+        _check_kind(f"the IMAGE at {name}", value)
     if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[-1] < 3:
         size = f"of size {_size(value)}" if isinstance(value, Tensor) else shown(value)
         raise ValueError(f"{name} is {size}; expected an IMAGE with three colours, such as the frames of a video")
     _check_tensor(f"the IMAGE at {name}", value)
 
 
-def _has(*names: str, expected: str) -> Callable[[str, Any], None]:
-    """Return the check of objects that are known by their attributes, as ComfyUI and other packs define them."""
+def _has(*names: str, methods: Callable[[Any], Sequence[Any]] = lambda value: (), expected: str) -> Callable[[str, Any], None]:
+    """Return the check of objects that are known by their attributes, as ComfyUI and other packs define them.
+
+    Args:
+        *names: Names of the attributes.
+        methods: Return those of an object that must be callable.
+        expected: What the object should be, for the message.
+    """
 
     def check(name: str, value: Any) -> None:
         if isinstance(value, type) or not all(hasattr(value, attribute) for attribute in names):
             raise _wrong(name, value, expected)
+        for method in methods(value):
+            if not callable(method):
+                raise ValueError(f"a method of {name} is {shown(method)}; expected {expected}")
 
     return check
 
 
+def _check_model(name: str, value: Any) -> None:
+    expected = "a MODEL, such as the output of 'Load Diffusion Model'"
+    attributes = ("model", "clone", "get_model_object", "model_options")
+    _has(*attributes, methods=lambda model: (model.clone, model.get_model_object), expected=expected)(name, value)
+    _check_options(name, value.model_options, expected)
+
+
+def _check_guider(name: str, value: Any) -> None:
+    expected = "a GUIDER, such as the output of 'CFGGuider'"
+    attributes = ("model_patcher", "original_conds", "model_options", "sample")
+    _has(*attributes, methods=lambda guider: (guider.sample,), expected=expected)(name, value)
+    _check_model(f"the MODEL of {name}", value.model_patcher)
+    _check_options(name, value.model_options, expected)
+
+
+def _check_options(name: str, options: Any, expected: str) -> None:
+    if not isinstance(options, Mapping):
+        raise ValueError(f"the model_options of {name} are {shown(options)}; expected {expected}")
+
+
 def _check_noise(name: str, value: Any) -> None:
-    _has("generate_noise", "seed", expected="NOISE, such as the output of 'RandomNoise'")(name, value)
+    expected = "NOISE, such as the output of 'RandomNoise'"
+    _has("generate_noise", "seed", methods=lambda noise: (noise.generate_noise,), expected=expected)(name, value)
     _check_number(f"the seed of the NOISE at {name}", value.seed, Integral, 0, 2**64 - 1)
 
 
@@ -181,10 +227,18 @@ CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "SIGMAS": _check_sigmas,
     "IMAGE": _check_image,
     "NOISE": _check_noise,
-    "MODEL": _has("model", "clone", "get_model_object", expected="a MODEL, such as the output of 'Load Diffusion Model'"),
-    "GUIDER": _has("model_patcher", "original_conds", "sample", expected="a GUIDER, such as the output of 'CFGGuider'"),
-    "SAMPLER": _has("sample", expected="a SAMPLER, such as the output of 'KSamplerSelect'"),
-    "VAE": _has("encode", "decode", "get_sd", expected="a VAE, such as the output of 'Load VAE'"),
+    "MODEL": _check_model,
+    "GUIDER": _check_guider,
+    "SAMPLER": _has(
+        "sample", methods=lambda sampler: (sampler.sample,), expected="a SAMPLER, such as the output of 'KSamplerSelect'"
+    ),
+    "VAE": _has(
+        "encode",
+        "decode",
+        "get_sd",
+        methods=lambda vae: (vae.encode, vae.decode, vae.get_sd),
+        expected="a VAE, such as the output of 'Load VAE'",
+    ),
     "PYRAMID": _is_a(PyramidSpec, "a PYRAMID, the output of 'Pyramid'"),
     "LIFT": _is_a(VideoLift, "a LIFT, the output of 'Pyramidal Lift from VAE'"),
 }

@@ -32,7 +32,7 @@ from ...pyramid.schedules import levels_from_metadata
 from ...pyramid.stages import METADATA_KEY, PyramidSpec
 from ...pyramid.untrusted import first_line
 from .device_copies import OnDevice
-from .finite import is_finite
+from .finite import is_finite, tensor_problem
 from .safetensors_file import read_safetensors
 
 
@@ -93,16 +93,18 @@ def patch_set(tensors: Mapping[str, Any], metadata: Mapping[str, str], name: str
         ValueError: They are incomplete, or hold NaN or infinity, or the file's pyramid is invalid.
     """
     bare = {
-        PREFIX + key.partition(PREFIX)[2]: value.float()
+        PREFIX + key.partition(PREFIX)[2]: value
         for key, value in tensors.items()
         if isinstance(key, str) and is_patch_key(key) and isinstance(value, Tensor)
     }
     if not bare:
         return None
     for key, value in bare.items():
+        if problem := tensor_problem(value) or ("a tensor of complex numbers" if value.is_complex() else None):
+            raise ValueError(f"'{name}' is damaged: its {key} is {problem}; expected real numbers")
         if not is_finite(value):
             raise ValueError(f"'{name}' holds NaN or infinity: its {key}")
-    layers = from_tensors(bare, f"'{name}'")
+    layers = from_tensors({key: value.float() for key, value in bare.items()}, f"'{name}'")
     try:
         spec = PyramidSpec.from_metadata(metadata) if METADATA_KEY in metadata else None
         levels = levels_from_metadata(metadata, spec) if spec is not None else None

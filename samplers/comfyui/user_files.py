@@ -21,7 +21,18 @@ OUTPUT_MARK = " [output]"
 MAX_NAME = 200
 """Bytes of a file's name with its folders: Windows allows 260 characters for the whole path."""
 
-RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")})
+RESERVED = frozenset(
+    {
+        "con",
+        "prn",
+        "aux",
+        "nul",
+        "conin$",
+        "conout$",
+        "clock$",
+        *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"),
+    }
+)
 """Names of devices on Windows, where no file can have them, whatever its extension."""
 
 
@@ -108,7 +119,7 @@ class UserFiles:
             ValueError: The name is unusable, or nothing can be written at its place.
         """
         stem = name.strip().removesuffix(".safetensors") if isinstance(name, str) else ""
-        if not stem.isprintable() or not re.fullmatch(r"[^<>:\"|?*\\]+", stem):
+        if not stem.isprintable() or not re.fullmatch(r"[^<>:\"|?*\\]*[^<>:\"|?*\\/]", stem):
             raise ValueError(f"{shown(name)} is not a valid file name; use letters, digits, '-', '_', and '/' for folders")
         if len(stem.encode()) > MAX_NAME:
             raise ValueError(f"the file name {shown(name)} is too long; use at most {MAX_NAME} bytes, with folders")

@@ -3,14 +3,16 @@
 import math
 import random
 
+import folder_paths
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.faults.audited_values import audited_values
 from benchmarks.faults.cases import NotHeldError
 from benchmarks.faults.damaged_files import damage
-from benchmarks.faults.graph_runner import Outcome
-from benchmarks.faults.malformed_nodes import expect_sentence
+from benchmarks.faults.graph_runner import GraphRunner, Outcome
+from benchmarks.faults.malformed_nodes import expect_loads, expect_sentence
 from benchmarks.faults.node_graphs import valid_inputs
 from harness.in_process import pack_module
 
@@ -62,3 +64,21 @@ def test_every_damage_changes_the_file_and_the_same_seed_does_the_same(tmp_path)
         assert not paths[0].is_file() or paths[0].read_bytes() == paths[1].read_bytes() != before, first
         ways.add(first)
     assert len(ways) > 15
+
+
+def test_a_file_that_was_saved_and_cannot_be_loaded_fails(tmp_path, monkeypatch):
+    for kind in ("input", "output"):
+        monkeypatch.setattr(folder_paths, f"{kind}_directory", str(tmp_path / kind))
+    path = tmp_path / "output" / "conditioning" / "x.safetensors"
+    path.parent.mkdir(parents=True)
+    runner = GraphRunner()
+    save_file({"cross_attn": torch.ones(1, 2, 8)}, path)
+    expect_loads(runner, tmp_path, path, "case")
+    save_file({"cross_attn": torch.ones(2)}, path)
+    with pytest.raises(NotHeldError, match="case: saved, but cannot be loaded: .* is damaged: an embedding of shape"):
+        expect_loads(runner, tmp_path, path, "case")
+
+
+def test_every_audited_value_is_for_an_input_of_a_node():
+    inputs = valid_inputs()
+    assert all(name in inputs[node] for node, name, _ in audited_values().values()) and len(audited_values()) > 60

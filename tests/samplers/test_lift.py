@@ -14,10 +14,11 @@ from comfy_extras.nodes_custom_sampler import CFGGuider, RandomNoise, SamplerCus
 from comfyui_graph import empty, prompt
 from comfyui_images import image_prompt
 from run_forms import FORMS, NODE, call, euler, one_node, random_lift, schedule
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import nodes
-from pyramidalwan.pyramid.lift import LinearMap, ResizeDrop, ResizeLift
+from pyramidalwan.pyramid.lift import FunctionLift, LinearMap, ResizeDrop, ResizeLift
 from pyramidalwan.pyramid.neighbourhoods import size_of
 from pyramidalwan.pyramid.resize import make_resize
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
@@ -29,6 +30,7 @@ from tiny_wan.checkpoints import vae_state_dict
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FREE = PRESETS["training-free"]
+NAN = float("nan")
 IN_TIME = PyramidSpec((0.9, 0.7), ("THW", "HW"), field="natural", timestep_source="sigma", first_frame="shared")
 
 
@@ -278,6 +280,9 @@ def test_the_way_through_the_pixels_is_judged_as_on_all_pairs(monkeypatch):
     for errors in (made.first, made.rest):
         assert errors.pixels == pytest.approx(errors.fitted, rel=1e-4)
         assert errors.resize == pytest.approx(sum(i * i for i in range(1, 9)) / 8, rel=0.2)
+    broken = FunctionLift(lambda clean, size: clean.new_full((*clean.shape[:2], *size), NAN))
+    with pytest.raises(ValueError, match="the VAE decodes a clip to NaN or infinity; load another file"):
+        lift_fitting._with_references(solved, pairs, ResizeLift(resize), broken)
 
 
 def test_the_pixel_lift_decodes_resizes_and_encodes(vae):
@@ -398,8 +403,6 @@ def test_a_broken_file_is_one_sentence(fitted, folder, content, message):
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        from safetensors import safe_open
-
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
             values = json.loads(file.metadata()["pyramidal_lift"])
@@ -413,9 +416,26 @@ def test_weights_that_are_not_finite_are_rejected(fitted, folder):
     maps = fitted.axes["HW"]
     linear = dataclasses.replace(maps.lift.linear, rest=torch.full_like(maps.lift.linear.rest, float("nan")))
     axes = {"HW": dataclasses.replace(maps, lift=dataclasses.replace(maps.lift, linear=linear))}
-    write_lift(folder / "x.safetensors", dataclasses.replace(fitted, axes=axes))
+    path = folder / "x.safetensors"
+    write_lift(path, fitted)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="^this lift cannot be kept: HW.lift holds NaN or infinity$"):
+        write_lift(path, dataclasses.replace(fitted, axes=axes))
+    assert path.read_bytes() == before
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({**load_file(path), "HW.lift.rest": linear.rest.contiguous()}, path, metadata)
     with pytest.raises(ValueError, match="HW.lift holds NaN or infinity"):
-        read_lift(folder / "x.safetensors")
+        read_lift(path)
+
+
+def test_a_lift_whose_errors_are_no_numbers_is_not_kept(fitted, folder):
+    maps = fitted.axes["HW"]
+    errors = dataclasses.replace(maps.lift.rest, pixels=NAN)
+    axes = {"HW": dataclasses.replace(maps, lift=dataclasses.replace(maps.lift, rest=errors))}
+    with pytest.raises(ValueError, match="^this lift cannot be kept: its description is not valid JSON: NaN is not a number$"):
+        write_lift(folder / "x.safetensors", dataclasses.replace(fitted, axes=axes))
+    assert not folder.exists() or not list(folder.iterdir())
 
 
 def test_the_digest_depends_on_the_encoder_alone_and_not_on_the_precision(vae):

@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from comfyui_graph import empty, prompt
+from comfyui_graph import GivenNoise, empty, prompt
 
 from pyramidalwan.nodes import NODES
 from pyramidalwan.nodes.latent import PyramidalWanEmptyLatent
 from pyramidalwan.pyramid.stages import PRESETS
+from pyramidalwan.samplers.comfyui.conditioning import check_finite_conds
 from pyramidalwan.samplers.comfyui.node_inputs import MAX_BATCH, MAX_LEVELS, check_input
-from pyramidalwan.samplers.noise import SeedNoise
+from pyramidalwan.samplers.noise import SeedNoise, full_noise
 
 NAN = math.nan
 BAD = torch.tensor([[[NAN]]])
@@ -58,6 +59,32 @@ def test_a_node_refuses_a_linked_value_beyond_the_limits_of_its_widget():
 
 
 VIDEO = torch.zeros(1, 16, 3, 8, 8)
+STRETCHED = torch.zeros(1).expand(2**40, 16, 1, 1, 1)
+UNUSUAL = {
+    "a sparse tensor": lambda tensor: tensor.to_sparse(),
+    "a tensor without values": lambda tensor: tensor.to("meta"),
+    "a quantized tensor": lambda tensor: torch.quantize_per_tensor(tensor.float(), 0.1, 0, torch.qint8),
+    "a nested tensor": lambda tensor: torch.nested.nested_tensor([tensor]),
+}
+"""Tensors that PyTorch cannot compare, by the words for them."""
+
+
+class Changed:
+    """A MODEL, GUIDER or NOISE with all its attributes, of which some are given."""
+
+    seed, model, original_conds = 0, None, None
+
+    def __init__(self, **attributes):
+        self.model_options = {}
+        self.model_patcher = self
+        vars(self).update(attributes)
+
+    def clone(self):
+        return self
+
+    get_model_object = sample = generate_noise = encode = decode = get_sd = clone
+
+
 WRONG = {
     "LATENT": [
         (None, "expected a LATENT"),
@@ -75,6 +102,10 @@ WRONG = {
         (empty(batch_index=[-1]), "the batch index -1"),
         (empty(batch_index=[0, 1]), "expected one for each of its 1 videos"),
         (empty(batch_index=5), "has batch indices 5"),
+        ({"samples": STRETCHED}, f"the LATENT at x is a tensor of {2**44} values that are not stored"),
+        (empty(downscale_ratio_spacial="x"), "has downscale_ratio_spacial 'x'; expected a number above 0, or none"),
+        (empty(downscale_ratio_spacial=NAN), "has downscale_ratio_spacial nan"),
+        (empty(downscale_ratio_temporal=0), "has downscale_ratio_temporal 0"),
     ],
     "CONDITIONING": [
         ([], "expected CONDITIONING"),
@@ -86,14 +117,30 @@ WRONG = {
     "SIGMAS": [
         ([1.0, 0.0], "expected SIGMAS"),
         (torch.zeros(2, 2), "a tensor of 2 dimensions; expected SIGMAS"),
+        (torch.ones(2, dtype=torch.complex64), "the SIGMAS at x is of type complex64; expected numbers"),
         (torch.linspace(1, 0, MAX_LEVELS + 1), f"has {MAX_LEVELS + 1} noise levels; expected at most {MAX_LEVELS}"),
     ],
     "IMAGE": [(torch.zeros(4, 4, 3), "of size 4x4x3; expected an IMAGE"), (torch.full((1, 2, 2, 3), NAN), "holds NaN")],
-    "NOISE": [(Opaque(), "expected NOISE"), (SeedNoise("a"), "the seed of the NOISE at x is 'a'"), (SeedNoise(-1), "is -1")],
-    "MODEL": [(Opaque(), "expected a MODEL"), (Opaque, "expected a MODEL")],
-    "GUIDER": [({}, "expected a GUIDER")],
-    "SAMPLER": [("euler", "expected a SAMPLER")],
-    "VAE": [(5, "expected a VAE")],
+    "NOISE": [
+        (Opaque(), "expected NOISE"),
+        (SeedNoise("a"), "the seed of the NOISE at x is 'a'"),
+        (SeedNoise(-1), "is -1"),
+        (Changed(generate_noise=[]), "a method of x is a list of 0; expected NOISE"),
+    ],
+    "MODEL": [
+        (Opaque(), "expected a MODEL"),
+        (Opaque, "expected a MODEL"),
+        (Changed(clone=5), "a method of x is 5; expected a MODEL"),
+        (Changed(model_options=5), "the model_options of x are 5; expected a MODEL"),
+    ],
+    "GUIDER": [
+        ({}, "expected a GUIDER"),
+        (Changed(sample=5), "a method of x is 5; expected a GUIDER"),
+        (Changed(model_options=None), "the model_options of the MODEL of x are None"),
+        (Changed(model_patcher=5), "the MODEL of x is 5; expected a MODEL"),
+    ],
+    "SAMPLER": [("euler", "expected a SAMPLER"), (Changed(sample=None), "a method of x is None; expected a SAMPLER")],
+    "VAE": [(5, "expected a VAE"), (Changed(get_sd={}), "a method of x is a dict of 0; expected a VAE")],
     "PYRAMID": [("training-free", "expected a PYRAMID, the output of 'Pyramid'")],
     "LIFT": [(Opaque(), "expected a LIFT, the output of 'Pyramidal Lift from VAE'")],
     "STRING": [(5, "expected a text"), ("x" * 1001, "1001 characters.*expected a text of at most 1000")],
@@ -110,6 +157,29 @@ def test_a_wrong_value_is_named_in_one_sentence(kind, value, words):
     with pytest.raises(ValueError, match=words) as caught:
         check_input("x", kind, value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("words", UNUSUAL)
+def test_a_tensor_that_cannot_be_computed_with_is_named_wherever_it_enters(words):
+    change = UNUSUAL[words]
+    entries = [
+        ("IMAGE", change(torch.zeros(1, 2, 2, 3)), "the IMAGE at x is"),
+        ("LATENT", empty(noise_mask=change(torch.ones(1, 8, 8))), "the noise mask at x is"),
+        ("CONDITIONING", [[change(torch.ones(1, 2, 3)), {}]], "the embedding at x is"),
+        ("SIGMAS", change(torch.ones(3)), "the SIGMAS at x is"),
+    ]
+    if words != "a nested tensor":  # several LATENTs, which the pyramid rejects by name
+        entries.append(("LATENT", {"samples": change(VIDEO)}, "the LATENT at x is"))
+    for kind, value, start in entries:
+        with pytest.raises(ValueError, match=f"^{start} {words}.*; expected plain numbers such as float32$"):
+            check_input("x", kind, value)
+    for noise, got in ((change(VIDEO), words), (VIDEO.to(torch.complex64), "complex numbers")):
+        with pytest.raises(ValueError, match=f"^the NOISE draws {got}.* for a latent of 1x16x3x8x8; connect 'RandomNoise'$"):
+            full_noise(GivenNoise(noise), {}, VIDEO.shape)
+    with pytest.raises(
+        ValueError, match="^the positive conditioning holds a tensor without plain numbers in 'mask'; encode it"
+    ):
+        check_finite_conds({"positive": [{"mask": [change(torch.ones(2))]}]})
 
 
 def test_valid_values_pass():

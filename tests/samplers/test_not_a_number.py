@@ -14,6 +14,7 @@ from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerA
 from pyramidalwan.nodes.stages import PyramidalWanStageModel
 from pyramidalwan.pyramid.lift import FunctionLift
 from pyramidalwan.pyramid.stages import PRESETS
+from pyramidalwan.samplers import lift_fitting
 from pyramidalwan.samplers.comfyui.finite import is_finite, key_of_nan
 from pyramidalwan.samplers.comfyui.flow_shift import flow_shift
 from pyramidalwan.samplers.hand_wired import stage_sigmas
@@ -165,13 +166,23 @@ def test_a_lift_that_gives_no_numbers_is_named(t2v_model):
         one_node(t2v_model, lift=VideoLift("broken", 16, {"HW": bad}))
 
 
-def test_a_vae_that_encodes_to_no_numbers_is_refused_at_the_first_clip(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("weight", "method"), [("conv1.bias", "auto"), ("decoder.conv1.weight", "auto"), ("decoder.conv1.weight", "pixels")]
+)
+def test_a_vae_with_a_damaged_weight_is_named_before_a_lift_is_fitted(tmp_path, monkeypatch, weight, method):
+    weights = vae_state_dict(dim=4)
+    weights[weight].view(-1)[3] = NAN
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "pyramidal_lifts", ([str(tmp_path)], set()))
+    with pytest.raises(ValueError, match=f"^the VAE holds NaN or infinity in '{weight}'; load another file, or the VAE in"):
+        make_lift(comfy.sd.VAE(sd=weights), method, None, FREE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_vae_that_encodes_to_no_numbers_is_refused_at_the_first_clip():
     weights = vae_state_dict(dim=4)
     weights["conv1.bias"][3] = NAN
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "pyramidal_lifts", ([str(tmp_path)], set()))
     with pytest.raises(ValueError, match="the VAE encodes a clip to NaN or infinity"):
-        make_lift(comfy.sd.VAE(sd=weights), "auto", None, FREE)
-    assert not list(tmp_path.iterdir())
+        lift_fitting._encoded(comfy.sd.VAE(sd=weights), torch.rand(1, 5, 32, 32, 3), ["HW"])
 
 
 @pytest.mark.parametrize("shift", [NAN, 0.0, -1.0, math.inf])

@@ -1,5 +1,8 @@
 """The bar counts operations, the text tells the step and the time left, and times of runs are kept for later ones."""
 
+import json
+import math
+import os
 import re
 
 import pytest
@@ -12,7 +15,14 @@ from pyramidalwan.pyramid.flops import forward_tflops, tokens
 from pyramidalwan.pyramid.latent_shape import LatentShape
 from pyramidalwan.pyramid.stages import PRESETS
 from pyramidalwan.samplers import options as sampler_options
-from pyramidalwan.samplers.comfyui.timings import keep_timings, key_of, read_timings, seconds_per_pass, timings_path
+from pyramidalwan.samplers.comfyui.timings import (
+    keep_timings,
+    key_of,
+    read_timings,
+    seconds_per_pass,
+    timings_age,
+    timings_path,
+)
 from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.options import StageOptions, sample_with_conds
 from pyramidalwan.samplers.progress import BAR
@@ -150,6 +160,58 @@ def test_kept_times_are_scaled_by_operations_from_the_nearest_size(t2v_model):
     timings_path().write_text("{damaged")
     assert read_timings() == {}
     timings_path().unlink()
+
+
+DAMAGED_TIMES = [
+    "[" * 100_000,
+    '{"a": {"1": ' + "1" * 400 + "}}",
+    '{"a": {"1": 1e999}}',
+    '{"a": {"1": NaN}}',
+    '{"a": ' + "9" * 5000 + "}",
+    " " * 2_000_000 + "{}",
+    "[1]",
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED_TIMES, ids=lambda text: text[:20].strip())
+def test_kept_times_that_cannot_be_read_are_none(text):
+    timings_path().parent.mkdir(parents=True, exist_ok=True)
+    timings_path().write_text(text)
+    assert read_timings() == {}
+    keep_timings("b", {100: 2.0, 200: 0.0, 300: math.inf})
+    assert read_timings() == {"b": {100: 2.0}}
+    timings_path().unlink()
+
+
+def test_only_kept_times_that_can_have_been_measured_count():
+    kept = {
+        "100": 2.0,
+        "0": 1.0,
+        "-3": 1.0,
+        "1": 1e308,
+        "2": 0,
+        "3": -5,
+        "4": None,
+        "5": True,
+        "1" * 400: 1.0,
+        "a": 1,
+        "²": 1.0,
+    }
+    timings_path().parent.mkdir(parents=True, exist_ok=True)
+    timings_path().write_text(json.dumps({"a": kept, "b": None, "c": 5}))
+    assert read_timings() == {"a": {100: 2.0}}
+    timings_path().unlink()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_only_a_file_is_read_for_kept_times(make):
+    timings_path().parent.mkdir(parents=True, exist_ok=True)
+    timings_path().unlink(missing_ok=True)
+    make(timings_path())
+    try:
+        assert read_timings() == {} and timings_age() == 0.0
+    finally:
+        os.rmdir(timings_path()) if timings_path().is_dir() else timings_path().unlink()
 
 
 def test_the_sampler_node_shows_its_progress_on_itself(t2v_model, monkeypatch):

@@ -1,5 +1,7 @@
 """Files and their names from outside: damaged ones are refused in one sentence when they are opened, at once."""
 
+import codecs
+import errno
 import json
 import os
 import resource
@@ -12,12 +14,14 @@ import torch
 from comfyui_graph import prompt
 from safetensors.torch import load_file, safe_open, save_file
 
+from pyramidalwan.pyramid.patches import PREFIX
 from pyramidalwan.pyramid.stages import PRESETS
 from pyramidalwan.samplers import lifts
 from pyramidalwan.samplers.comfyui.draft_files import DRAFT_FILES, load_draft, save_draft
 from pyramidalwan.samplers.comfyui.latent_tag import END, StageTag, tagged
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
 from pyramidalwan.samplers.comfyui.model_files import lora_problem, spec_from_file
+from pyramidalwan.samplers.comfyui.patch_files import read_patches
 from pyramidalwan.samplers.comfyui.prompt_files import PROMPT_FILES, load_conditioning, save_conditioning
 from pyramidalwan.samplers.comfyui.safetensors_file import MAX_HEADER, write_safetensors
 from pyramidalwan.samplers.lift_files import read_lift
@@ -185,6 +189,20 @@ def test_the_configuration_of_a_lora_is_read_within_limits(folder, config, words
     assert time.monotonic() - start < 2
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32-be", "latin-1"])
+def test_a_configuration_beside_a_lora_is_decoded_or_named(folder, encoding):
+    mark = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-32-be": codecs.BOM_UTF32_BE}.get(encoding, b"")
+    (folder / "adapter_config.json").write_bytes(mark + '{"lora_alpha": 8, "café": 1}'.encode(encoding))
+    save_file(LOW_RANK, folder / "adapter_model.safetensors")
+    if encoding == "latin-1":
+        words = "'adapter_config.json' beside it is not text in UTF-8: byte 22 cannot be decoded; save it as UTF-8$"
+        with pytest.raises(ValueError, match=f"^the LoRA 'a' is damaged: the {words}"):
+            load_lora_file(folder / "adapter_model.safetensors", "a")
+    else:
+        (layer,) = load_lora_file(folder / "adapter_model.safetensors", "a").layers.values()
+        assert layer["alpha"] == 8
+
+
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
@@ -196,6 +214,32 @@ def test_a_lora_without_a_rank_is_named(folder, tensors, words):
     save_file({**LOW_RANK, **tensors, f"{QUERY}.alpha": torch.tensor(1.0)}, folder / "x.safetensors")
     with pytest.raises(ValueError, match=words):
         load_lora_file(folder / "x.safetensors", "x.safetensors")
+
+
+UNUSUAL = {
+    "a sparse tensor": lambda tensor: tensor.to_sparse(),
+    "a tensor without values": lambda tensor: tensor.to("meta"),
+    "a quantized tensor": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    "a tensor of complex numbers": lambda tensor: tensor.to(torch.complex64),
+    "a tensor of 70368744177664 values that are not stored": lambda tensor: torch.zeros(1).expand(2**45, 2),
+}
+
+
+@pytest.mark.parametrize("words", UNUSUAL)
+@pytest.mark.parametrize("tensor", ["lora_up.weight", "alpha", "dora_scale"])
+def test_a_lora_of_tensors_that_cannot_be_computed_with_is_named(folder, tensor, words):
+    changed = UNUSUAL[words](LOW_RANK.get(f"{QUERY}.{tensor}", torch.ones(1)))
+    torch.save({**LOW_RANK, f"{QUERY}.{tensor}": changed}, folder / "x.pt")
+    with pytest.raises(ValueError, match=f"^the LoRA 'x.pt' is damaged: its .*{tensor} is {words}.*; expected real numbers$"):
+        load_lora_file(folder / "x.pt", "x.pt")
+
+
+def test_patches_of_complex_numbers_are_named(folder):
+    save_file({f"{PREFIX}2x2x1.head": torch.ones(2, 2, dtype=torch.complex64)}, folder / "x.safetensors")
+    with pytest.raises(
+        ValueError, match=f"'x' is damaged: its {PREFIX}2x2x1.head is a tensor of complex numbers; expected real"
+    ):
+        read_patches(folder / "x.safetensors", "x")
 
 
 @pytest.mark.parametrize("metadata", [{"pyramid_spec": "{"}, {**FREE.to_metadata(), "pyramid_levels": "[[2.0], [0.5]]"}])
@@ -213,6 +257,7 @@ def test_no_pyramid_is_read_from_elsewhere(folder, name):
 
 WRONG_NAMES = [
     *("con", "NUL", "a/aux", "Com1.txt", "lpt9", "x.", "x.safetensors.", "a./b", "a /b"),
+    *("CONIN$", "conout$.x", "a/", "a/.safetensors", "/", "a/b/", "CLOCK$"),
     *("..", "a\x00", "a\x7f", "a\ud800", "", " ", "a:b", "a\\b"),
 ]
 
@@ -285,6 +330,38 @@ def test_a_lift_that_cannot_be_kept_still_serves_the_run(tmp_path, monkeypatch):
 
     made, outcome = lifts._kept_or_fitted(comfy.sd.VAE(sd=vae_state_dict(dim=4)), None, ["HW"])
     assert made.channels == 16 and outcome.startswith("fitted, but not kept: cannot write '")
+
+
+def test_a_file_its_folder_and_new_folders_are_flushed_in_order(tmp_path, monkeypatch):
+    operations = []
+    flush, rename = os.fsync, os.replace
+
+    def fsync(descriptor):
+        operations.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path))
+        flush(descriptor)
+
+    def replace(source, target):
+        operations.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_safetensors(tmp_path / "a" / "b" / "x.safetensors", {"a": torch.ones(1)}, {})
+    *folders, partial, renamed, folder = operations
+    assert folders == [".", "a"] and partial.startswith("a/b/x.") and (renamed, folder) == ("rename", "a/b")
+
+
+def test_a_folder_that_cannot_be_flushed_still_gets_its_file(tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def fsync(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_safetensors(tmp_path / "a" / "x.safetensors", {"a": torch.ones(1)}, {})
+    assert os.listdir(tmp_path / "a") == ["x.safetensors"]
 
 
 def test_writing_replaces_a_file_as_a_whole(tmp_path):

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..files import decode, read_limited
+from ...untrusted import decode
+from ..files import read_limited
 
 if sys.version_info >= (3, 11):
     import tomllib

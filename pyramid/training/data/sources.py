@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from ...untrusted import first_line
-from ..files import check_regular, decode, parse_json, read_limited
+from ...untrusted import decode, first_line
+from ..files import check_regular, parse_json, read_limited
 from .tables import Row, rows, text_lines
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")

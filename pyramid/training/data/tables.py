@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from ..files import decode, encoding_of, parse_json, read_limited
+from ...untrusted import decode, encoding_of
+from ..files import parse_json, read_limited
 
 MAX_TABLE = 2**32
 """Bytes of the largest table that is read."""
