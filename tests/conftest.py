@@ -10,6 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+ONE_WORKER = ("tests/browser/", "tests/templates/", "tests/samplers/test_lift.py")
+"""Tests that share a ComfyUI, a browser or a fitted lift: each group runs in one worker, and starts first."""
+
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
@@ -34,14 +37,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Assign all browser tests to one worker, because they share a ComfyUI and a browser, and others to any free worker."""
+    """Assign each group of ``ONE_WORKER`` to one worker, and other tests to any free one."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "browser" if nodeid.startswith("tests/browser/") else nodeid
+            return next(filter(nodeid.startswith, ONE_WORKER), nodeid)
 
     return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the groups of ``ONE_WORKER`` first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(ONE_WORKER))
 
 
 @pytest.fixture(scope="session")
