@@ -267,7 +267,7 @@ STUDENTS = (
     *(_student(f"0-0-{steps}_adv", "plain, by adv") for steps in (4, 2, 1)),
     _student("2-2-1_dmd-ot", "by dmd-ot"),
     _student("2-2-1_dmd-ppf", "larger patches at full size, by dmd-ppf"),
-    _student("2-2-1_dmd-ppf_simulated", "the same, from the student's own run"),
+    _student("2-2-1_dmd-ppf_simulated", "by dmd-ppf, from the student's own run"),
     _student("2-2-1_dmd-pt", "by dmd-pt"),
     _student("2-2-1_dmd-pt-star", "by dmd-pt-star"),
     _student("2-2-1_dmd-pt-star_lora", "by dmd-pt-star, a LoRA of rank 32 instead of all weights"),
@@ -277,7 +277,7 @@ STUDENTS = (
     _student("2-2-1_adv-od_no_discriminator", "by adv-od, the pull to the data alone"),
     _student("2-2-1_adv-od_pyramidal_features", "by adv-od, on features of the pyramidal model"),
     _student("2-2-1_adv-od_no_reconstruction", "by adv-od, without the pull to the data"),
-    _student("2-2-1_adv-od_simulated", "the same, from the student's own run"),
+    _student("2-2-1_adv-od_simulated", "by adv-od, from the student's own run"),
     _student("2-2-1_adv-pd", "by adv-pd"),
     _student("2-2-1_adv-pd_plain_features", "by adv-pd, on features of the plain model"),
 )

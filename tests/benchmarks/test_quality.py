@@ -237,6 +237,13 @@ def test_columns_that_are_right_in_every_row_are_left_out(folder):
     assert lines[2] == "| plain, 50 steps | 50 | 100.0 | 100.0 | all |" and "| 96.9 (" in "\n".join(lines)
 
 
+def test_no_two_rows_of_a_table_have_the_same_name():
+    """Rows whose weights are no longer there are kept on the page by their name and steps."""
+    for group in GROUPS:
+        names = [(row.label, row.steps) for row in group.rows]
+        assert len(set(names)) == len(names), group.title
+
+
 def test_the_published_page_has_the_rows_and_costs_that_the_code_has():
     page = (results.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert "\n".join(tables.INTRODUCTION) in page
