@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run is made of.
+    """Hold the parts that a run is made of.
 
     Attributes:
         guider: GUIDER of any pack; its model must not be bound to a stage.

@@ -59,7 +59,7 @@ def missing(videos: Sequence[Video], folder: Path) -> list[Video]:
 
 @dataclass(frozen=True)
 class Production:
-    """How the videos of a suite are made.
+    """Hold the settings that the videos of a suite are made with.
 
     Attributes:
         graph: A graph in API format that saves one video, see ``filled``.

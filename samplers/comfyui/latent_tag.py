@@ -73,7 +73,7 @@ def tag_of(latent: dict) -> StageTag | None:
 
 def _fingerprints(samples: Tensor) -> tuple[Fingerprint, ...]:
     """Return the fingerprint of each video."""
-    each = samples.detach().double().flatten(1)
+    each = samples.detach().float().flatten(1)
     return tuple(zip(each.square().mean(1).tolist(), each.abs().mean(1).tolist(), strict=True))
 
 
