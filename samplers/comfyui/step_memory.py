@@ -44,7 +44,7 @@ Slots = dict[int, tuple[Any, dict, set]]
 
 @dataclass
 class StepMemory:
-    """What other nodes remember during one run.
+    """Hold what other nodes remember during one run.
 
     Attributes:
         of_a_stage: Entries that hold a tensor of the size of a stage that ran.
