@@ -366,6 +366,9 @@ TEXTS: dict[str, Callable[[Path], object]] = {
     "fewer layers in its configuration": lambda folder: _change_json(
         folder / "config.json", lambda values: values.update(num_layers=0)
     ),
+    "a billion layers": lambda folder: _change_json(folder / "config.json", lambda values: values.update(num_layers=10**9)),
+    "a huge width": lambda folder: _change_json(folder / "config.json", lambda values: values.update(d_model=10**6)),
+    "a huge vocabulary": lambda folder: _change_json(folder / "config.json", lambda values: values.update(vocab_size=10**12)),
     "another activation": lambda folder: _change_json(
         folder / "config.json", lambda values: values.update(feed_forward_proj="gated-silu")
     ),

@@ -59,16 +59,30 @@ WRONG: dict[str, dict[str, tuple[Any, ...]]] = {
 
 def settings(inputs: Inputs) -> dict[str, Check]:
     """Return one case for each wrong value of a setting."""
-    return {
+    checks: dict[str, Check] = {
         f"{command} {name} = {value!r:.40} ({number})": functools.partial(_wrong_setting, inputs, command, name, value)
         for command, by_name in WRONG.items()
         for name, values in by_name.items()
         for number, value in enumerate(values)
     }
+    checks["distill discriminator.taps with a block that the teacher lacks"] = functools.partial(_missing_block, inputs)
+    return checks
 
 
-def _wrong_setting(inputs: Inputs, command: str, name: str, value: Any, folder: Path) -> None:
-    tables = json.loads(json.dumps(inputs.tables(command, folder / "out")))
+def _missing_block(inputs: Inputs, folder: Path) -> None:
+    tables = {**inputs.tables("distill", folder / "out"), "recipe": "adv-pd"}
+    _wrong_setting(inputs, "distill", "discriminator.taps", [99], folder, tables)
+
+
+def _wrong_setting(
+    inputs: Inputs,
+    command: str,
+    name: str,
+    value: Any,
+    folder: Path,
+    tables: dict[str, Any] | None = None,
+) -> None:
+    tables = json.loads(json.dumps(tables or inputs.tables(command, folder / "out")))
     *outer, key = name.split(".")
     table = tables
     for each in outer:

@@ -27,6 +27,7 @@ from .export import EXPORT, export
 from .files import read_json
 from .models.network_form import check_forms
 from .models.networks import transformer_dimensions, transformer_files
+from .recipes.adversarial import check_taps
 from .recipes.distill import DistributionMatching
 from .recipes.distill_adversarial import AdversarialDistillation
 from .recipes.finetune import Finetuning
@@ -72,6 +73,8 @@ def _started(config: RunConfig) -> Iterator[tuple[Accelerator, Cache]]:
     check_cache(config, cache)
     check_texts(config, cache)
     check_forms(config.checkpoints_by_setting, config.form)
+    if isinstance(config, DistillConfig) and config.traits.adversarial:
+        check_taps(config.discriminator.taps, transformer_dimensions(config.networks.teacher).layers)
     with ExitStack() as held:
         parallel.on_main(lambda: _claim(config, cache, held))
         yield accelerator, cache

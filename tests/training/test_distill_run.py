@@ -408,7 +408,11 @@ def test_gradient_checkpointing_does_not_change_the_gradients(tmp_path):
     assert any(gradient.abs().max() > 1e-6 for gradient in gradients[0])
 
 
-def test_a_tap_that_does_not_exist_is_an_error(tmp_path):
+def test_a_tap_that_does_not_exist_is_an_error_before_networks_are_loaded(tmp_path, monkeypatch):
     made = config(tmp_path, "adv-od", discriminator__taps=[0, 9])
-    with pytest.raises(ValueError, match="there is no block 9 in the teacher; expected 0 to 1"):
-        runs.make_distillation(made, parallel.start(made.system))
+    opened = []
+    monkeypatch.setattr(runs, "make_distillation", opened.append)
+    for start in (runs.run_distillation, estimate_iteration):
+        with pytest.raises(ValueError, match="there is no block 9 in the teacher; expected 0 to 1"):
+            start(made)
+    assert not opened, "networks were loaded"

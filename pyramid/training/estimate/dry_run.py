@@ -20,7 +20,7 @@ from ..config.finetune import FinetuneConfig
 from ..config.run_config import RunConfig
 from ..data.cache_files import INFO, read_info
 from ..models.networks import transformer_dimensions
-from ..recipes.adversarial import DiscriminatorHeads
+from ..recipes.adversarial import DiscriminatorHeads, check_taps
 from . import costs
 
 
@@ -135,6 +135,7 @@ def _matching(config: DistillConfig, dimensions: WanDimensions) -> StepEstimate:
 def _adversarial(config: DistillConfig, dimensions: WanDimensions) -> StepEstimate:
     spec, lora, checkpointing = config.pyramid.spec(), config.adapter.kind == "lora", config.gradient_checkpointing
     full, options = config.video.latent, {"updates": config.train.critic_updates, "lora": lora, "checkpointing": checkpointing}
+    check_taps(config.discriminator.taps, _teacher_blocks(config))
     forward, steps = _forward(spec, full, dimensions), parse_steps(config.schedule, spec.number_of_stages)
     work = costs.adversarial_work(forward, steps, simulated=config.simulates_inputs, **options)
     plain = costs.adversarial_work(forward[-1:], [1], simulated=False, **options).passes(0)
@@ -150,6 +151,11 @@ def _adversarial(config: DistillConfig, dimensions: WanDimensions) -> StepEstima
         state_gib=student + features,
         activation_gib=passes * _activations(stages, dimensions, config, checkpointing=checkpointing),
     )
+
+
+def _teacher_blocks(config: DistillConfig) -> int:
+    teacher = config.networks.teacher
+    return (transformer_dimensions(teacher) if Path(teacher).exists() else WAN_DIMENSIONS[config.networks.size]).layers
 
 
 def _samples(config: RunConfig) -> int:

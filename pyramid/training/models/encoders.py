@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...latent_shape import CHANNELS
 from ..files import check_finite, opening, read_json
-from .networks import check_complete, check_fixed, check_shapes, network_files, shapes_of
+from .networks import check_complete, check_fixed, check_shapes, check_sizes, network_files, shapes_of
 
 VAE = "a Wan 2.1 VAE"
 VAE_SUPPORTED = (
@@ -33,6 +33,11 @@ VAE_FIXED = {
 """Settings of the Wan 2.1 VAE; with others a latent would stand for a video of another size."""
 MAX_VAE_WIDTH = 256
 """Largest width of a VAE's first layer; Wan's is 96."""
+MAX_TEXT_SIZES = {
+    "d_model": 2**14, "d_kv": 2**10, "d_ff": 2**17, "num_layers": 2**8, "num_heads": 2**10, "vocab_size": 2**20,
+    "relative_attention_num_buckets": 2**10,
+}  # fmt: skip
+"""Largest sizes in the configuration of a text encoder; those of Wan's are 4096, 64, 10240, 24, 64, 256384 and 32."""
 TEXT_FIXED = {"feed_forward_proj": "gated-gelu", "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6}
 """Settings of UMT5, which its weights do not contradict."""
 TEXT_UNUSED = ("decoder.", "lm_head.")
@@ -194,6 +199,7 @@ class Umt5:
         config = read_json(encoder / "config.json", "the configuration of a text encoder")
         if config.get("model_type") != "umt5":
             raise ValueError(f"{encoder} is not a UMT5; expected {TEXT_SUPPORTED}")
+        check_sizes(config, {name: most for name, most in MAX_TEXT_SIZES.items() if name in config}, encoder / "config.json")
         check_fixed(config, TEXT_FIXED, encoder / "config.json")
         with opening(tokenizer, "the tokenizer of a text encoder"):
             self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)

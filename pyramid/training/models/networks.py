@@ -207,6 +207,17 @@ def check_complete(info: dict, folder: Path, *, unused: tuple[str, ...] = ()) ->
             raise ValueError(f"{folder} {text}: {wrong[0]}{more}; use an undamaged copy of this model")
 
 
+def check_sizes(config: Mapping[str, Any], limits: Mapping[str, int], path: Path) -> None:
+    """Check the sizes of a network before it is constructed.
+
+    Raises:
+        ValueError: A size is missing, is not a whole number, or is less than 1 or more than its limit.
+    """
+    for name, most in limits.items():
+        if type(config.get(name)) is not int or not 1 <= config[name] <= most:
+            raise ValueError(f"{path}: {name} is {config.get(name)!r:.60}; expected a whole number from 1 to {most}")
+
+
 def check_fixed(config: Mapping[str, Any], fixed: Mapping[str, Any], path: Path) -> None:
     """Check settings of a network that have only one value here; a missing one counts as having it.
 
@@ -290,9 +301,7 @@ def _config(folder: Path) -> dict:
     path = folder / "config.json"
     config = read_json(path, "the configuration of a network")
     if config.get("_class_name") == "WanTransformer3DModel":
-        for name, most in {**MAX_SIZES, "in_channels": 2**10, "out_channels": 2**10}.items():
-            if not isinstance(config.get(name), int) or not 1 <= config[name] <= most:
-                raise ValueError(f"{path}: {name} is {config.get(name)!r:.60}; expected a whole number from 1 to {most}")
+        check_sizes(config, {**MAX_SIZES, "in_channels": 2**10, "out_channels": 2**10}, path)
         check_fixed(config, FIXED, path)
     return config
 

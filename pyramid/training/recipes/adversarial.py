@@ -44,6 +44,20 @@ def reconstruction(clean: Tensor, data: Tensor, *, width: float = 0.03) -> Tenso
     return ((clean - data).square() + width**2).sqrt().sub(width).mean()
 
 
+def check_taps(taps: Sequence[int], blocks: int) -> None:
+    """Check the indices of the blocks that a discriminator reads.
+
+    Args:
+        taps: The indices.
+        blocks: Number of blocks of the teacher.
+
+    Raises:
+        ValueError: There is no such block.
+    """
+    if wrong := [tap for tap in taps if not 0 <= tap < blocks]:
+        raise ValueError(f"discriminator.taps: there is no block {wrong[0]} in the teacher; expected 0 to {blocks - 1}")
+
+
 class Branch(nn.Module):
     """Two convolutions over space, which see each frame separately, or over time, which see each position separately."""
 

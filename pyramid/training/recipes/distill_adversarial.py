@@ -14,7 +14,14 @@ from ..data.batches import DistillBatch
 from ..engine.trainable import Trainable
 from ..models.networks import WanVelocity
 from . import dmd
-from .adversarial import DiscriminatorHeads, discriminator_accuracy, hinge_discriminator, hinge_generator, reconstruction
+from .adversarial import (
+    DiscriminatorHeads,
+    check_taps,
+    discriminator_accuracy,
+    hinge_discriminator,
+    hinge_generator,
+    reconstruction,
+)
 from .stage_losses import LossLog, each_batch
 from .stage_network import open_frozen
 from .student import FewStepStudent
@@ -114,9 +121,7 @@ class FrozenFeatures:
             ValueError: There is no such block.
         """
         transformer = network.transformer
-        blocks = len(transformer.blocks)
-        if wrong := [tap for tap in taps if not 0 <= tap < blocks]:
-            raise ValueError(f"discriminator.taps: there is no block {wrong[0]} in the teacher; expected 0 to {blocks - 1}")
+        check_taps(taps, len(transformer.blocks))
         self.network, self.taps = network, tuple(taps)
         config = transformer.config
         self.width = config.num_attention_heads * config.attention_head_dim  # pyright: ignore[reportAttributeAccessIssue]
