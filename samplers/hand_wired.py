@@ -28,10 +28,11 @@ from .comfyui.latents import SIZE_NOTES, check_latent, full_size, spec_at
 from .comfyui.model_objects import check_objects, stage_objects
 from .comfyui.node_inputs import check_latent_input
 from .comfyui.stage_lora import check_lora_stages
-from .comfyui.stage_model import bind_stage, check_context_windows, check_model, sized
-from .comfyui.stage_patches import check_patches
+from .comfyui.stage_model import bind_stage, check_context_windows, check_model, sized, stage_of
+from .comfyui.stage_patches import check_patches, with_shared_patches
 from .comfyui.stage_wrappers import add_outermost_wrapper
 from .comfyui.step_memory import StepMemory
+from .execution import negative_model
 from .noise import DerivedNoise, Noise, full_noise, seeded_noise, top_up_noise
 from .schedule import from_sigmas
 from .supported_samplers import check_sampler
@@ -284,8 +285,28 @@ def _fit_run(
     check_objects(attached, full, spec.stages(full))
     fitted, copied = stage_objects(attached, full, axes, down)
     guider.model_options = fitted["options"]
-    memory = StepMemory().during_stage(fitted, [guider.model_patcher.model.diffusion_model], stage, copied)
+    models = [guider.model_patcher]
+    if (negative := negative_model(guider)) is not None:
+        _check_negative(negative, stage, spec)
+        guider.model_options = with_shared_patches(guider.model_options, guider.model_patcher, negative, stage)
+        models.append(negative)
+    memory = StepMemory().during_stage(fitted, [model.model.diffusion_model for model in models], stage, copied)
     return executor.new_class_executor(executor.original, guider, fitted["wrappers"], executor.idx), memory
+
+
+def _check_negative(model: ModelPatcher, stage: Stage, spec: PyramidSpec) -> None:
+    """Check the MODEL that a guider with two calls for the negative prompt.
+
+    Raises:
+        ValueError: It is not bound to the same stage.
+    """
+    bound = stage_of(model)
+    if bound is None or any(getattr(bound, each) != getattr(stage, each) for each in ("index", "noisy", "clean", "cell")):
+        name = stage_name(stage.index, spec.number_of_stages)
+        raise ValueError(
+            f"the model for the negative prompt is not bound to stage '{name}' of this pyramid; connect it through a "
+            "'Pyramidal Stage Model' of its own"
+        )
 
 
 def _check_stage_sigmas(sigmas: Tensor, stage: Stage, name: str) -> None:

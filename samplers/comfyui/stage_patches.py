@@ -108,13 +108,28 @@ def share_patches(first: ModelPatcher, second: ModelPatcher, stage: Stage) -> No
         _read_with([first, second], stage)
 
 
+def with_shared_patches(options: dict, first: ModelPatcher, second: ModelPatcher, stage: Stage) -> dict:
+    """Return the options of a run that has begun, in which both MODELs of its guider read with their own layers."""
+    if stage.cell == WHOLE:
+        return options
+    transformer_options = options["transformer_options"]
+    wrappers = transformer_options["wrappers"]
+    reading = {**wrappers[WrappersMP.DIFFUSION_MODEL], KEY: [_reader([first, second], stage)]}
+    wrappers = {**wrappers, WrappersMP.DIFFUSION_MODEL: reading}
+    return {**options, "transformer_options": {**transformer_options, "wrappers": wrappers}}
+
+
 def _read_with(models: Sequence[ModelPatcher], stage: Stage) -> None:
+    models[0].add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _reader(models, stage))
+
+
+def _reader(models: Sequence[ModelPatcher], stage: Stage) -> Callable[..., Tensor]:
     layers_of = layers_by_network(models)
 
     def read(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
         return layers_of(executor.class_obj)[stage.cell].call(executor, *args, **kwargs)
 
-    models[0].add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, read)
+    return read
 
 
 def layers_by_network(models: Sequence[ModelPatcher]) -> Callable[[Any], Mapping[Cell, PatchStage]]:

@@ -387,20 +387,21 @@ def test_a_distilled_model_runs_at_its_levels(t2v_model):
         _stock(pyramidal_model(student, None, lambda text: None), "lcm", four)
 
 
-@pytest.mark.parametrize("form", ["pyramidal model", "stages"])
-def test_a_model_for_the_negative_prompt_reads_with_its_own_layers(t2v_model, ppf, form):
-    """ComfyUI's guider with two models calls both with one set of options."""
+@pytest.fixture
+def dual_guider():
     custom_sampler = pytest.importorskip("comfy_extras.nodes_custom_sampler")
     if not hasattr(custom_sampler, "Guider_DualModel"):
         pytest.skip("this ComfyUI has no guider with two models")
+    return custom_sampler.Guider_DualModel
+
+
+@pytest.mark.parametrize("form", ["pyramidal model", "stages", "wired by hand"])
+def test_a_model_for_the_negative_prompt_reads_with_its_own_layers(t2v_model, ppf, dual_guider, form):
+    """ComfyUI's guider with two models calls both with one set of options."""
     network = {name: value + 0.01 for name, value in t2v_state_dict().items()}
     negative = comfy.sd.load_diffusion_model_state_dict(network)
     other, _ = attach_patches(negative, patch_set(tensors_of(t2v_state_dict(), seed=1), PPF.to_metadata(), "other"))
-    staged, levels = form == "stages", [(1.0, 0.95), (0.9, 0.8), (0.4, 0.0)]
-    first = ppf if staged else pyramidal_model(ppf, None, lambda text: None)
-    both = custom_sampler.Guider_DualModel(first, other)
-    both.set_conds(prompt(1), prompt(2))
-    both.set_cfg(3.0)
+    levels = [(1.0, 0.95), (0.9, 0.8), (0.4, 0.0)]
     read = {"positive": [], "negative": []}
     networks = zip(read.values(), (ppf, negative), strict=True)
     hooks = [
@@ -408,15 +409,42 @@ def test_a_model_for_the_negative_prompt_reads_with_its_own_layers(t2v_model, pp
         for own, model in networks
     ]
     noise = SeedNoise(5).generate_noise(empty())
-    if staged:
-        PyramidRun(both, SeedNoise(5), make_sampler("euler"), levels, PPF).sample(empty())
-    else:
+    if form == "stages":
+        PyramidRun(two_models(dual_guider, ppf, other), SeedNoise(5), make_sampler("euler"), levels, PPF).sample(empty())
+    elif form == "pyramidal model":
+        both = two_models(dual_guider, pyramidal_model(ppf, None, lambda text: None), other)
         both.sample(noise, empty()["samples"], make_sampler("euler"), torch.tensor([1.0, 0.9, 0.4, 0.0]), seed=5)
+    else:
+        for name, x in zip(("low", "mid", "high"), (noise, torch.randn_like(noise), torch.randn_like(noise)), strict=True):
+            both = two_models(dual_guider, stage_model(ppf, PPF, name), stage_model(other, PPF, name))
+            sigmas = stage_sigmas(torch.tensor(merge_schedule(levels)), PPF, name)
+            both.sample(x, empty()["samples"], make_sampler("euler"), sigmas, seed=5)
     [hook.remove() for hook in hooks]
     assert [tokens.shape[1] for tokens in read["negative"]] == [tokens.shape[1] for tokens in read["positive"]] == [8, 48, 320]
     for own, model in zip(read.values(), (ppf, other), strict=True):
         expected = patch_stages(model)[4, 4, 4].embed(fold(noise, (4, 4, 4))).flatten(2).transpose(1, 2)
         assert torch.allclose(own[0].cpu(), expected, atol=1e-5)
+
+
+def two_models(dual_guider, positive, negative):
+    both = dual_guider(positive, negative)
+    both.set_conds(prompt(1), prompt(2))
+    both.set_cfg(3.0)
+    return both
+
+
+@pytest.mark.parametrize("negative", ["unbound", "another stage", "another pyramid"])
+def test_a_model_for_the_negative_prompt_that_is_not_bound_to_the_stage_is_refused(t2v_model, ppf, dual_guider, negative):
+    """ComfyUI would call it at levels of another stage, or with layers that it lacks."""
+    models = {
+        "unbound": ppf,
+        "another stage": stage_model(ppf, PPF, "mid"),
+        "another pyramid": stage_model(t2v_model, PRESETS["pyramidal-wan"], "low"),
+    }
+    both = two_models(dual_guider, stage_model(ppf, PPF, "low"), models[negative])
+    sigmas = stage_sigmas(torch.tensor(merge_schedule(stage_levels(PPF, (2, 2, 1)))), PPF, "low")
+    with pytest.raises(ValueError, match="negative prompt is not bound to stage 'low'.*a 'Pyramidal Stage Model' of its own"):
+        both.sample(SeedNoise(5).generate_noise(empty()), empty()["samples"], make_sampler("euler"), sigmas, seed=5)
 
 
 def test_what_is_not_a_number_is_refused_behind_pyramidal_model(t2v_model, ppf):
