@@ -13,7 +13,7 @@ from pyramid.schedules import stage_levels
 from pyramid.solvers import euler, few_step, heun
 from pyramid.stages import PyramidSpec
 
-SHAPE = LatentShape(5, 8, 8)
+SHAPE = LatentShape(5, 8, 4)
 
 
 def run(spec, field_type, solver, steps, *, top_up=None, noise=None, data=None):
@@ -141,7 +141,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one():
     spec = PyramidSpec()
     stages = spec.stages(SHAPE)
     runner = solver_stage(ExactField(GaussianData.smooth(SHAPE), stages), euler, stage_levels(spec, [3, 3, 3]))
-    noises = noise_pyramid(torch.randn(1, 1, 5, 8, 8, dtype=torch.float64), stages)
+    noises = noise_pyramid(torch.randn(1, 1, *SHAPE, dtype=torch.float64), stages)
     whole = sample_pyramid(runner, noises, stages)
     draft = sample_pyramid(runner, noises[:1], stages[:1])
     rest = sample_pyramid(runner, noises[1:], stages[1:], signal=draft, previous=stages[0])

@@ -1,7 +1,7 @@
 """ComfyUI's samplers in a pyramid: on Gaussian data a run ends with the right standard deviations.
 
-The closed-form field replaces the output of the network, and each sampler integrates every stage in 100 steps. Exactly the
-samplers that end more than 2 % off in some band and frame are rejected.
+The closed-form field replaces the output of the network, and each sampler integrates every stage in 25 steps, or in 100 where
+25 do not tell. Exactly the samplers that end more than 2 % off in some band and frame are rejected.
 """
 
 import comfy.samplers
@@ -18,6 +18,7 @@ from pyramidalwan.samplers.supported_samplers import FEW_STEP, STOCHASTIC, check
 
 FULL = LatentShape(5, 16, 16)
 BATCH = 6
+ALLOWED = 0.02
 WAN = PRESETS["pyramidal-wan"]
 HOPELESS = 0.1
 """Error after 25 steps per stage that no solver of an ordinary differential equation has; more steps do not mend it."""
@@ -60,9 +61,9 @@ def test_exactly_the_samplers_that_fail_are_rejected(t2v_model, monkeypatch, nam
         assert is_rejected(name, WAN) and is_rejected(name, PRESETS["training-free"])
         return
     error = end_error(t2v_model, name, 25, monkeypatch)
-    if error < HOPELESS:
+    if error < HOPELESS and (error > ALLOWED or is_rejected(name, WAN)):
         error = end_error(t2v_model, name, 100, monkeypatch)
-    assert is_rejected(name, WAN) == (error > 0.02), f"{name} ends {error:.1%} off"
+    assert is_rejected(name, WAN) == (error > ALLOWED), f"{name} ends {error:.1%} off"
     assert not is_rejected(name, PRESETS["training-free"])
 
 

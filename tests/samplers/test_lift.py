@@ -220,6 +220,7 @@ def test_a_file_round_trips(fitted, folder):
     assert [path.name for path in folder.iterdir()] == ["x.safetensors"]
 
 
+@pytest.mark.one_version
 def test_the_node_fits_once_and_keeps_the_lift(vae, folder, monkeypatch):
     for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 8}.items():
         monkeypatch.setattr(lift_fitting, name, value)
@@ -285,6 +286,7 @@ def test_the_way_through_the_pixels_is_judged_as_on_all_pairs(monkeypatch):
         lift_fitting._with_references(solved, pairs, ResizeLift(resize), broken)
 
 
+@pytest.mark.one_version
 def test_the_pixel_lift_decodes_resizes_and_encodes(vae):
     lift, text = call(NODE["LiftFromVAE"], vae, "pixels")
     clean = encode(vae, lift_fitting.dead_leaves(seed=3, frames=9, height=64, width=64))
@@ -318,6 +320,7 @@ def test_a_video_larger_than_the_memory_is_tiled(vae, monkeypatch):
     torch.testing.assert_close(tiled[..., :40, :], whole[..., :40, :], atol=0.2, rtol=0.2)
 
 
+@pytest.mark.one_version
 def test_a_vae_of_16_pixels_and_48_channels_gets_larger_clips(folder, monkeypatch):
     vae = vae_of_5b()
     for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 4}.items():

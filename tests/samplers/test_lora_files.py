@@ -403,6 +403,7 @@ def compiled(block):
     return torch.compile(block, backend="eager")
 
 
+@pytest.mark.one_version
 @pytest.mark.parametrize("wrap", [_Wrapper, compiled])
 def test_blocks_that_another_node_wraps(own_model, write, wrap):
     """Older compile nodes do. The second LoRA is added while the wrappers are in place."""

@@ -176,6 +176,7 @@ def test_every_kind_of_sampler_runs(ppf, name):
     assert video.shape == (1, 16, *SIZE) and video.isfinite().all() and video.std() > 0.1
 
 
+@pytest.mark.one_version
 @pytest.mark.parametrize("name", [name for name in comfy.samplers.SAMPLER_NAMES if name != "dpm_adaptive"])
 def test_on_gaussian_data_every_sampler_ends_where_it_ends_without_a_pyramid(ppf, t2v_model, name):
     """Every stage follows the ordinary flow at full size; where a multistep sampler starts anew it may only come closer."""
