@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-ONE_WORKER = ("tests/browser/", "tests/templates/", "tests/samplers/test_lift.py")
-"""Tests that share a ComfyUI, a browser or a fitted lift: each group runs in one worker, and starts first."""
+ONE_WORKER = ("tests/browser/", "tests/templates/", "tests/samplers/test_lift.py", "::test_two_processes_")
+"""Tests that share a ComfyUI, a browser, a fitted lift or a forked process: each group runs in one worker, and starts first."""
 
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
@@ -42,14 +42,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return next(filter(nodeid.startswith, ONE_WORKER), nodeid)
+            return group_of(nodeid) or nodeid
 
     return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the groups of ``ONE_WORKER`` first, so that no worker is left with one at the end."""
-    items.sort(key=lambda item: not item.nodeid.startswith(ONE_WORKER))
+    items.sort(key=lambda item: group_of(item.nodeid) is None)
+
+
+def group_of(nodeid: str) -> str | None:
+    """Return the group of ``ONE_WORKER`` that a test belongs to, or None."""
+    return next((group for group in ONE_WORKER if group in nodeid), None)
 
 
 @pytest.fixture(scope="session")

@@ -185,8 +185,15 @@ def install(lists: list[Path], name: str) -> None:
     say(f"installing {', '.join(shown(path) for path in lists)}")
     stamp.unlink(missing_ok=True)
     options = [argument for path in lists for argument in ("--requirement", str(path))]
-    run(VENV_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *options)
+    run(VENV_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", *options)
+    compile_packages()
     stamp.write_text(contents)
+
+
+def compile_packages() -> None:
+    """Compile the installed packages on all cores; pip would use one. Files that are templates or need another Python fail."""
+    program = "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2, workers=0)"
+    works(VENV_PYTHON, "-c", program)
 
 
 def run(*command: str | Path) -> None:

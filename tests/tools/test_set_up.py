@@ -65,6 +65,7 @@ def commands(monkeypatch, tmp_path):
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     done = []
     monkeypatch.setattr(set_up, "run", lambda *command: done.append([str(part) for part in command]))
+    monkeypatch.setattr(set_up, "compile_packages", lambda: None)
     return done
 
 

@@ -184,13 +184,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint_intac
 def test_an_exploding_loss_stops_the_run(tmp_path):
     made = config(tmp_path, train__steps=80, optimizer__learning_rate=1e-4)
     recipe = Finetuning(made, runs.parallel.start(made.system))
-    healthy = recipe.step
-
-    def step(parts):
-        numbers = healthy(parts)
-        return {**numbers, "loss": numbers["loss"] * (100.0 if recipe.trainables["network"].done == 60 else 1.0)}
-
-    recipe.step = step
+    losses = iter([1.0] * 59 + [100.0])
+    recipe.step = lambda parts: {"loss": next(losses)}
     cache = runs.Cache(made.data.cache)
     loop = runs.TrainingLoop(
         recipe, runs.step_batches(made, cache, recipe.accelerator), recipe.accelerator,
