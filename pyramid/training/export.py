@@ -122,7 +122,8 @@ def _intact_step(checkpoints: Checkpoints, step: int | None, folder: Path) -> in
     Raises:
         ValueError: There is no such checkpoint, or it is damaged.
     """
-    step = _existing_step(checkpoints, step, folder)
+    unreadable = checkpoints.unreadable() if step is None else None  # it may be the best one
+    step = _existing_step(checkpoints, step if unreadable is None else unreadable, folder)
     if damage := checkpoints.damage(step):
         others = [str(each) for each in checkpoints.steps() if each != step]
         raise ValueError(

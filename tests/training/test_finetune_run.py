@@ -297,6 +297,21 @@ def test_exporting_a_damaged_checkpoint_is_an_error_that_names_the_others(tmp_pa
         export(made, step=4)
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{}")])
+@pytest.mark.parametrize("name", ["checksums.json", "notes.json"])
+def test_another_checkpoint_is_not_exported_silently_when_the_best_one_is_not_known(tmp_path, name, damage):
+    """The damaged one may have been the best, so it also stays."""
+    made = config(tmp_path)
+    checkpoints = Checkpoints(folder_of(made), keep=1)
+    for step, loss in ((1, 0.5), (2, 0.7)):
+        checkpoints.save(step, {"weight": torch.zeros(1)}, {"validation": loss})
+    damage(checkpoints.path(1) / name)
+    checkpoints.save(3, {"weight": torch.zeros(1)}, {"validation": 0.9})
+    assert checkpoints.steps() == [1, 2, 3]
+    with pytest.raises(ValueError, match="step 1 in .* is damaged .*expected an intact one, --step 2 or 3"):
+        export(made)
+
+
 def test_resuming_with_different_settings_is_an_error(tmp_path):
     runs.run_finetuning(config(tmp_path))
     with pytest.raises(ValueError, match="different settings: losses.teacher, optimizer.learning_rate changed"):

@@ -57,6 +57,10 @@ class Checkpoints:
         losses = {step: self._validation(step) for step in self.steps()}
         return min((step for step in losses if losses[step] < math.inf), key=lambda step: (losses[step], step), default=None)
 
+    def unreadable(self) -> int | None:
+        """Return the newest step whose notes cannot be trusted, so that nobody knows whether it is the best one, or None."""
+        return next((step for step in reversed(self.steps()) if self._trusted_notes(step) is None), None)
+
     def path(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
@@ -94,10 +98,13 @@ class Checkpoints:
         self.remove_old()
 
     def remove_old(self) -> None:
-        """Remove the checkpoints that are no longer kept, which a kill right after saving leaves behind."""
+        """Remove the checkpoints that are no longer kept, which a kill right after saving leaves behind.
+
+        One whose notes cannot be trusted stays, because it may be the best one.
+        """
         best = self.best()
         for step in self.steps()[: -self.keep]:
-            if step != best:
+            if step != best and self._trusted_notes(step) is not None:
                 atomic.remove(self.path(step))
 
     def damage(self, step: int) -> str | None:
@@ -168,13 +175,16 @@ class Checkpoints:
 
     def _validation(self, step: int) -> float:
         """Return a checkpoint's validation loss, or infinity if there is none or it cannot be trusted."""
+        value = (self._trusted_notes(step) or {}).get(VALIDATION)
+        return math.inf if value is None else value
+
+    def _trusted_notes(self, step: int) -> dict[str, Any] | None:
+        """Return the notes of a checkpoint if they are as they were written, else None."""
         path = self.path(step)
         try:
-            expected = _read_checksums(path)[NOTES]
-            value = self._notes(step).get(VALIDATION) if file_digest(path / NOTES) == expected else None
+            return self._notes(step) if file_digest(path / NOTES) == _read_checksums(path)[NOTES] else None
         except (OSError, ValueError, TypeError, KeyError):
-            value = None
-        return math.inf if value is None else value
+            return None
 
 
 def _read_checksums(path: Path) -> dict[str, str]:
