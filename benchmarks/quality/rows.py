@@ -50,6 +50,7 @@ class Row:
         cfg: Guidance scale.
         model: File of the weights, from the root of the checkout.
         loras: LoRA files by stages, from the root of the checkout.
+        plain_lora: A LoRA file that ComfyUI's own loader adds to the model, from the root of the checkout.
         sampler: ComfyUI's name of the sampler.
         grid: Grid of the noise levels.
         shift: Flow shift of the grid.
@@ -68,6 +69,7 @@ class Row:
     cfg: str = "4"
     model: str = MODEL
     loras: Mapping[str, str] = field(default_factory=dict, hash=False)
+    plain_lora: str = ""
     sampler: str = "euler"
     grid: str = "auto"
     shift: float = 5.0
@@ -86,7 +88,7 @@ class Row:
     @property
     def weights(self) -> tuple[str, ...]:
         """The files that determine the clips."""
-        return (self.model, *self.loras.values(), VAE)
+        return (self.model, *self.loras.values(), *filter(None, [self.plain_lora]), VAE)
 
 
 def _plain(steps: int) -> Row:
@@ -238,6 +240,26 @@ FROM_IMAGE = (
         )
     ),
 )
+FOUR_STEP_LORA = "runs/tiny/0-0-4_dmd_lora.toml"
+
+
+def _four_steps(name: str, label: str, steps: str, spec: PyramidSpec, sampler: str = "lcm", lift: str = "none") -> Row:
+    """Return a row of stock weights with a four-step LoRA, as artists run them: without cfg, at the levels of shift 5."""
+    lora = _exported(load_config(DistillConfig, ROOT / FOUR_STEP_LORA).out)
+    return Row(f"lora-{name}", label, steps, spec, "1", plain_lora=lora, sampler=sampler, lift=lift, config=FOUR_STEP_LORA)
+
+
+WITH_FOUR_STEP_LORA = _four_steps("plain-4", "plain with the LoRA", "4", PRESETS["plain"])
+FOUR_STEPS = (
+    *(
+        _four_steps(f"linear-{steps}", f"training-free, {LIFTS[ON_WORLD]}", steps, TWO, lift=ON_WORLD)
+        for steps in ("2-2", "3-1")
+    ),
+    _four_steps("auto-2-2", f"training-free, {LIFTS[FITTED]}", "2-2", TWO, lift=FITTED),
+    _four_steps("none-2-2", f"training-free, {LIFTS[WITHOUT]}", "2-2", TWO),
+    _four_steps("plain-4-euler", "plain with the LoRA, euler", "4", PRESETS["plain"], "euler"),
+    _four_steps("linear-2-2-euler", f"training-free, {LIFTS[ON_WORLD]}, euler", "2-2", TWO, "euler", ON_WORLD),
+)
 BEST = Row(
     "finetuned", "**finetuned**, as the paper does it", "20-20-10", PRESETS["pyramidal-wan"], model=FINETUNED,
     config="runs/tiny/20-20-10.toml",
@@ -313,6 +335,7 @@ GROUPS = (
     Group("Stock weights: other boundaries and stages", (BASE, *BOUNDARIES), 2.0),
     Group("Stock weights: how to divide the cost of five steps", (BASE, *SCAN), 2.0),
     Group("Stock weights: other methods", (BASE, *RIVALS), 2.0),
+    Group("Stock weights with a four-step LoRA", (WITH_FOUR_STEP_LORA, *FOUR_STEPS), 2.0),
     Group("Image to video, stock weights", (PLAIN_FROM_IMAGE, *FROM_IMAGE), 5.0),
     Group("Finetuned for three stages", (BASE, BEST, *ABLATIONS), 5.0),
     Group("Distilled to a few steps", (BASE, BEST, UNTRAINED, *STUDENTS), 6.0),

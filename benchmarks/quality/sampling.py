@@ -85,6 +85,9 @@ class ComfyUISampler:
         for stages, path in row.loras.items():
             lora = stage_lora.StageLora(lora_file.load_lora_file(ROOT / path, path), 1.0, stages)
             self.model, _ = stage_lora.add_stage_lora(self.model, lora)
+        if row.plain_lora:
+            applied = comfy.utils.load_torch_file(str(ROOT / row.plain_lora))
+            self.model, _ = comfy.sd.load_lora_for_models(self.model, None, applied, 1.0, 0.0)
         stage_patches, patch_files = pack_module("samplers.comfyui.stage_patches"), pack_module("samplers.comfyui.patch_files")
         if (patches := patch_files.read_patches(str(ROOT / row.model), row.model)) is not None:
             self.model, _ = stage_patches.attach_patches(self.model, patches)
