@@ -215,20 +215,22 @@ def ti2v_5b(graph: Graph) -> None:
         "Wan22ImageToVideoLatent", vae=vae, width=video.width, height=video.height, length=video.frames, batch_size=1,
         start_image=image["IMAGE"],
     )  # fmt: skip
-    graph.group("6 · Pyramid", column=2)
-    parts = Parts(graph.add("PyramidalWanModel", model=shifted), vae, positive, negative)
-    graph.group("7 · Sample", column=2)
+    graph.group("6 · Texture", column=2)
+    texture = lift(graph, vae)
+    graph.group("7 · Pyramid", column=2)
+    parts = Parts(graph.add("PyramidalWanModel", model=shifted, lift=texture), vae, positive, negative)
+    graph.group("8 · Sample", column=3)
     done = ksampler(graph, parts.model, parts, latent, steps=20, cfg=5.0, sampler_name="uni_pc")
-    save_video(graph, parts, done, graph.name, title="8 · Video", column=3, fps=24)
+    save_video(graph, parts, done, graph.name, title="9 · Video", column=4, fps=24)
     about = f"""# Wan 2.2 5B, text or image to video
 
 **Choose an image of your own in 'Load Image'**, or bypass it (Ctrl+B) to make the video from the prompt alone. The image is the
 first frame; a noise mask keeps it in every stage. Width and height must be multiples of 32.
 
-{video.cost_sentence(20, 8.0)} If fine patterns are lost, add **Pyramidal Lift from VAE** as in graph 01.
+{video.cost_sentence(20, 8.0)}
 
 {PLAIN_GRAPH}"""
-    add_notes(graph, about, (TI2V, TEXT_ENCODER, VAE22), column=3)
+    add_notes(graph, about, (TI2V, TEXT_ENCODER, VAE22), column=4)
 
 
 def vace_inpaint(graph: Graph) -> None:
