@@ -301,12 +301,16 @@ def _check_negative(model: ModelPatcher, stage: Stage, spec: PyramidSpec) -> Non
         ValueError: It is not bound to the same stage.
     """
     bound = stage_of(model)
-    if bound is None or any(getattr(bound, each) != getattr(stage, each) for each in ("index", "noisy", "clean", "cell")):
+    if bound is None or _at_any_size(bound) != _at_any_size(stage):
         name = stage_name(stage.index, spec.number_of_stages)
         raise ValueError(
             f"the model for the negative prompt is not bound to stage '{name}' of this pyramid; connect it through a "
             "'Pyramidal Stage Model' of its own"
         )
+
+
+def _at_any_size(stage: Stage) -> tuple[object, ...]:
+    return stage.index, stage.noisy, stage.clean, stage.cell
 
 
 def _check_stage_sigmas(sigmas: Tensor, stage: Stage, name: str) -> None:
