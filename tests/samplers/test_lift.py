@@ -176,10 +176,10 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "lifts"
 
 
-def fit(vae, *, clips):
+def fit(vae, *, clips, frames=9):
     """Fit on a few small clips."""
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        for name, value in {"CLIPS": clips, "STILLS": clips, "SIDE": 8}.items():
+        for name, value in {"CLIPS": clips, "STILLS": clips, "SIDE": 8, "LENGTH": frames}.items():
             patch.setattr(lift_fitting, name, value)
         return lifts.LiftFile(digest_of(vae), 16, lift_fitting.fit_axes(vae, ["THW", "HW"], None))
 
@@ -193,7 +193,7 @@ def fitted(vae):
 def test_a_fitted_map_beats_the_resize_on_clips_that_it_has_not_seen():
     """Both directions, against an encode of a new clip at both sizes."""
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(ROOT / "tiny_wan" / "weights" / "tiny_wan_vae.safetensors")))
-    fitted = fit(vae, clips=10)
+    fitted = fit(vae, clips=10, frames=17)
     clip = lift_fitting.dead_leaves(seed=1000, frames=17, height=64, width=64)
     small = lift_fitting.area_resize(clip, height=32, width=32)
     large_latent, small_latent = encode(vae, clip), encode(vae, small)
@@ -241,7 +241,7 @@ def test_the_node_fits_once_and_keeps_the_lift(vae, folder, monkeypatch):
 
 @pytest.mark.one_version
 def test_auto_fits_a_map_for_every_scale_that_it_chooses_from(vae, folder, monkeypatch):
-    for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 8}.items():
+    for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 8, "LENGTH": 5}.items():
         monkeypatch.setattr(lift_fitting, name, value)
     lift, text = call(NODE["LiftFromVAE"], vae, "auto")
     assert set(lift.lifts) == set(lift.drops) == {"HW", "HW 2/3", "HW 3/4"} and "HW 2/3, fitted on 5 rendered clips" in text
