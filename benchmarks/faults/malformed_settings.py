@@ -80,9 +80,9 @@ def _wrong_setting(
     name: str,
     value: Any,
     folder: Path,
-    tables: dict[str, Any] | None = None,
+    base: dict[str, Any] | None = None,
 ) -> None:
-    tables = json.loads(json.dumps(tables or inputs.tables(command, folder / "out")))
+    tables: dict[str, Any] = json.loads(json.dumps(base or inputs.tables(command, folder / "out")))
     *outer, key = name.split(".")
     table = tables
     for each in outer:
