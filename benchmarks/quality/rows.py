@@ -19,6 +19,9 @@ from pyramid.training.config.toml_config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "tiny_wan/weights/tiny_wan_t2v.safetensors"
+FULL_SIZE_MODEL = "tiny_wan/weights/tiny_wan_t2v_full_size.safetensors"
+"""The result of tiny_wan/recipes/train_t2v_full_size.py, which has never seen a small video."""
+
 IMAGE_MODEL = "tiny_wan/weights/tiny_wan_i2v.safetensors"
 VAE = "tiny_wan/weights/tiny_wan_vae.safetensors"
 FINETUNED = "tiny_wan/weights/tiny_wan_t2v_20-20-10.safetensors"
@@ -60,6 +63,9 @@ class Row:
         clips: Number of clips.
         config: Configuration that trained the weights.
         frames: Frames of the videos.
+        side: Width and height at which the videos are sampled, in pixels; smaller ones are enlarged before they are measured.
+        full_size_first: Number of the first stage's steps that the model runs at full size before the pyramid takes over its
+            latent with leftover noise (full size, low, full size again).
     """
 
     name: str
@@ -79,11 +85,13 @@ class Row:
     clips: int = 256
     config: str = ""
     frames: int = FRAMES
+    side: int = SIDE
+    full_size_first: int = 0
 
     @property
     def latent(self) -> LatentShape:
         """The size of the latents."""
-        return VideoSize(SIDE, SIDE, self.frames).latent
+        return VideoSize(self.side, self.side, self.frames).latent
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -203,6 +211,42 @@ RIVALS = (
     Row("selflift", "SelfLift-zero", "20-10", TWO, rival="selflift"),
     Row("jenga", "ProRes of Jenga, as in LightX2V", "9-9", TWO, shift=8.0, rival="jenga"),
 )  # fmt: skip
+
+
+def _knows_full_size_only(row: Row, **settings: Any) -> Row:
+    """Return the row with weights that have never seen a small video."""
+    return replace(row, name=f"full-size-{row.name}", model=FULL_SIZE_MODEL, **settings)
+
+
+def _at_half_size(row: Row) -> Row:
+    """Return the plain row at half width and height."""
+    return replace(row, name=f"half-size-{row.name}", label=f"{row.label}, at half width and height", side=SIDE // 2)
+
+
+def _full_size_first(steps: int) -> Row:
+    """Return a training-free row whose first steps run at full size."""
+    row = _lifted(ON_WORLD, "20-10")
+    label = f"{row.label}, {steps} of the low steps at full size first"
+    return replace(row, name=f"u-{steps}-20-10", label=label, full_size_first=steps)
+
+
+PLAIN_FULL_SIZE = _knows_full_size_only(BASE)
+FULL_SIZE_ONLY = tuple(
+    _knows_full_size_only(row)
+    for row in (
+        _plain(30), *(_plain(steps) for steps in (10, 6, 4)),
+        _at_half_size(BASE),
+        _lifted(ON_WORLD, "20-10"), _lifted(FITTED, "20-10"), _lifted(THROUGH_PIXELS, "20-10"), _lifted(WITHOUT, "20-10"),
+        *(_with_boundary(ON_WORLD, boundary) for boundary in (0.9, 0.95)),
+        _at_three_quarters("20-10"),
+        replace(
+            _at_three_quarters("20-10"), name="three-quarters-0.9", label=f"at three quarters, {LIFTS[ON_WORLD]}, boundary 0.9",
+            spec=replace(THREE_QUARTERS, boundaries=(0.9,)),
+        ),
+        *(_full_size_first(steps) for steps in (2, 5)),
+    )
+)  # fmt: skip
+"""Ratios, boundaries, hand-overs and U runs with weights that have never seen a small video."""
 
 
 def _scanned(name: str, label: str, steps: str = "8-3", boundary: float = 0.8, **settings: Any) -> Row:
@@ -334,6 +378,13 @@ class Group:
 GROUPS = (
     Group("Stock weights: training-free against plain steps", (BASE, *STOCK), 2.0, EQUAL_COST),
     Group("Stock weights: as many steps, with and without a small stage", (_plain(30), *SAME_STEPS), 2.0, SAME_STEPS_AS),
+    Group(
+        "Weights that have never seen a small video",
+        (PLAIN_FULL_SIZE, *FULL_SIZE_ONLY),
+        2.0,
+        note="Videos of half width and height are enlarged before they are measured, so their detail is that of the enlarged "
+        "video.",
+    ),
     Group("Stock weights: other boundaries and stages", (BASE, *BOUNDARIES), 2.0),
     Group("Stock weights: how to divide the cost of five steps", (BASE, *SCAN), 2.0),
     Group("Stock weights: other methods", (BASE, *RIVALS), 2.0),

@@ -6,9 +6,11 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from harness.in_process import pack_module, use_comfyui
 from pyramid.schedules import parse_steps
@@ -133,6 +135,8 @@ class ComfyUISampler:
                 RIVALS[row.rival], self.model, self.vae, positive, negative, row.latent,
                 steps=(low, high), cfg=float(row.cfg), shift=row.shift, seed=seed,
             )  # fmt: skip
+        if row.full_size_first:
+            return self._sample_full_size_first(positive, negative, seed)
         empty = {"samples": torch.zeros(positive[0][0].shape[0], 16, *row.latent)}
         output = pack_module("nodes.sampler").PyramidalWanSampler.execute(
             model=self.model, positive=positive, negative=negative, latent=empty, seed=seed, steps=row.steps, cfg=row.cfg,
@@ -141,8 +145,36 @@ class ComfyUISampler:
         )  # fmt: skip
         return output.args[0]["samples"]
 
+    def _sample_full_size_first(self, positive: list, negative: list, seed: int) -> Tensor:
+        """Sample with two of ComfyUI's samplers: the second has the pyramid, and starts from the first one's leftover noise."""
+        import comfy.sample
+        import comfy.samplers
+
+        row, schedule = self.row, pack_module("samplers.schedule")
+        _, levels = schedule.levels_for(self.pyramid, row.steps, row.grid, row.shift)
+        sigmas = schedule.to_sigmas(levels)
+        pyramidal = pack_module("samplers.any_sampler").pyramidal_model(self.model, self.pyramid, lambda text: None, self.lift)
+        empty = torch.zeros(positive[0][0].shape[0], 16, *row.latent)
+        noise, sampler = comfy.sample.prepare_noise(empty, seed), comfy.samplers.sampler_object(row.sampler)
+
+        def run(model: Any, noise: Tensor, sigmas: Tensor, latent: Tensor) -> Tensor:
+            return comfy.sample.sample_custom(
+                model, noise, float(row.cfg), sampler, sigmas, positive, negative, latent, disable_pbar=True, seed=seed
+            )
+
+        first = run(self.model, noise, sigmas[: row.full_size_first + 1], empty)
+        return run(pyramidal, torch.zeros_like(noise), sigmas[row.full_size_first :], first)
+
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode videos (B, 3, T, H, W) in -1..1, a few at a time: one at a time takes three times as long on a CPU."""
-        pictures = [self.vae.decode(part).reshape(-1, self.row.frames, SIDE, SIDE, 3) for part in latents.split(DECODED)]
-        return torch.cat(pictures).permute(0, 4, 1, 2, 3).float() * 2 - 1
+        """Decode videos (B, 3, T, H, W) in -1..1, a few at a time: one at a time takes three times as long on a CPU.
+
+        Videos of another size than the reference are enlarged to it.
+        """
+        row = self.row
+        pictures = [self.vae.decode(part).reshape(-1, row.frames, row.side, row.side, 3) for part in latents.split(DECODED)]
+        videos = torch.cat(pictures).permute(0, 4, 1, 2, 3).float() * 2 - 1
+        if row.side == SIDE:
+            return videos
+        frames = functional.interpolate(videos.transpose(1, 2).flatten(0, 1), size=SIDE, mode="bicubic", antialias=True)
+        return frames.unflatten(0, (-1, row.frames)).transpose(1, 2).clamp(-1, 1)

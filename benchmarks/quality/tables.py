@@ -20,7 +20,7 @@ from .published import NOT_RUN as MISSING
 from .published import NOTHING, Published
 from .results import ROOT, SEEDS, Results
 from .rivals import RIVALS
-from .rows import FRAMES, Group, Row
+from .rows import FRAMES, SIDE, Group, Row
 
 TINY = WanDimensions(dim=128, ffn_dim=512, layers=6, text=TEXT_LENGTH)
 TINY_SHAPE, PAPER_SHAPE = LatentShape(5, 16, 16), LatentShape(21, 56, 104)
@@ -29,8 +29,11 @@ NOT_RUN = "Not run yet."
 
 
 def paper_shape(row: Row) -> LatentShape:
-    """Return the size at which 1.3B is counted: that of the paper, longer where the row's videos are longer."""
-    return PAPER_SHAPE._replace(frames=1 + (PAPER_SHAPE.frames - 1) * (row.frames - 1) // (FRAMES - 1))
+    """Return the size at which 1.3B is counted: that of the paper, longer or smaller where the row's videos are."""
+    frames = 1 + (PAPER_SHAPE.frames - 1) * (row.frames - 1) // (FRAMES - 1)
+    return PAPER_SHAPE._replace(
+        frames=frames, height=PAPER_SHAPE.height * row.side // SIDE, width=PAPER_SHAPE.width * row.side // SIDE
+    )
 
 
 def cost(row: Row, shape: LatentShape, dimensions: WanDimensions) -> float:
@@ -40,7 +43,10 @@ def cost(row: Row, shape: LatentShape, dimensions: WanDimensions) -> float:
         counts = [tokens(size) for size in (RIVALS[row.rival].low_shape(shape), shape)]
         guided = 2 if row.cfg != "1" else 1
         return sum(guided * count * forward_tflops(n, dimensions) for count, n in zip(steps, counts, strict=True))
-    return total_tflops(schedule_cost(row.spec, shape, steps, dimensions, cfg=row.cfg != "1"))
+    guided, first = row.cfg != "1", row.full_size_first
+    steps = (steps[0] - first, *steps[1:])
+    at_full_size = first * (2 if guided else 1) * forward_tflops(tokens(shape), dimensions)
+    return at_full_size + total_tflops(schedule_cost(row.spec, shape, steps, dimensions, cfg=guided))
 
 
 def scores(results: Results, attribute: str) -> np.ndarray:

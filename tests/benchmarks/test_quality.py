@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from benchmarks.quality import results, sampling, tables
 from benchmarks.quality.results import Results, captions, fingerprint, measure
 from benchmarks.quality.rows import GROUPS, PLAIN, ROWS
+from pyramid.latent_shape import LatentShape
 from tiny_wan.world.grammar import ATTRIBUTES
 from tiny_wan.world.scenes import render, scene_for
 
@@ -284,3 +285,31 @@ def test_longer_videos_are_sampled_and_decoded_at_their_length(folder):
     hook.remove()
     assert seen == [3, 5, 9] and latents.shape == (1, 16, 9, 16, 16)
     assert sampler.decode(latents).shape == (1, 3, 33, 128, 128) == sampling.rendered(prompts, 0, 33).shape
+
+
+@pytest.mark.skipif(not all(path.is_file() for path in results.weights(ROWS[0])), reason="no trained weights")
+def test_a_row_can_start_at_full_size_before_its_low_stage(folder):
+    row = dataclasses.replace(BY_NAME["full-size-u-2-20-10"], steps="3-2", cfg="1", model=ROWS[0].model, lift="none")
+    sampler, sides = sampling.ComfyUISampler(row), []
+    hook = sampler.model.model.diffusion_model.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
+    prompts = captions(1)
+    conditioning = sampler.conditioning(prompts, 0)
+    latents = sampler.sample(conditioning, seed=1)
+    hook.remove()
+    assert sides == [16, 16, 8, 16, 16] and latents.shape == (1, 16, 5, 16, 16)
+    assert measure(sampler.decode(latents), prompts)["right"][0][ATTRIBUTES.index("colour")] == 1
+    full, low = (tables.forward_tflops(tables.tokens(LatentShape(*shape)), tables.TINY) for shape in (row.latent, (5, 8, 8)))
+    assert tables.cost(row, row.latent, tables.TINY) == pytest.approx(4 * full + low)
+
+
+@pytest.mark.skipif(not all(path.is_file() for path in results.weights(ROWS[0])), reason="no trained weights")
+def test_videos_of_half_size_are_enlarged_before_they_are_measured(folder):
+    row = dataclasses.replace(BY_NAME["full-size-half-size-plain-50"], steps="4", model=ROWS[0].model)
+    prompts = captions()[::4][:4]
+    sampler = sampling.ComfyUISampler(row)
+    latents = sampler.sample(sampler.conditioning(prompts, 0), seed=1)
+    videos = sampler.decode(latents)
+    assert latents.shape == (4, 16, 5, 8, 8) and videos.shape == (4, 3, 17, 128, 128)
+    right = np.array(measure(videos, prompts)["right"])
+    assert right[:, ATTRIBUTES.index("colour")].mean() >= 0.75
+    assert 4 < tiny_cost(PLAIN) / tables.cost(BY_NAME["full-size-half-size-plain-50"], row.latent, tables.TINY) < 5
