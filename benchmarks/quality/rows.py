@@ -38,6 +38,9 @@ TWO = PyramidSpec((0.8,), ("HW",), field="natural", timestep_source="sigma", fir
 THREE_QUARTERS = replace(TWO, downsample_axes=("HW 3/4",))
 """Stock weights as the nodes sample 832x480: the first stage at three quarters of width and height."""
 
+ALL_AXES = replace(TWO, downsample_axes=("THW",))
+"""Stock weights in two stages, the first at half width, height and frame rate."""
+
 THREE = replace(TWO, boundaries=(0.896, 0.602), downsample_axes=("HW", "HW"))
 
 
@@ -184,6 +187,7 @@ BOUNDARIES = (
     *(_with_boundary(FITTED, boundary) for boundary in (0.602, 0.9)),
     _with_boundary(ON_WORLD, 0.9),
     Row("auto-three", "a fitted lift, three stages H x W", "20-20-10", THREE, grid="shift", lift=FITTED),
+    Row("auto-thw", "a fitted lift, two stages T x H x W", "20-10", ALL_AXES, grid="shift", lift=FITTED),
 )
 CUT_POWER = 0.64
 """Mean square of the DCT coefficients of clean latents at the highest frequency of the low stage, 4 cycles, in the scale of the
