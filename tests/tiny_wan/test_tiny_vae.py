@@ -91,12 +91,11 @@ def test_both_halves_learn(code):
         assert values[-1] < 0.7 * values[0], half
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, code):
     """Bit for bit: weights, averages, optimisers and data continue where they stopped."""
-    (tmp_path / "once").mkdir()
-    (tmp_path / "twice").mkdir()
-    fit(seed=1, clips_per_size=32).save(tmp_path / "once" / "patch_code.safetensors")
-    fit(seed=1, clips_per_size=32).save(tmp_path / "twice" / "patch_code.safetensors")
+    for name in ("once", "twice"):
+        (tmp_path / name).mkdir()
+        code.save(tmp_path / name / "patch_code.safetensors")
     with torch.enable_grad():
         train_vae.train(TINY, Run(tmp_path / "once"), device=torch.device("cpu"), seconds=600)
         train_vae.train(TINY, Run(tmp_path / "twice"), device=torch.device("cpu"), seconds=0.2)
