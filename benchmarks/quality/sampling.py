@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from harness.in_process import pack_module, use_comfyui
 from pyramid.schedules import parse_steps
+from pyramid.training.fitted_lift import read_lift
 from tiny_wan.world.grammar import Caption
 from tiny_wan.world.scenes import render, scene_at, scene_for
 from tiny_wan.world.words import embed_all
@@ -96,10 +97,23 @@ class ComfyUISampler:
         self.vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(ROOT / VAE)))
         self.pyramid = pack_module("pyramid.stages").PyramidSpec.from_json(row.spec.to_json())
         folder_paths.folder_names_and_paths["pyramidal_lifts"] = ([str(lift_folder(row))], set())  # no other kept lift
-        clips = world_clips() if row.lift == ON_WORLD else None
+        self.lift = self._trained_lift() if row.lift_file else self._made_lift()
+
+    def _trained_lift(self) -> Any:
+        """Return the lift that the weights were trained with, in the scale of the VAE."""
+        model: Any = self.model
+        latent_format = model.get_model_object("latent_format")
+        scale = latent_format.latents_mean.flatten(), latent_format.latents_std.flatten()
+        lift = read_lift(ROOT / self.row.lift_file).rescaled(*scale)
+        (axes,) = self.row.spec.downsample_axes
+        return pack_module("samplers.video_lift").VideoLift("of the training", lift.channels, {axes: lift})
+
+    def _made_lift(self) -> Any:
+        """Return the lift that the node makes for the row."""
+        clips = world_clips() if self.row.lift == ON_WORLD else None
         with torch.no_grad():
-            lift, _ = pack_module("samplers.lifts").make_lift(self.vae, row.lift, clips, self.pyramid)
-        self.lift = lift if row.drop else dataclasses.replace(lift, drops={})
+            lift, _ = pack_module("samplers.lifts").make_lift(self.vae, self.row.lift, clips, self.pyramid)
+        return lift if self.row.drop else dataclasses.replace(lift, drops={})
 
     @torch.no_grad()
     def conditioning(self, prompts: Sequence[Caption], start: int) -> tuple[list, list]:

@@ -25,6 +25,7 @@ from .engine.loop import Recipe, TrainingLoop
 from .engine.run_log import BOARD, LOG
 from .export import EXPORT, export
 from .files import read_json
+from .fitted_lift import LIFT, check_lift, fitted_lift
 from .models.network_form import check_forms
 from .models.networks import transformer_dimensions, transformer_files
 from .recipes.adversarial import check_taps
@@ -48,7 +49,7 @@ def run_finetuning(config: FinetuneConfig) -> list[Path]:
         StoppedError: The run ended before its last step.
     """
     with _started(config) as (accelerator, cache):
-        recipe = Finetuning(config, accelerator)
+        recipe = Finetuning(config, accelerator, fitted_lift(config, cache))
         return _train(config, recipe, FinetuneValidation(recipe, cache), cache, accelerator)
 
 
@@ -71,6 +72,7 @@ def _started(config: RunConfig) -> Iterator[tuple[Accelerator, Cache]]:
     accelerator = parallel.start(config.system)
     cache = open_cache(config)
     check_cache(config, cache)
+    check_lift(config, cache.info)
     check_texts(config, cache)
     check_forms(config.checkpoints_by_setting, config.form)
     if isinstance(config, DistillConfig) and config.traits.adversarial:
@@ -85,7 +87,7 @@ def _claim(config: RunConfig, cache: Cache, held: ExitStack) -> None:
     held.enter_context(locked(folder))
     for name in (FOLDER, SAMPLES, EXPORT, BOARD):
         atomic.check_folder(folder / name)
-    for name in (INPUTS, CONFIG, LOG):
+    for name in (INPUTS, CONFIG, LOG, LIFT):
         atomic.check_target(folder / name)
     for each in (folder, folder / FOLDER, folder / SAMPLES):
         atomic.remove_leftovers(each)
