@@ -62,8 +62,9 @@ def window_means(integral: Tensor, y_edges: Tensor, x_edges: Tensor) -> Tensor:
     """
     channels, frames, rows = len(integral), len(y_edges), y_edges.shape[1]
     below, share = _cells(y_edges, integral.shape[1])
-    pair = [integral.index_select(1, index.flatten()) for index in (below, below + 1)]
-    sums = torch.lerp(*pair, share.view(1, -1, 1)).view(channels, frames, rows, -1)
+    index = below.flatten()
+    sums = torch.lerp(integral.index_select(1, index), integral.index_select(1, index + 1), share.view(1, -1, 1))
+    sums = sums.view(channels, frames, rows, -1)
     below, share = _cells(x_edges, integral.shape[2])
     index = below[None, :, None].expand(channels, frames, rows, -1)
     sums = torch.lerp(sums.gather(3, index), sums.gather(3, index + 1), share[None, :, None])
