@@ -69,3 +69,4 @@ LEAVES = World(
     "leaves", leaves_grammar.VOCABULARY, leaves_grammar.draw_captions, leaves_scenes.scene_at, leaves_scenes.scene_for,
     leaves_scenes.render,
 )  # fmt: skip
+WORLDS = {world.name: world for world in (SHAPES, LEAVES)}
