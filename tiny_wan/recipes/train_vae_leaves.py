@@ -33,7 +33,7 @@ class LeavesRecipe(Recipe):
     """The recipe of the VAE in fewer steps."""
 
     world: ClassVar[World] = LEAVES
-    steps: int = 4_000
+    steps: int = 2_800
     warm_up: int = 100
 
     def build(self) -> WanVAE:
