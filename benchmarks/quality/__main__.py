@@ -5,7 +5,7 @@
     python -m benchmarks.quality --run --minutes 5        # stop after five minutes; run it again for the next five
     python -m benchmarks.quality --write                  # write the tables into docs/benchmarks.md
 
-Every clip is sampled by the sampler node in the real ComfyUI and decoded by the tiny VAE; image analysis reads its six
+Every clip is sampled by the sampler node in the real ComfyUI and decoded by the tiny VAE; image analysis reads its
 attributes. Results are stored after every batch in .state/quality: an interrupted row resumes, and a row whose weights or
 settings have changed starts again. A row takes between five and twenty minutes on one core.
 """
@@ -16,13 +16,17 @@ import argparse
 import math
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from tiny_wan.worlds import WORLDS
+
 from .. import written_page
 from .results import PROMPTS, SEEDS, Results, fingerprint, weights
-from .rows import GROUPS, ROWS, Row
+from .rows import GROUPS, ROWS, Reference, Row
 from .sampling import run_data, run_row
 from .tables import page
 
@@ -36,7 +40,7 @@ def complete(clips: int) -> dict[str, Results]:
     for row in ROWS:
         if all(path.is_file() for path in weights(row)):
             number = min(clips, row.clips)
-            results = Results(row.name, fingerprint(row)).first(number)
+            results = Results(row.name, fingerprint(row), WORLDS[row.world]).first(number)
             if len(results) == number:
                 results_by_row[row.name] = results
     return results_by_row
@@ -62,12 +66,13 @@ def run_rows(rows: list[Row], *, seconds: float, clips: int) -> bool:
     return skipped
 
 
-def references(clips: int) -> dict[int, Results]:
-    """Return the measurements of as many rendered clips as the rows of each length have, by number of frames."""
-    most: dict[int, int] = {}
+def references(results_by_row: Mapping[str, Results]) -> dict[Reference, Results]:
+    """Return the measurements of as many rendered clips as the rows have, those of leaves also before they were decoded."""
+    most: dict[Reference, int] = {}
     for row in ROWS:
-        most[row.frames] = max(most.get(row.frames, 0), min(clips, row.clips))
-    return {frames: run_data(number, frames) for frames, number in most.items()}
+        for reference in {row.reference, replace(row.reference, decoded=False)}:
+            most[reference] = max(most.get(reference, 0), len(results_by_row.get(row.name, ())))
+    return {reference: run_data(number, reference) for reference, number in most.items() if number}
 
 
 def main() -> None:
@@ -84,7 +89,8 @@ def main() -> None:
     if options.run is not None:
         missing = run_rows(rows_named(options.run), seconds=seconds, clips=options.clips)
         skipped = missing and bool(options.run)
-    text = page(GROUPS, complete(options.clips), references(options.clips), before=PAGE.read_text(encoding="utf-8"))
+    results_by_row = complete(options.clips)
+    text = page(GROUPS, results_by_row, references(results_by_row), before=PAGE.read_text(encoding="utf-8"))
     if options.write:
         written_page.write(PAGE, SCRIPT, [text])
     print(text)

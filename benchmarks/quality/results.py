@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.torch import load_file
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from pyramid.training.engine.atomic import write_text
 from tiny_wan.world import metrics
-from tiny_wan.world.grammar import ATTRIBUTES, Caption, draw_captions
+from tiny_wan.world.grammar import ATTRIBUTES, Caption
 from tiny_wan.world.reading import read
+from tiny_wan.worlds import LEAVES, SHAPES, World
 
 from .rows import ROOT, Row
 
@@ -31,11 +32,13 @@ NOT_SAMPLED = ("name", "label", "model", "loras", "plain_lora", "lift_file", "cl
 PROMPTS, SEEDS = 64, 4
 CAPTION_SEED = 4
 MEASURES = ("right", "detail", "motion", "features")
+STATISTICS = ("octaves", "patches", "camera")
+"""Further measures of the dead leaves."""
 
 
-def captions(clips: int = PROMPTS * SEEDS) -> list[Caption]:
+def captions(clips: int = PROMPTS * SEEDS, world: World = SHAPES) -> list[Any]:
     """Return the first of ``PROMPTS`` balanced prompts, each repeated ``SEEDS`` times."""
-    return [caption for caption in draw_captions(PROMPTS, seed=CAPTION_SEED) for _ in range(SEEDS)][:clips]
+    return [caption for caption in world.draw_captions(PROMPTS, seed=CAPTION_SEED) for _ in range(SEEDS)][:clips]
 
 
 def weights(row: Row) -> list[Path]:
@@ -45,7 +48,7 @@ def weights(row: Row) -> list[Path]:
 
 def lift_folder(row: Row) -> Path:
     """Return where the lift that is fitted for a row is kept."""
-    return FOLDER / "lifts" / row.lift
+    return FOLDER / "lifts" / (row.lift if row.world == SHAPES.name else f"{row.world}-{row.lift}")
 
 
 def fingerprint(row: Row) -> str:
@@ -68,14 +71,18 @@ def _changed(options: DataclassInstance) -> dict[str, object]:
 
 
 def measure(video: Tensor, prompts: Sequence[Caption]) -> dict[str, list]:
-    """Measure clips (B, 3, T, H, W) in -1..1 of these prompts.
+    """Measure clips (B, 3, T, H, W) in -1..1 of these prompts of the shapes.
 
     Returns:
-        right (B, 6), 1 for an attribute that agrees and 0 otherwise; detail (B, 2); motion (B,); features (B, 45).
+        right (B, 6), 1 for an attribute that agrees and 0 otherwise, and what `measure_any` returns.
     """
     agrees = [reading.agrees(caption) for reading, caption in zip(read(video), prompts, strict=True)]
+    return {"right": [[int(row[name]) for name in ATTRIBUTES] for row in agrees], **measure_any(video)}
+
+
+def measure_any(video: Tensor) -> dict[str, list]:
+    """Measure clips (B, 3, T, H, W) in -1..1 of any world: detail (B, 2); motion (B,); features (B, 45)."""
     return {
-        "right": [[int(row[name]) for name in ATTRIBUTES] for row in agrees],
         "detail": metrics.detail(video).tolist(),
         "motion": metrics.motion(video).tolist(),
         "features": metrics.features(video).tolist(),
@@ -85,17 +92,18 @@ def measure(video: Tensor, prompts: Sequence[Caption]) -> dict[str, list]:
 class Results:
     """The measurements of one row so far."""
 
-    def __init__(self, name: str, fingerprint: str) -> None:
+    def __init__(self, name: str, fingerprint: str, world: World = SHAPES) -> None:
         """Load the stored measurements, unless they are of other weights or settings."""
-        self.path = FOLDER / f"{name}.json"
-        self.values: dict = {"fingerprint": fingerprint, "seconds": 0.0, **{name: [] for name in MEASURES}}
+        self.world, self.path = world, FOLDER / f"{name}.json"
+        self.measures = (*MEASURES, *STATISTICS) if world is LEAVES else MEASURES
+        self.values: dict = {"fingerprint": fingerprint, "seconds": 0.0, **{name: [] for name in self.measures}}
         if self.path.exists() and (before := json.loads(self.path.read_text()))["fingerprint"] == fingerprint:
             self.values = before
 
     def first(self, clips: int) -> Results:
         """Return the measurements of the first clips alone."""
         part = copy.copy(self)
-        part.values = self.values | {name: self.values[name][:clips] for name in MEASURES}
+        part.values = self.values | {name: self.values[name][:clips] for name in self.measures}
         part.values["seconds"] = self.seconds * len(part)
         return part
 

@@ -17,6 +17,7 @@ from pyramid.training.config.distill import DistillConfig
 from pyramid.training.config.finetune import FinetuneConfig
 from pyramid.training.config.toml_config import load_config
 from pyramid.training.fitted_lift import LIFT
+from tiny_wan.worlds import LEAVES, SHAPES
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "tiny_wan/weights/tiny_wan_t2v.safetensors"
@@ -25,6 +26,8 @@ FULL_SIZE_MODEL = "tiny_wan/weights/tiny_wan_t2v_full_size.safetensors"
 
 IMAGE_MODEL = "tiny_wan/weights/tiny_wan_i2v.safetensors"
 VAE = "tiny_wan/weights/tiny_wan_vae.safetensors"
+LEAVES_MODEL = "tiny_wan/weights/tiny_wan_t2v_leaves.safetensors"
+VAES = {SHAPES.name: VAE, LEAVES.name: "tiny_wan/weights/tiny_wan_vae_leaves.safetensors"}
 FINETUNED = "tiny_wan/weights/tiny_wan_t2v_20-20-10.safetensors"
 """The result of runs/tiny/20-20-10.toml, in fp16."""
 
@@ -43,6 +46,28 @@ ALL_AXES = replace(TWO, downsample_axes=("THW",))
 """Stock weights in two stages, the first at half width, height and frame rate."""
 
 THREE = replace(TWO, boundaries=(0.896, 0.602), downsample_axes=("HW", "HW"))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Rendered clips with which rows are compared.
+
+    Attributes:
+        world: Name of the world.
+        frames: Frames of the videos.
+        decoded: Whether they are encoded and decoded by the world's VAE.
+    """
+
+    world: str = SHAPES.name
+    frames: int = FRAMES
+    decoded: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of its results."""
+        world = [] if self.world == SHAPES.name else [self.world]
+        frames = [] if self.frames == FRAMES else [str(self.frames)]
+        return "-".join(["data", *world, *frames, *(["decoded"] if self.decoded else [])])
 
 
 @dataclass(frozen=True)
@@ -71,6 +96,7 @@ class Row:
         side: Width and height at which the videos are sampled, in pixels; smaller ones are enlarged before they are measured.
         full_size_first: Number of the first stage's steps that the model runs at full size before the pyramid takes over its
             latent with leftover noise (full size, low, full size again).
+        world: Name of the world of the prompts.
     """
 
     name: str
@@ -93,6 +119,17 @@ class Row:
     frames: int = FRAMES
     side: int = SIDE
     full_size_first: int = 0
+    world: str = SHAPES.name
+
+    @property
+    def vae(self) -> str:
+        """The file of the VAE, from the root of the checkout."""
+        return VAES[self.world]
+
+    @property
+    def reference(self) -> Reference:
+        """The rendered clips with which the row is compared; the VAE loses much of the fine detail of leaves."""
+        return Reference(self.world, self.frames, decoded=self.world == LEAVES.name)
 
     @property
     def latent(self) -> LatentShape:
@@ -102,7 +139,7 @@ class Row:
     @property
     def weights(self) -> tuple[str, ...]:
         """The files that determine the clips."""
-        return (self.model, *self.loras.values(), *filter(None, [self.plain_lora, self.lift_file]), VAE)
+        return (self.model, *self.loras.values(), *filter(None, [self.plain_lora, self.lift_file]), self.vae)
 
 
 def _plain(steps: int) -> Row:
@@ -378,6 +415,23 @@ LONGER = tuple(
 )
 
 
+def _of_leaves(row: Row) -> Row:
+    """Return the same row on the dead leaves."""
+    return replace(row, name=f"leaves-{row.name}", model=LEAVES_MODEL, world=LEAVES.name, clips=128)
+
+
+PLAIN_LEAVES = _of_leaves(BASE)
+OF_LEAVES = tuple(
+    _of_leaves(row)
+    for row in (
+        *(_plain(steps) for steps in (10, 6, 4)),
+        *(_lifted(lift, steps) for lift in (FITTED, ON_WORLD) for steps in ("20-10", "8-6", "8-3", "4-2")),
+        *(_lifted(WITHOUT, steps) for steps in ("20-10", "4-2")),
+    )
+)
+EQUAL_COST_OF_LEAVES = {f"leaves-{row}": f"leaves-{plain}" for row, plain in EQUAL_COST.items()}
+
+
 @dataclass(frozen=True)
 class Group:
     """The rows of one table.
@@ -400,6 +454,19 @@ class Group:
 
 GROUPS = (
     Group("Stock weights: training-free against plain steps", (BASE, *STOCK), 2.0, EQUAL_COST),
+    Group(
+        "Dead leaves, stock weights: training-free against plain steps",
+        (PLAIN_LEAVES, *OF_LEAVES),
+        2.0,
+        EQUAL_COST_OF_LEAVES,
+        note="The world of `tiny_wan/leaves/` has the statistics of natural images, which its VAE blurs. Detail, motion, "
+        "distance, diversity, energies and patches are therefore relative to rendered clips that were encoded and "
+        "decoded; the first row of the last table is of the same clips before that. Octave 1 is what block means of 2x2 "
+        "pixels remove, octave 2 what those of 4x4 remove besides, and so on. Patches: Fréchet distance of random "
+        "projections of patches of 4 frames, the mean of the four octaves, in units of the reference's variance "
+        "(`tiny_wan/world/octaves.py`); in parentheses is the 95 % bootstrap interval of the difference from the first "
+        "row. Camera: movement along the prompt's direction, relative to the reference.",
+    ),
     Group("Stock weights: as many steps, with and without a small stage", (_plain(30), *SAME_STEPS), 2.0, SAME_STEPS_AS),
     Group(
         "Weights that have never seen a small video",

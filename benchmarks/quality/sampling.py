@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,58 +17,115 @@ from torch.nn import functional
 from harness.in_process import pack_module, use_comfyui
 from pyramid.schedules import parse_steps
 from pyramid.training.fitted_lift import read_lift
-from tiny_wan.world.grammar import Caption
-from tiny_wan.world.scenes import render, scene_at, scene_for
-from tiny_wan.world.words import embed_all
+from tiny_wan.worlds import SHAPES, WORLDS, World
 
-from . import rivals
+from . import leaves, rivals
 from .results import PROMPTS, ROOT, SEEDS, Results, captions, fingerprint, lift_folder, measure
 from .rivals import RIVALS
-from .rows import FRAMES, IMAGE_MODEL, ON_WORLD, SIDE, VAE, Row
+from .rows import FRAMES, IMAGE_MODEL, ON_WORLD, SIDE, VAES, Reference, Row
 
 BATCH, DECODED = 16, 4
 NOISE_SEED = 1000
 LIFT_SEED, LIFT_CLIPS = 9, 25
-DATA = "data"
+SHAPES_DATA = Reference()
+Process = Callable[[Tensor], Tensor]
 
 
-def run_data(clips: int = PROMPTS * SEEDS, frames: int = FRAMES) -> Results:
-    """Measure the reference, rendered clips of the same prompts."""
-    name = DATA if frames == FRAMES else f"{DATA}-{frames}"
-    results, prompts = Results(name, "rendered"), captions(clips)
-    for start in range(len(results), len(prompts), BATCH):
-        part = prompts[start : start + BATCH]
-        results.add(measure(rendered(part, start, frames), part))
+def run_data(clips: int = PROMPTS * SEEDS, reference: Reference = SHAPES_DATA) -> Results:
+    """Measure a reference, rendered clips of the same prompts."""
+    world, processed, digest = WORLDS[reference.world], _as_rendered, "rendered"
+    if reference.decoded:
+        vae, digest = load_vae(VAES[reference.world]), _digest(VAES[reference.world])
+        processed = partial(through, vae)
+    results, prompts = Results(reference.name, digest, world), captions(clips, world)
+    if len(results) < len(prompts):
+        measured = measure_of(world, processed, digest)
+        for start in range(len(results), len(prompts), BATCH):
+            part = prompts[start : start + BATCH]
+            results.add(measured(processed(rendered(part, start, reference.frames, world)), part))
     return results.first(len(prompts))
 
 
-def rendered(prompts: Sequence[Caption], start: int, frames: int = FRAMES) -> Tensor:
+def measure_of(world: World, processed: Process, name: str) -> Callable[[Tensor, Sequence[Any]], dict[str, list]]:
+    """Return the measurement of a world's clips.
+
+    Args:
+        world: The world.
+        processed: Treats rendered clips as those that are measured, for the distribution of scales.
+        name: Name of that distribution.
+    """
+    return measure if world is SHAPES else partial(leaves.measure, scales=leaves.scales_of(processed, name))
+
+
+def rendered(prompts: Sequence[Any], start: int, frames: int = FRAMES, world: World = SHAPES) -> Tensor:
     """Return the rendered clips (B, 3, T, H, W) of prompts, the first of which is clip number ``start``."""
-    scenes = [scene_for(caption, seed=NOISE_SEED + start + row) for row, caption in enumerate(prompts)]
-    return render(scenes, frames=frames, height=SIDE, width=SIDE)
+    scenes = [world.scene_for(caption, seed=NOISE_SEED + start + row) for row, caption in enumerate(prompts)]
+    return world.render(scenes, frames=frames, height=SIDE, width=SIDE)
 
 
-def world_clips() -> Tensor:
-    """Return frames (N, H, W, 3) in 0..1 of clips of the tiny world, which no row is asked for."""
-    scenes = [scene_at(index, seed=LIFT_SEED) for index in range(LIFT_CLIPS)]
-    videos = render(scenes, frames=FRAMES, height=SIDE, width=SIDE)
+def world_clips(world: World = SHAPES) -> Tensor:
+    """Return frames (N, H, W, 3) in 0..1 of clips of a world, which no row is asked for."""
+    scenes = [world.scene_at(index, seed=LIFT_SEED) for index in range(LIFT_CLIPS)]
+    videos = world.render(scenes, frames=FRAMES, height=SIDE, width=SIDE)
     return videos.permute(0, 2, 3, 4, 1).flatten(0, 1).add(1).div(2)
+
+
+def load_vae(path: str) -> Any:
+    """Load a VAE, from the root of the checkout, in ComfyUI."""
+    use_comfyui()
+    import comfy.sd
+    import comfy.utils
+
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(ROOT / path)))
+
+
+@torch.no_grad()
+def decode(vae: Any, latents: Tensor, frames: int) -> Tensor:
+    """Decode square videos (B, 3, T, H, W) in -1..1, a few at a time: one at a time takes three times as long on a CPU."""
+    pictures = [vae.decode(part) for part in latents.split(DECODED)]  # (B, T, H, W, 3), or (B * T, H, W, 3)
+    videos = torch.cat([part.reshape(-1, frames, *part.shape[-3:]) for part in pictures])
+    return videos.permute(0, 4, 1, 2, 3).float() * 2 - 1
+
+
+def enlarged(videos: Tensor) -> Tensor:
+    """Return videos (B, 3, T, H, W) at the size of the rendered ones."""
+    if videos.shape[-1] == SIDE:
+        return videos
+    frames = functional.interpolate(videos.transpose(1, 2).flatten(0, 1), size=SIDE, mode="bicubic", antialias=True)
+    return frames.unflatten(0, (len(videos), -1)).transpose(1, 2).clamp(-1, 1)
+
+
+@torch.no_grad()
+def through(vae: Any, video: Tensor) -> Tensor:
+    """Encode and decode videos (B, 3, T, H, W) in -1..1."""
+    latents = [vae.encode(clip.permute(1, 2, 3, 0).add(1).div(2)) for clip in video]
+    return decode(vae, torch.cat(latents), video.shape[2])
+
+
+def _as_rendered(video: Tensor) -> Tensor:
+    return video
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:16]
 
 
 def run_row(row: Row, *, deadline: float = math.inf, clips: int = PROMPTS * SEEDS) -> None:
     """Sample, decode and measure the clips that are missing, until a time of ``time.monotonic``."""
-    prompts = captions(min(clips, row.clips))
-    if len(Results(row.name, fingerprint(row))) >= len(prompts):
+    world = WORLDS[row.world]
+    prompts = captions(min(clips, row.clips), world)
+    if len(Results(row.name, fingerprint(row), world)) >= len(prompts):
         return
     sampler = ComfyUISampler(row)
-    results = Results(row.name, fingerprint(row))  # the sampler may just have fitted the lift
+    results = Results(row.name, fingerprint(row), world)  # the sampler may just have fitted the lift
+    measured = measure_of(world, partial(through, sampler.vae), _digest(row.vae))
     for start in range(len(results), len(prompts), BATCH):
         part = prompts[start : start + BATCH]
         conditioning = sampler.conditioning(part, start)
         began = time.process_time()
         latents = sampler.sample(conditioning, seed=NOISE_SEED + start)
         seconds = time.process_time() - began
-        results.add(measure(sampler.decode(latents), part), seconds=seconds)
+        results.add(measured(sampler.decode(latents), part), seconds=seconds)
         print(f"{row.name}: {len(results)} of {len(prompts)}, {seconds / len(part):.2f} CPU seconds a clip", flush=True)
         if time.monotonic() > deadline:
             break
@@ -94,7 +153,7 @@ class ComfyUISampler:
         stage_patches, patch_files = pack_module("samplers.comfyui.stage_patches"), pack_module("samplers.comfyui.patch_files")
         if (patches := patch_files.read_patches(str(ROOT / row.model), row.model)) is not None:
             self.model, _ = stage_patches.attach_patches(self.model, patches)
-        self.vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(ROOT / VAE)))
+        self.vae = load_vae(row.vae)
         self.pyramid = pack_module("pyramid.stages").PyramidSpec.from_json(row.spec.to_json())
         folder_paths.folder_names_and_paths["pyramidal_lifts"] = ([str(lift_folder(row))], set())  # no other kept lift
         self.lift = self._trained_lift() if row.lift_file else self._made_lift()
@@ -110,18 +169,19 @@ class ComfyUISampler:
 
     def _made_lift(self) -> Any:
         """Return the lift that the node makes for the row."""
-        clips = world_clips() if self.row.lift == ON_WORLD else None
+        clips = world_clips(WORLDS[self.row.world]) if self.row.lift == ON_WORLD else None
         with torch.no_grad():
             lift, _ = pack_module("samplers.lifts").make_lift(self.vae, self.row.lift, clips, self.pyramid)
         return lift if self.row.drop else dataclasses.replace(lift, drops={})
 
     @torch.no_grad()
-    def conditioning(self, prompts: Sequence[Caption], start: int) -> tuple[list, list]:
+    def conditioning(self, prompts: Sequence[Any], start: int) -> tuple[list, list]:
         """Return ComfyUI's positive and negative conditioning of prompts, the first of which is clip number ``start``.
 
         An image-to-video model is also given the first frame of the rendered clips.
         """
-        positive, negative = ([[embed_all(list(texts)), {}]] for texts in (prompts, [None] * len(prompts)))
+        world = WORLDS[self.row.world]
+        positive, negative = ([[world.embed_all(texts), {}]] for texts in (prompts, [None] * len(prompts)))
         if self.row.model == IMAGE_MODEL:
             images = rendered(prompts, start, self.row.frames)[:, :, :1].permute(0, 2, 3, 4, 1).add(1).div(2)
             values = [self._image_values(image) for image in images]
@@ -181,14 +241,5 @@ class ComfyUISampler:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode videos (B, 3, T, H, W) in -1..1, a few at a time: one at a time takes three times as long on a CPU.
-
-        Videos of another size than the reference are enlarged to it.
-        """
-        row = self.row
-        pictures = [self.vae.decode(part).reshape(-1, row.frames, row.side, row.side, 3) for part in latents.split(DECODED)]
-        videos = torch.cat(pictures).permute(0, 4, 1, 2, 3).float() * 2 - 1
-        if row.side == SIDE:
-            return videos
-        frames = functional.interpolate(videos.transpose(1, 2).flatten(0, 1), size=SIDE, mode="bicubic", antialias=True)
-        return frames.unflatten(0, (-1, row.frames)).transpose(1, 2).clamp(-1, 1)
+        """Decode videos (B, 3, T, H, W) in -1..1; those of another size than the reference are enlarged to it."""
+        return enlarged(decode(self.vae, latents, self.row.frames))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,19 +13,20 @@ import torch
 from pyramid.flops import WAN_DIMENSIONS, WanDimensions, forward_tflops, schedule_cost, tokens, total_tflops
 from pyramid.latent_shape import LatentShape
 from pyramid.schedules import parse_steps
-from tiny_wan.world.grammar import ATTRIBUTES
 from tiny_wan.world.metrics import Interval, bootstrap, diversity, frechet_distance, within_margin
-from tiny_wan.world.words import TEXT_LENGTH
+from tiny_wan.worlds import LEAVES, SHAPES, WORLDS
 
 from .published import NOT_RUN as MISSING
 from .published import NOTHING, Published
 from .results import ROOT, SEEDS, Results
 from .rivals import RIVALS
-from .rows import FRAMES, SIDE, Group, Row
+from .rows import FRAMES, SIDE, Group, Reference, Row
+from .statistics_table import statistics_table
 
-TINY = WanDimensions(dim=128, ffn_dim=512, layers=6, text=TEXT_LENGTH)
+TINY = WanDimensions(dim=128, ffn_dim=512, layers=6, text=len(SHAPES.vocabulary))
 TINY_SHAPE, PAPER_SHAPE = LatentShape(5, 16, 16), LatentShape(21, 56, 104)
-ALL = "all six"
+ALL = {SHAPES.name: "all six", LEAVES.name: "all four"}
+"""Column of clips in which every attribute is right."""
 NOT_RUN = "Not run yet."
 
 
@@ -34,6 +36,11 @@ def paper_shape(row: Row) -> LatentShape:
     return PAPER_SHAPE._replace(
         frames=frames, height=PAPER_SHAPE.height * row.side // SIDE, width=PAPER_SHAPE.width * row.side // SIDE
     )
+
+
+def tiny(row: Row) -> WanDimensions:
+    """Return the dimensions of the tiny transformer with the prompts of the row's world."""
+    return replace(TINY, text=len(WORLDS[row.world].vocabulary))
 
 
 def cost(row: Row, shape: LatentShape, dimensions: WanDimensions) -> float:
@@ -51,8 +58,8 @@ def cost(row: Row, shape: LatentShape, dimensions: WanDimensions) -> float:
 
 def scores(results: Results, attribute: str) -> np.ndarray:
     """Return 1 for clips whose attribute (or `ALL`) is right and 0 for the others, (n,)."""
-    right = results["right"]
-    return right.min(axis=1) if attribute == ALL else right[:, ATTRIBUTES.index(attribute)]
+    right, world = results["right"], results.world
+    return right.min(axis=1) if attribute == ALL[world.name] else right[:, list(world.vocabulary).index(attribute)]
 
 
 def difference(results: Results, baseline: Results, attribute: str) -> Interval:
@@ -63,7 +70,8 @@ def difference(results: Results, baseline: Results, attribute: str) -> Interval:
 def saturated_columns(rows: Sequence[Row], results_by_row: Mapping[str, Results]) -> list[str]:
     """Return the attributes that are right in every clip of every row."""
     measured = [results_by_row[row.name] for row in rows if row.name in results_by_row]
-    return [name for name in ATTRIBUTES if all(scores(results, name).all() for results in measured)]
+    names = WORLDS[rows[0].world].vocabulary
+    return [name for name in names if all(scores(results, name).all() for results in measured)]
 
 
 def saturation_note(columns: Sequence[str]) -> str:
@@ -75,7 +83,8 @@ def accuracy_table(group: Group, results_by_row: Mapping[str, Results], publishe
     """Yield the lines of a group's prompt accuracies, without saturated columns."""
     kept = published.columns()
     saturated = [name for name in saturated_columns(group.rows, results_by_row) if name not in kept]
-    columns = [name for name in (*ATTRIBUTES, ALL) if name not in saturated]
+    world = WORLDS[group.rows[0].world]
+    columns = [name for name in (*world.vocabulary, ALL[world.name]) if name not in saturated]
     within = f"within {group.margin:g} points"
     yield "| row | steps | " + " | ".join(columns) + f" | {within} |"
     yield "|---|---" + "|---" * len(columns) + "|---|"
@@ -116,9 +125,9 @@ def other_table(
     yield "| row | steps | TFLOPs | of plain | of plain, 1.3B | " + " | ".join(MEASURED) + " |"
     yield "|---" * (5 + len(MEASURED)) + "|"
     for row in rows:
-        operations, full = cost(row, row.latent, TINY), cost(row, paper_shape(row), WAN_DIMENSIONS["1.3B"])
+        operations, full = cost(row, row.latent, tiny(row)), cost(row, paper_shape(row), WAN_DIMENSIONS["1.3B"])
         shares = (
-            f"{operations:.3f} | {operations / cost(plain, plain.latent, TINY):.1%} | "
+            f"{operations:.3f} | {operations / cost(plain, plain.latent, tiny(plain)):.1%} | "
             f"{full / cost(plain, paper_shape(plain), WAN_DIMENSIONS['1.3B']):.1%}"
         )
         results = results_by_row.get(row.name)
@@ -131,18 +140,19 @@ def other_table(
 
 def comparison_table(group: Group, results_by_row: Mapping[str, Results], data: Results) -> Iterator[str]:
     """Yield the lines that compare training-free rows with plain ones of at least the same cost."""
-    by_name, plain_cost = {row.name: row for row in group.rows}, cost(group.rows[0], TINY_SHAPE, TINY)
-    yield "| row | steps | cost | than | cost | all six, difference in points | distance | fine detail | coarser detail |"
+    by_name, dimensions = {row.name: row for row in group.rows}, tiny(group.rows[0])
+    plain_cost, every = cost(group.rows[0], TINY_SHAPE, dimensions), ALL[group.rows[0].world]
+    yield f"| row | steps | cost | than | cost | {every}, difference in points | distance | fine detail | coarser detail |"
     yield "|---" * 9 + "|"
     for name, other in group.equal_cost.items():
         row, plain = by_name[name], by_name[other]
-        shares = [f"{cost(each, TINY_SHAPE, TINY) / plain_cost:.1%}" for each in (row, plain)]
+        shares = [f"{cost(each, TINY_SHAPE, dimensions) / plain_cost:.1%}" for each in (row, plain)]
         start = f"| {row.label} | {row.steps} | {shares[0]} | {plain.label} | {shares[1]} | "
         if name not in results_by_row or other not in results_by_row:
             yield start + " | ".join(["not run"] * 4) + " |"
             continue
         results, against = results_by_row[name], results_by_row[other]
-        interval = difference(results, against, ALL)
+        interval = difference(results, against, every)
         pairs = list(zip(qualities(results, data), qualities(against, data), strict=True))
         cells = [f"{pairs[index][0]} against {pairs[index][1]}" for index in (DISTANCE, FINE, COARSER)]
         yield start + " | ".join([f"{interval.value:+.1f} ({interval.low:+.1f} to {interval.high:+.1f})", *cells]) + " |"
@@ -165,7 +175,7 @@ def qualities(results: Results, data: Results) -> list[str]:
 
 def holds(results: Results, baseline: Results, *, margin: float) -> dict[str, bool]:
     """Return for every attribute whether the pessimistic end of the confidence interval is within the margin, in points."""
-    return {name: within_margin(difference(results, baseline, name), margin=margin) for name in ATTRIBUTES}
+    return {name: within_margin(difference(results, baseline, name), margin=margin) for name in results.world.vocabulary}
 
 
 def environment() -> str:
@@ -177,7 +187,11 @@ def environment() -> str:
 
 
 def group_lines(
-    group: Group, results_by_row: Mapping[str, Results], data: Results, environment: str, before: str = ""
+    group: Group,
+    results_by_row: Mapping[str, Results],
+    data: Mapping[Reference, Results],
+    environment: str,
+    before: str = "",
 ) -> list[str]:
     """Return the lines below a group's heading; without the first row, with which the others are compared, none was run.
 
@@ -187,27 +201,32 @@ def group_lines(
     if group.rows[0].name not in measured:
         return [NOT_RUN]
     number = min(map(len, measured.values()))
-    measured, data = {name: results.first(number) for name, results in measured.items()}, data.first(number)
+    measured = {name: results.first(number) for name, results in measured.items()}
+    reference = group.rows[0].reference
+    compared = data[reference].first(number)
     published = Published.read(before)
     published = published if published.number == number else NOTHING
     older = {(row.label, row.steps) for row in group.rows if row.name not in measured} & set(published.tables[0])
     lines = [f"n = {number}: {number // SEEDS} prompts, {SEEDS} seeds each. {environment}."]
     lines += [f"Rows that were measured earlier and not again: {len(older)}."] if older else []
-    lines += ["", *accuracy_table(group, measured, published), "", *other_table(group.rows, measured, data, published)]
+    lines += ["", *accuracy_table(group, measured, published), "", *other_table(group.rows, measured, compared, published)]
     if group.equal_cost:
-        lines += ["", "At no more than the cost of a plain run:", "", *comparison_table(group, measured, data)]
+        lines += ["", "At no more than the cost of a plain run:", "", *comparison_table(group, measured, compared)]
+    if reference.decoded:
+        rendered = data[replace(reference, decoded=False)].first(number)
+        lines += ["", "Statistics in octaves of space:", "", *statistics_table(group.rows, measured, compared, rendered)]
     return [*lines, "", group.note] if group.note else lines
 
 
 def page(
-    groups: Sequence[Group], results_by_row: Mapping[str, Results], data: Mapping[int, Results], *, before: str = ""
+    groups: Sequence[Group], results_by_row: Mapping[str, Results], data: Mapping[Reference, Results], *, before: str = ""
 ) -> str:
     """Return the text of docs/benchmarks.md between its markers.
 
     Args:
         groups: The groups of rows.
         results_by_row: Complete rows by name.
-        data: Measurements of the reference, by its number of frames.
+        data: Measurements of rendered clips.
         before: The page so far; a group without new results beside its first row keeps its tables.
     """
     lines = list(INTRODUCTION)
@@ -215,8 +234,7 @@ def page(
         lines += ["", f"### {group.title}", ""]
         kept, first = section(before, group.title), group.rows[0].name in results_by_row
         measured = first and any(row.name in results_by_row for row in group.rows[1:])
-        reference = data[group.rows[0].frames]
-        lines += [kept] if kept and not measured else group_lines(group, results_by_row, reference, environment(), kept)
+        lines += [kept] if kept and not measured else group_lines(group, results_by_row, data, environment(), kept)
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from benchmarks.quality import results, sampling, tables
 from benchmarks.quality.results import Results, captions, fingerprint, measure
-from benchmarks.quality.rows import GROUPS, PLAIN, ROWS
+from benchmarks.quality.rows import GROUPS, PLAIN, ROWS, Reference
 from pyramid.latent_shape import LatentShape
 from tiny_wan.world.grammar import ATTRIBUTES
 from tiny_wan.world.scenes import render, scene_for
@@ -78,7 +78,7 @@ def fingerprint_settings(row):
 
 
 def test_longer_videos_are_compared_with_rendered_ones_of_their_length(folder):
-    data = {frames: sampling.run_data(4, frames) for frames in (17, 33)}
+    data = {frames: sampling.run_data(4, Reference(frames=frames)) for frames in (17, 33)}
     assert sorted(path.name for path in folder.glob("*.json")) == ["data-33.json", "data.json"]
     assert data[33]["right"].mean() > 0.97
     assert data[33]["motion"] == pytest.approx(data[17]["motion"], rel=0.2)
@@ -87,7 +87,7 @@ def test_longer_videos_are_compared_with_rendered_ones_of_their_length(folder):
     (group,) = [group for group in GROUPS if group.title.startswith("Longer")]
     data[33].values["seconds"] = 1.0
     by_name = {"plain-50-33": data[33], "finetuned-33": data[33]}
-    text = tables.section(tables.page([group], by_name, data), group.title)
+    text = tables.section(tables.page([group], by_name, {Reference(frames=33): data[33]}), group.title)
     lines = [line for line in text.splitlines() if line.startswith("| plain, 50") and "%" in line]
     assert len(lines) == 1 and " | 100.0% | 100.0% | 1.00 | 1.00 | 1.00 | " in lines[0]
     assert text.endswith(group.note) and text.count("not run") == 2 + 6
@@ -170,13 +170,13 @@ def measured_groups(*names, number=256):
 
 def test_the_page_marks_rows_that_were_not_run(folder):
     by_name, groups = measured_groups(PLAIN)
-    text = tables.page(groups, by_name, {17: by_name[PLAIN]})
+    text = tables.page(groups, by_name, {Reference(): by_name[PLAIN]})
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     missing = sum(2 * (len(group.rows) - 1) + len(group.equal_cost) for group in groups)
     assert sum("not run" in line for line in lines) == missing
     assert text.count("| plain, 50 steps | 50 | 100.0 | all |") == len(groups)
     assert text.count("n = 256: 64 prompts, 4 seeds each.") == len(groups)
-    without = tables.page(groups, {"plain-4": by_name[PLAIN]}, {17: by_name[PLAIN]})
+    without = tables.page(groups, {"plain-4": by_name[PLAIN]}, {Reference(): by_name[PLAIN]})
     assert without.count(tables.NOT_RUN) == len(groups) and "| " not in without
 
 
@@ -184,7 +184,7 @@ def test_a_group_without_new_results_keeps_its_tables(folder):
     by_name, _ = measured_groups(PLAIN, "plain-4")
     stock, finetuned = (next(group for group in GROUPS if group.title.startswith(title)) for title in ("Stock", "Fine"))
     before = f"### {finetuned.title}\n\nold tables\n\n### {stock.title}\n\nold tables\n\n<!-- end of x -->"
-    text = tables.page([stock, finetuned], by_name, {17: by_name[PLAIN]}, before=before)
+    text = tables.page([stock, finetuned], by_name, {Reference(): by_name[PLAIN]}, before=before)
     assert tables.section(text, finetuned.title) == "old tables"
     assert tables.section(text, stock.title).startswith("n = 256") and "old" not in tables.section(text, stock.title)
 
@@ -194,17 +194,17 @@ def test_rows_whose_weights_are_gone_keep_their_results(folder):
     group = next(group for group in GROUPS if group.title.startswith("Fine"))
     gone, here = group.rows[1], group.rows[2]
     by_name, _ = measured_groups(PLAIN, gone.name, number=64)
-    before = tables.page([group], by_name, {17: by_name[PLAIN]})
+    before = tables.page([group], by_name, {Reference(): by_name[PLAIN]})
     worse = np.ones((64, 6), dtype=int)
     worse[:16, ATTRIBUTES.index("motion")] = 0
     by_name = {PLAIN: by_name[PLAIN], here.name: results_with(here.name, worse)}
-    text = tables.page([group], by_name, {17: by_name[PLAIN]}, before=before)
+    text = tables.page([group], by_name, {Reference(): by_name[PLAIN]}, before=before)
     first, second = (line for line in text.splitlines() if line.startswith(f"| {gone.label} | {gone.steps} |"))
     assert first == f"| {gone.label} | {gone.steps} | 100.0 | 100.0 | all |"
     assert second in before.splitlines() and "\nRows that were measured earlier and not again: 1." in text
-    assert tables.page([group], by_name, {17: by_name[PLAIN]}, before=text) == text
+    assert tables.page([group], by_name, {Reference(): by_name[PLAIN]}, before=text) == text
     fewer = {name: part.first(32) for name, part in by_name.items()}
-    others = tables.page([group], fewer, {17: by_name[PLAIN]}, before=before)
+    others = tables.page([group], fewer, {Reference(): by_name[PLAIN]}, before=before)
     assert [sum("not run" in line for line in part.splitlines()) for part in (text, others)] == [
         2 * (len(group.rows) - count) for count in (3, 2)
     ]
@@ -213,7 +213,7 @@ def test_rows_whose_weights_are_gone_keep_their_results(folder):
 def test_a_group_is_compared_on_the_clips_that_all_of_its_rows_have(folder):
     by_name, groups = measured_groups(PLAIN)
     by_name["plain-4"] = results_with("plain-4", np.ones((64, 6), dtype=int))
-    text = tables.page(groups, by_name, {17: by_name[PLAIN]})
+    text = tables.page(groups, by_name, {Reference(): by_name[PLAIN]})
     assert [tables.section(text, group.title)[:8] for group in groups[:2]] == ["n = 64: ", "n = 256:"]
 
 
@@ -250,14 +250,14 @@ def test_the_published_page_has_the_rows_and_costs_that_the_code_has():
     assert "\n".join(tables.INTRODUCTION) in page
     assert tables.section(page, "Finetuned for three stages") != tables.NOT_RUN
     for group in GROUPS:
-        plain = tables.cost(group.rows[0], group.rows[0].latent, tables.TINY)
+        plain = tables.cost(group.rows[0], group.rows[0].latent, tables.tiny(group.rows[0]))
         section = tables.section(page, group.title).partition("\nAt no more than")[0]
         if section == tables.NOT_RUN:
             continue
         lines = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| row |")]
         assert [line.split(" | ")[0] for line in lines] == 2 * [f"| {row.label}" for row in group.rows]
         for row, line in zip(group.rows, lines[len(group.rows) :], strict=True):
-            operations = tables.cost(row, row.latent, tables.TINY)
+            operations = tables.cost(row, row.latent, tables.tiny(row))
             assert line.startswith(f"| {row.label} | {row.steps} | {operations:.3f} | {operations / plain:.1%} | "), row.name
 
 

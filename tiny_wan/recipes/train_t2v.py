@@ -17,7 +17,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -31,8 +31,7 @@ from pyramid.training.engine.atomic import atomic_file
 from pyramid.training.engine.ema import ExponentialMovingAverage
 from pyramid.training.engine.schedules import learning_rate_factor
 
-from ..world import words
-from ..world.scenes import render, scene_at
+from ..worlds import SHAPES, World
 from .loop import drawn_ahead
 from .patch_code import PatchCode, fit
 from .training_state import Run
@@ -77,6 +76,7 @@ class Phase:
 class Recipe:
     """Everything that determines the weights, except the machine."""
 
+    world: ClassVar[World] = SHAPES
     dim: int = 128
     ffn_dim: int = 512
     layers: int = 6
@@ -187,7 +187,7 @@ class Batch:
         clean: Latents (B, 16, t, h, w).
         noise: Unit noise (B, 16, t, h, w).
         sigma: Noise levels (B,).
-        context: Prompt embeddings (B, 6, 4096).
+        context: Prompt embeddings (B, words, 4096).
         beside: Further input channels of the network (B, C, t, h, w).
     """
 
@@ -207,15 +207,15 @@ def draw_batch(step: int, size: Size, recipe: Recipe, code: PatchCode) -> Batch:
     """Draw the batch of a step, with every random choice from (recipe.seed, step). Sigmas are stratified over the batch."""
     rng = np.random.default_rng(np.random.SeedSequence([recipe.seed, 2, step]))
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-    scenes = [scene_at(step * 64 + row, seed=recipe.seed) for row in range(size.batch)]
+    scenes = [recipe.world.scene_at(step * 64 + row, seed=recipe.seed) for row in range(size.batch)]
     frames, side = size.video
-    video = render(scenes, frames=frames, height=side, width=side)
+    video = recipe.world.render(scenes, frames=frames, height=side, width=side)
     clean = code.latents(video)
     captions = [None if rng.random() < recipe.drop_prompt else scene.caption for scene in scenes]
     u = (torch.randperm(size.batch, generator=generator) + torch.rand(size.batch, generator=generator)) / size.batch
     sigma = recipe.sigma_shift * u / (1.0 + (recipe.sigma_shift - 1.0) * u)
     noise = torch.randn(clean.shape, generator=generator)
-    return Batch(clean, noise, sigma, words.embed_all(captions), recipe.beside(video, clean, code, generator))
+    return Batch(clean, noise, sigma, recipe.world.embed_all(captions), recipe.beside(video, clean, code, generator))
 
 
 def flow_loss(model: nn.Module, batch: Batch) -> Tensor:

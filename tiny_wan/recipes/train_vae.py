@@ -17,7 +17,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from harness.wan_modules import build_vae, latent_format
 from pyramid.training.engine.ema import ExponentialMovingAverage
 from pyramid.training.engine.schedules import learning_rate_factor
 
-from ..world.scenes import render, scene_at
+from ..worlds import SHAPES, World
 from . import whole_clip
 from .loop import drawn_ahead
 from .patch_code import PatchCode
@@ -66,6 +66,7 @@ class Crop:
 class Recipe:
     """Everything that determines the weights, except the machine."""
 
+    world: ClassVar[World] = SHAPES
     dim: int = 8
     steps: int = 6_400  # decoder and encoder steps together
     encoder_share: float = 0.3  # of the steps
@@ -82,6 +83,12 @@ class Recipe:
     encoder_latents_from: float = 0.6  # after this share of the steps every other decoder batch comes from the encoder
     ema_decay: float = 0.998
     seed: int = 1
+
+    def build(self) -> WanVAE:
+        """Build the network that training starts with."""
+        vae = channels_last(build_vae(dim=self.dim))
+        init_weights(vae, seed=self.seed)
+        return vae
 
 
 def init_weights(vae: nn.Module, *, seed: int) -> None:
@@ -185,8 +192,8 @@ def draw_video(step: int, recipe: Recipe) -> Tensor:
     rng = np.random.default_rng(np.random.SeedSequence([recipe.seed, 3, step]))
     weights = np.array([crop.weight for crop in recipe.crops])
     shape = recipe.crops[rng.choice(len(weights), p=weights / weights.sum())]
-    scenes = [scene_at(step * 16 + row, seed=recipe.seed + 1) for row in range(shape.batch)]
-    video = render(scenes, frames=shape.frames, height=shape.side, width=shape.side)
+    scenes = [recipe.world.scene_at(step * 16 + row, seed=recipe.seed + 1) for row in range(shape.batch)]
+    video = recipe.world.render(scenes, frames=shape.frames, height=shape.side, width=shape.side)
     top, left = rng.integers(0, (shape.side - shape.crop) // 8 + 1, 2) * 8
     return video[..., top : top + shape.crop, left : left + shape.crop].contiguous()
 
@@ -225,7 +232,14 @@ def psnr(video: Tensor, reference: Tensor) -> Tensor:
 
 @torch.no_grad()
 def held_out(
-    vae: WanVAE, code: PatchCode, *, clips: int = 2, frames: int = 17, side: int = 128, seed: int = 4242
+    vae: WanVAE,
+    code: PatchCode,
+    *,
+    clips: int = 2,
+    frames: int = 17,
+    side: int = 128,
+    seed: int = 4242,
+    world: World = SHAPES,
 ) -> dict[str, float]:
     """Measure the quality on whole clips that no training stream contains.
 
@@ -234,7 +248,8 @@ def held_out(
         error of the encoder's latents, relative to their standard deviation.
     """
     device = next(vae.parameters()).device
-    video = render([scene_at(row, seed=seed) for row in range(clips)], frames=frames, height=side, width=side).to(device)
+    scenes = [world.scene_at(row, seed=seed) for row in range(clips)]
+    video = world.render(scenes, frames=frames, height=side, width=side).to(device)
     latents, encoded = code.latents(video), whole_clip.encode(vae, video)
     return {
         "psnr_code": psnr(whole_clip.decode(vae, latents).clamp(-1, 1), video).mean().item(),
@@ -257,8 +272,7 @@ class Trainer:
     @staticmethod
     def start(recipe: Recipe, device: torch.device) -> Trainer:
         """Build the network, its averages and its optimisers."""
-        vae = channels_last(build_vae(dim=recipe.dim)).to(device)
-        init_weights(vae, seed=recipe.seed)
+        vae = recipe.build().to(device)
         optimizers = {half: Optimizer.of(half_of(vae, half), learning_rate=recipe.learning_rate) for half in HALVES}
         average = ExponentialMovingAverage(dict(vae.named_parameters()), decay=recipe.ema_decay)
         return Trainer(recipe, vae, average, optimizers)
@@ -308,7 +322,8 @@ def train(recipe: Recipe, run: Run, *, device: torch.device, seconds: float, wor
         if trainer.step % report_every == 0:
             averaged = averaged_vae(trainer.average.values, dim=recipe.dim).to(device)
             means = {half: float(np.mean(values)) for half, values in losses.items() if values}
-            run.report({"step": trainer.step, "minutes": trainer.seconds / 60} | means | held_out(averaged, code))
+            report = {"step": trainer.step, "minutes": trainer.seconds / 60} | means
+            run.report(report | held_out(averaged, code, world=recipe.world))
             losses = {half: [] for half in HALVES}
         run.save(trainer.state)
         if time.monotonic() - began > seconds:
@@ -342,6 +357,21 @@ def fold_latent_format(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
+@torch.no_grad()
+def unfold_latent_format(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Invert `fold_latent_format`: return the weights of a VAE file as they are trained."""
+    constants = latent_format()
+    mean, std = constants.latents_mean.flatten(), constants.latents_std.flatten()
+    channels, unfolded = len(mean), dict(weights)
+    out, bias = weights["conv1.weight"].clone(), weights["conv1.bias"].clone()
+    out[:channels] /= std[:, None, None, None, None]
+    bias[:channels] = (bias[:channels] - mean) / std
+    unfolded |= {"conv1.weight": out, "conv1.bias": bias}
+    unfolded["conv2.weight"] = weights["conv2.weight"] * std[None, :, None, None, None]
+    unfolded["conv2.bias"] = weights["conv2.bias"] + weights["conv2.weight"].flatten(1) @ mean
+    return unfolded
+
+
 def export(run: Run, path: Path) -> None:
     """Write the averaged weights in ComfyUI's layout and convention, in fp16."""
     state = torch.load(run.folder / "state.pt", map_location="cpu", weights_only=True)
@@ -351,11 +381,18 @@ def export(run: Run, path: Path) -> None:
     print(f"{path}: {path.stat().st_size / 2**20:.2f} MiB after {state['step']} steps")
 
 
-def main() -> None:
-    """Read the command line, and train or export."""
-    summary = (__doc__ or "").partition("\n\n")[0]
-    parser = argparse.ArgumentParser(description=summary, epilog="To continue, run the same command again.")
-    parser.add_argument("--out", type=Path, default=STATE, help="run folder (default: %(default)s)")
+def main(description: str, recipe: Recipe, state: Path) -> None:
+    """Read the command line, and train or export.
+
+    Args:
+        description: Docstring of the script; its first paragraph is the help text.
+        recipe: The recipe to run.
+        state: Default run folder.
+    """
+    parser = argparse.ArgumentParser(
+        description=description.partition("\n\n")[0], epilog="To continue, run the same command again."
+    )
+    parser.add_argument("--out", type=Path, default=state, help="run folder (default: %(default)s)")
     parser.add_argument("--mirror", type=Path, help="second folder for a copy of every saved state")
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="stop after this long (default: at the recipe's last step)"
@@ -370,8 +407,8 @@ def main() -> None:
         return export(run, options.export)
     torch.set_num_threads(options.threads)
     workers = options.workers if options.workers is not None else 8 * (options.device != "cpu")
-    train(Recipe(), run, device=torch.device(options.device), seconds=60 * options.minutes, workers=workers)
+    train(recipe, run, device=torch.device(options.device), seconds=60 * options.minutes, workers=workers)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__ or "", Recipe(), STATE)

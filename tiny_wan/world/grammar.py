@@ -6,6 +6,7 @@ so a prompt can be drawn, enumerated, parsed and checked, and a metric knows exa
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from itertools import product
@@ -80,16 +81,18 @@ def draw_caption(rng: np.random.Generator) -> Caption:
 
 
 def draw_captions(count: int, *, seed: int) -> list[Caption]:
-    """Draw `count` captions in which every word of an attribute appears equally often (to within one).
+    """Draw `count` captions in which every word of an attribute appears equally often (to within one)."""
+    return [Caption(**words) for words in balanced_words(VOCABULARY, count, seed=seed)]
+
+
+def balanced_words(vocabulary: Mapping[str, Sequence[str]], count: int, *, seed: int) -> list[dict[str, str]]:
+    """Draw `count` words of every attribute, each word equally often (to within one).
 
     For tables: a balanced draw removes chance from the mix of easy and hard words.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0xCA97]))
-    columns = {}
-    for name in ATTRIBUTES:
-        words = np.resize(np.array(VOCABULARY[name]), count)
-        columns[name] = rng.permutation(words)
-    return [Caption(**{name: str(columns[name][row]) for name in ATTRIBUTES}) for row in range(count)]
+    columns = {name: rng.permutation(np.resize(np.array(words), count)) for name, words in vocabulary.items()}
+    return [{name: str(column[row]) for name, column in columns.items()} for row in range(count)]
 
 
 def parse(prompt: str) -> Caption:

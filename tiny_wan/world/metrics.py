@@ -62,10 +62,16 @@ def frechet_distance(sample: Tensor, reference: Tensor) -> float:
     """
     scale = reference.double().std(dim=0).clamp(min=1e-6)
     sample, reference = sample.double() / scale, reference.double() / scale
-    root = _root(torch.cov(reference.T))
-    cross = _root(root @ torch.cov(sample.T) @ root).trace()
-    spread = torch.cov(sample.T).trace() + torch.cov(reference.T).trace() - 2.0 * cross
-    return ((sample.mean(dim=0) - reference.mean(dim=0)).square().sum() + spread).item()
+    ours, theirs = ((values.mean(dim=0), torch.cov(values.T)) for values in (sample, reference))
+    return frechet_distance_of_gaussians(*ours, *theirs).item()
+
+
+def frechet_distance_of_gaussians(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:
+    """Return the Fréchet distance of two Gaussians of means (n,) and covariances (n, n), as in `frechet_distance`: ()."""
+    root = _root(other_covariance)
+    cross = _root(root @ covariance @ root).trace()
+    spread = covariance.trace() + other_covariance.trace() - 2.0 * cross
+    return (mean - other_mean).square().sum() + spread
 
 
 def _root(matrix: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ ComfyUI runs them in one batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
@@ -20,9 +22,13 @@ from torch import Tensor
 
 from .grammar import ATTRIBUTES, Caption, parse
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 TEXT_WIDTH = 4096
 TEXT_LENGTH = len(ATTRIBUTES)
 TABLE_SEED = 20260104
+EMPTY = ("prompt", "empty")
 
 
 @cache
@@ -32,8 +38,14 @@ def word_vector(attribute: str, word: str) -> Tensor:
     return torch.from_numpy(rng.standard_normal(TEXT_WIDTH, dtype=np.float32))
 
 
-def _rows(caption: Caption | None) -> Tensor:
-    words = [(name, getattr(caption, name)) for name in ATTRIBUTES] if caption else [("prompt", "empty")] * TEXT_LENGTH
+def embed_words(caption: DataclassInstance | None, *, length: int) -> Tensor:
+    """Return the conditioning of a caption of any world, or of the empty prompt: (length, 4096).
+
+    Args:
+        caption: A dataclass whose fields are the attributes; None is the empty prompt.
+        length: Number of the world's attributes.
+    """
+    words = [(field.name, getattr(caption, field.name)) for field in fields(caption)] if caption else [EMPTY] * length
     return torch.stack([word_vector(*word) for word in words])
 
 
@@ -41,7 +53,7 @@ def embed(caption: Caption | str | None) -> Tensor:
     """Return the conditioning of a caption, a prompt, or (None or "") the empty prompt: (6, 4096)."""
     if isinstance(caption, str):
         caption = parse(caption) if caption.strip() else None
-    return _rows(caption)
+    return embed_words(caption, length=TEXT_LENGTH)
 
 
 def embed_all(captions: Sequence[Caption | str | None]) -> Tensor:
