@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ..lift import Lift
 from ..stages import PyramidSpec
 from .config.distill import DistillConfig
 from .config.finetune import FinetuneConfig
@@ -25,7 +26,7 @@ from .engine.loop import Recipe, TrainingLoop
 from .engine.run_log import BOARD, LOG
 from .export import EXPORT, export
 from .files import read_json
-from .fitted_lift import LIFT, check_lift, fitted_lift
+from .fitted_maps import check_maps, fitted_drops, fitted_lift, kept_files
 from .models.network_form import check_forms
 from .models.networks import transformer_dimensions, transformer_files
 from .recipes.adversarial import check_taps
@@ -56,14 +57,16 @@ def run_finetuning(config: FinetuneConfig) -> list[Path]:
 def run_distillation(config: DistillConfig) -> list[Path]:
     """Train a few-step student, and export it; otherwise like ``run_finetuning``."""
     with _started(config) as (accelerator, cache):
-        recipe = make_distillation(config, accelerator)
+        recipe = make_distillation(config, accelerator, fitted_drops(config, cache))
         return _train(config, recipe, StudentValidation(recipe, cache), cache, accelerator)
 
 
-def make_distillation(config: DistillConfig, accelerator: Accelerator) -> DistributionMatching | AdversarialDistillation:
-    """Return the recipe that the configuration names."""
+def make_distillation(
+    config: DistillConfig, accelerator: Accelerator, drops: Mapping[int, Lift] | None = None
+) -> DistributionMatching | AdversarialDistillation:
+    """Return the recipe that the configuration names; ``drops`` blur predictions, by the index of their stage."""
     kind = AdversarialDistillation if config.traits.adversarial else DistributionMatching
-    return kind(config, accelerator)
+    return kind(config, accelerator, drops)
 
 
 @contextmanager
@@ -72,7 +75,7 @@ def _started(config: RunConfig) -> Iterator[tuple[Accelerator, Cache]]:
     accelerator = parallel.start(config.system)
     cache = open_cache(config)
     check_cache(config, cache)
-    check_lift(config, cache.info)
+    check_maps(config, cache.info)
     check_texts(config, cache)
     check_forms(config.checkpoints_by_setting, config.form)
     if isinstance(config, DistillConfig) and config.traits.adversarial:
@@ -87,7 +90,7 @@ def _claim(config: RunConfig, cache: Cache, held: ExitStack) -> None:
     held.enter_context(locked(folder))
     for name in (FOLDER, SAMPLES, EXPORT, BOARD):
         atomic.check_folder(folder / name)
-    for name in (INPUTS, CONFIG, LOG, LIFT):
+    for name in (INPUTS, CONFIG, LOG, *kept_files(config)):
         atomic.check_target(folder / name)
     for each in (folder, folder / FOLDER, folder / SAMPLES):
         atomic.remove_leftovers(each)

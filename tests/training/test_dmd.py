@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyramid.latent_shape import LatentShape
+from pyramid.lift import ResizeDrop
 from pyramid.paths import stage_path
 from pyramid.resize import project
 from pyramid.stages import PRESETS, PyramidSpec
@@ -167,6 +168,18 @@ def test_a_students_path_is_the_path_of_the_stage_with_the_low_band_of_its_predi
     natural = torch.tensor([0.7, 0.8])
     path = dmd.student_path(clean, noise, stage, natural)
     assert torch.equal(path.x, stage_path(clean, project(clean, stage.from_coarser), noise, stage, natural).x)
+
+
+def test_a_drop_blurs_a_students_path_as_small_videos_blur_its_teachers():
+    stage = SPECS["per-frame"].stages(FULL)[1]
+    clean, noise = torch.randn(2, 2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    small = torch.randn(2, 4, 2, 2, 2, generator=torch.Generator().manual_seed(1))
+    natural = torch.tensor([0.7, 0.8])
+    path = dmd.student_path(clean, noise, stage, natural, lambda x, size: small.reshape(*x.shape[:2], *size))
+    expected = stage_path(clean, stage.from_coarser.up(small), noise, stage, natural)
+    assert torch.equal(path.x, expected.x) and torch.equal(path.velocity, expected.velocity)
+    averaged = dmd.student_path(clean, noise, stage, natural, ResizeDrop(stage.from_coarser))
+    torch.testing.assert_close(averaged.x, dmd.student_path(clean, noise, stage, natural).x)
 
 
 def test_the_matching_loss_has_the_given_gradient():

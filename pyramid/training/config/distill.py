@@ -91,6 +91,12 @@ class DistillLosses(Section):
         description="highest level that predictions are noised to (DMD2): a sigma for plain teachers; for pyramidal ones a "
         "local time of each stage, where 0.6 at full size is sigma 0.36",
     )
+    blurred: Literal["auto", "dropped", "low band"] = Field(
+        default="auto",
+        description="what blurs a prediction that is noised along its stage's path (dmd-pt, dmd-pt-star, adv-pd): a map to the "
+        "coarser stage fitted on the cache, as the teacher was trained (dropped), or its low band (PW); auto: dropped if the "
+        "cache has definition 'pixels'",
+    )
     shift: PositiveFloat = Field(
         default=5.0,
         le=1000.0,
@@ -191,6 +197,12 @@ class DistillConfig(RunConfig):
         return self.traits.adversarial or not self.simulates_inputs
 
     @property
+    def blurs(self) -> bool:
+        """Return whether predictions are noised along paths from a blurred signal."""
+        spec = self.pyramid.spec()
+        return not self.traits.plain_path and spec.field == "pyramidal" and spec.number_of_stages > 1
+
+    @property
     def draws_twice(self) -> bool:
         """Return True: the student's predictions are noised again."""
         return True
@@ -240,6 +252,11 @@ class DistillConfig(RunConfig):
         )
         if self.simulates_inputs and pull:
             raise ValueError(f"train.inputs 'simulated' predicts from no data, so {name} must be 0; got {pull:g}")
+        if self.losses.blurred == "dropped" and not self.blurs:
+            raise ValueError(
+                "losses.blurred 'dropped' requires a recipe that noises predictions along a pyramid's path, such as "
+                f"'dmd-pt-star'; got '{self.recipe}' and pyramid.preset '{preset}'"
+            )
         if self.losses.lowest >= self.losses.highest:
             raise ValueError(f"losses.lowest {self.losses.lowest} must be smaller than losses.highest {self.losses.highest}")
         return self

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ...lift import Lift
 from ...stages import PRESETS, Stage
 from ..config.distill import DistillConfig
 from ..data.batches import DistillBatch
@@ -53,12 +54,14 @@ class DistributionMatching:
         critic: The network that learns the velocity of the student's predictions.
         teacher: The frozen network; with a LoRA, the base of ``critic``.
         stages: The stages of the pyramid, in running order.
+        drops: Maps to the coarser stage that blur predictions on a stage's path, by the stage's index; without one, their low
+            band does.
         trainables: "student" and "critic" with their optimisers.
     """
 
-    def __init__(self, config: DistillConfig, accelerator: Accelerator) -> None:
+    def __init__(self, config: DistillConfig, accelerator: Accelerator, drops: Mapping[int, Lift] | None = None) -> None:
         """Open the three networks."""
-        self.config, self.accelerator, path = config, accelerator, config.networks.teacher
+        self.config, self.accelerator, self.drops, path = config, accelerator, drops or {}, config.networks.teacher
         self.student = FewStepStudent(config, accelerator)
         self.stages = self.student.stages
         self.score_spec = PRESETS["plain"] if config.traits.patches else config.pyramid.spec()
@@ -125,5 +128,5 @@ class DistributionMatching:
             return NoisedPrediction(x, conditioning=rho, sigma=rho, natural=rho, velocity=velocity)
         sigma = stage.reference_sigma_at(losses.second_rho(batch.second_rho))
         natural = stage.natural_level(sigma)
-        path = dmd.student_path(clean, noise, stage, natural)
+        path = dmd.student_path(clean, noise, stage, natural, self.drops.get(batch.stage))
         return NoisedPrediction(path.x, path.level.conditioning, sigma, natural, path.velocity)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ...lift import Lift
 from ...stages import Stage
 from ..config.distill import DistillConfig
 from ..data.batches import DistillBatch
@@ -40,16 +41,17 @@ class AdversarialDistillation:
         student: The few-step student.
         features: The frozen transformer.
         heads: The discriminator.
+        drops: Maps to the coarser stage that blur predictions and data on a stage's path, as in ``DistributionMatching``.
         trainables: "student" and "critic" (the heads) with their optimisers.
     """
 
-    def __init__(self, config: DistillConfig, accelerator: Accelerator) -> None:
+    def __init__(self, config: DistillConfig, accelerator: Accelerator, drops: Mapping[int, Lift] | None = None) -> None:
         """Open the networks and create the heads.
 
         Raises:
             ValueError: A tap is not a block of the teacher.
         """
-        self.config, self.accelerator, settings = config, accelerator, config.discriminator
+        self.config, self.accelerator, self.drops, settings = config, accelerator, drops or {}, config.discriminator
         self.student = FewStepStudent(config, accelerator)
         checkpointing = config.gradient_checkpointing
         teacher = open_frozen(config.networks.teacher, config, accelerator, checkpointing=checkpointing)
@@ -102,7 +104,7 @@ class AdversarialDistillation:
         noise, rho = batch.second_noise, self.config.losses.second_rho(batch.second_rho)
         if self.config.traits.plain_path:
             return dmd.plain_path(clean, noise, rho)[0], rho
-        path = dmd.student_path(clean, noise, stage, stage.natural_at(rho))
+        path = dmd.student_path(clean, noise, stage, stage.natural_at(rho), self.drops.get(batch.stage))
         return path.x, path.level.conditioning
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...lift import Lift
+from ...neighbourhoods import size_of
 from ...noise_levels import add_noise
 from ...paths import PathSample, stage_path
 from ...stages import Stage
@@ -24,17 +26,32 @@ def plain_path(clean: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Ten
     return add_noise(clean, noise, sigma[:, None, None, None, None]), noise - clean
 
 
-def student_path(clean: Tensor, noise: Tensor, stage: Stage, natural: Tensor) -> PathSample:
-    """Return the point of the stage's path for a student's clean prediction, whose low band serves as the blurred signal."""
-    blurred = clean if stage.from_coarser is None else stage.low_band(clean)
-    return stage_path(clean, blurred, noise, stage, natural)
+def student_path(clean: Tensor, noise: Tensor, stage: Stage, natural: Tensor, drop: Lift | None = None) -> PathSample:
+    """Return the point of the stage's path for a student's clean prediction.
+
+    Args:
+        clean: The prediction, ``(B, C, T, H, W)``.
+        noise: White noise of the same shape.
+        stage: The stage.
+        natural: Natural level, ``(B,)``.
+        drop: Map to the latents of the coarser stage's video; upsampled, they are the blurred signal, as in the training of a
+            teacher whose coarse stages are encoded small videos (definition 2). None for the low band of the prediction
+            (definition 1).
+    """
+    if stage.from_coarser is None:
+        return stage_path(clean, clean, noise, stage, natural)
+    if drop is None:
+        return stage_path(clean, stage.low_band(clean), noise, stage, natural)
+    coarse = drop(clean, size_of(stage.from_coarser.down(clean)))
+    return stage_path(clean, stage.from_coarser.up(coarse), noise, stage, natural)
 
 
 def carried_back(difference: Tensor, stage: Stage, natural: Tensor) -> Tensor:
     """Carry ``teacher - critic`` on a pyramidal path back to the clean prediction (DMD-PT).
 
     The result is ``P d + h (d - P d)`` with the projection ``P`` onto the low band and ``h = high_band_share``. In the first
-    stage it is ``d`` itself. DMD-PT* uses ``d`` in every stage.
+    stage it is ``d`` itself. DMD-PT* uses ``d`` in every stage. Exact where the blurred signal is the low band of the
+    prediction; with a drop in its place, an approximation.
 
     Args:
         difference: Velocity of the teacher less that of the critic, ``d``.

@@ -1,4 +1,4 @@
-"""A finetuned pyramid whose finer stage starts from lifted data: its path is the one that the sampler takes with the lift."""
+"""Maps that a run fits on its cache: a finetuned pyramid's lift, whose path is the sampler's, and a student's drops."""
 
 import json
 
@@ -14,17 +14,19 @@ from pyramid.paths import stage_path
 from pyramid.sampling import sample_pyramid
 from pyramid.stages import PyramidSpec
 from pyramid.training import run as runs
+from pyramid.training.config.distill import DistillConfig
 from pyramid.training.config.finetune import FinetuneConfig
 from pyramid.training.config.toml_config import check_config
 from pyramid.training.data.batches import StageBatch
 from pyramid.training.data.cache_files import Cache
 from pyramid.training.engine.checkpoints import Checkpoints
 from pyramid.training.export import trained_network
-from pyramid.training.fitted_lift import LIFT, fitted_lift
+from pyramid.training.fitted_maps import DROP, LIFT, fitted_drops, fitted_lift, read_map
+from pyramid.training.recipes import dmd
 from pyramid.training.recipes.finetune import Finetuning
 from pyramid.training.recipes.losses import blurred_signal
 from pyramid.training.validation import sample
-from tiny_wan.training_files import settings
+from tiny_wan.training_files import distillation_settings, settings, with_changes
 
 AXES = ["HW", "THW"]
 TWO = {"pyramid__boundaries": [0.602], "pyramid__downsample_axes": ["THW"], "validation__steps": "1-1"}
@@ -138,3 +140,50 @@ def test_validation_samples_start_from_lifted_predictions(tmp_path):
     lift = random_map(made.pyramid.spec().stages(made.video.latent))
     doubled, lifted = (sample(Finetuning(made, accelerator, each), cache, 5, steps="1-1", cfg=1.0) for each in (None, lift))
     assert (doubled - lifted).abs().max() > 0.1
+
+
+def student(folder, recipe="dmd-pt-star", definition="pixels", **changes):
+    """A distillation run on a cache of some definition."""
+    folder.mkdir(exist_ok=True)
+    tables = with_changes(distillation_settings(folder, recipe=recipe), data__held_out=1, **changes)
+    tables["discriminator"] = {"taps": [0, 1], "width": 8}
+    info = folder / "cache" / "cache.json"
+    info.write_text(json.dumps({**json.loads(info.read_text()), "definition": definition}))
+    return check_config(DistillConfig, tables, "test")
+
+
+@pytest.mark.parametrize("recipe", ["dmd-pt-star", "adv-pd"])
+def test_predictions_are_blurred_by_the_drops_that_a_run_keeps(tmp_path, recipe, monkeypatch):
+    made, seen, path = student(tmp_path, recipe), {}, dmd.student_path
+
+    def noting(clean, noise, stage, natural, drop):
+        seen[stage.index] = drop
+        return path(clean, noise, stage, natural, drop)
+
+    monkeypatch.setattr(dmd, "student_path", noting)
+    runs.run_distillation(made)
+    assert sorted(path.name for path in runs.Path(made.out).glob("drop-*")) == [DROP.format("high"), DROP.format("mid")]
+    assert seen[0] is None
+    for index, name in enumerate(("mid", "high"), start=1):
+        kept = read_map(runs.Path(made.out) / DROP.format(name))
+        assert torch.equal(seen[index].rest, kept.rest) and kept.ratios[1] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("recipe", "definition", "blurred", "count"),
+    [
+        ("dmd-pt", "pixels", "auto", 2), ("dmd-pt", "pixels", "low band", 0), ("dmd-pt", "latents", "auto", 0),
+        ("dmd-ot", "pixels", "auto", 0), ("adv-od", "pixels", "auto", 0),
+    ],
+)  # fmt: skip
+def test_drops_are_fitted_where_a_pyramidal_path_has_pairs(tmp_path, recipe, definition, blurred, count):
+    made = student(tmp_path, recipe, definition, losses__blurred=blurred)
+    runs.Path(made.out).mkdir()
+    assert len(fitted_drops(made, runs.open_cache(made))) == count
+
+
+def test_drops_that_cannot_be_fitted_or_used_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="losses.blurred 'dropped' requires coarse latents .* definition 'latents'"):
+        runs.run_distillation(student(tmp_path, definition="latents", losses__blurred="dropped"))
+    with pytest.raises(ValueError, match="'dropped' requires a recipe that noises .* got 'dmd-ot' and pyramid.preset"):
+        student(tmp_path / "other", "dmd-ot", losses__blurred="dropped")
