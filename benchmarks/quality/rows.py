@@ -16,7 +16,7 @@ from pyramid.stages import PRESETS, PyramidSpec
 from pyramid.training.config.distill import DistillConfig
 from pyramid.training.config.finetune import FinetuneConfig
 from pyramid.training.config.toml_config import load_config
-from pyramid.training.fitted_lift import LIFT
+from pyramid.training.fitted_maps import LIFT
 from tiny_wan.worlds import LEAVES, SHAPES
 
 ROOT = Path(__file__).resolve().parents[2]

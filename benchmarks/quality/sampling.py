@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from harness.in_process import pack_module, use_comfyui
 from pyramid.schedules import parse_steps
-from pyramid.training.fitted_lift import read_lift
+from pyramid.training.fitted_maps import read_map
 from tiny_wan.worlds import SHAPES, WORLDS, World
 
 from . import leaves, rivals
@@ -163,7 +163,7 @@ class ComfyUISampler:
         model: Any = self.model
         latent_format = model.get_model_object("latent_format")
         scale = latent_format.latents_mean.flatten(), latent_format.latents_std.flatten()
-        lift = read_lift(ROOT / self.row.lift_file).rescaled(*scale)
+        lift = read_map(ROOT / self.row.lift_file).rescaled(*scale)
         (axes,) = self.row.spec.downsample_axes
         return pack_module("samplers.video_lift").VideoLift("of the training", lift.channels, {axes: lift})
 
