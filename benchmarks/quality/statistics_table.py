@@ -41,6 +41,12 @@ def statistics_table(
         yield f"| {row.label} | {row.steps} | " + " | ".join(cells) + " |"
 
 
+def reading_line(data: Results) -> str:
+    """Return how well the attributes are read from the reference, which bounds what a row can have."""
+    shares = zip(data.world.vocabulary, 100 * data["right"].mean(axis=0), strict=True)
+    return "Read from the reference: " + ", ".join(f"{name} {share:.1f}" for name, share in shares) + "."
+
+
 def _cells(results: Results, data: Results, first: Results | None) -> list[str]:
     energies = results["octaves"].mean(axis=0) / data["octaves"].mean(axis=0)
     patches = f"{patch_distance(results['patches'], data['patches']):.3f}"

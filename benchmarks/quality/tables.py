@@ -21,7 +21,7 @@ from .published import NOTHING, Published
 from .results import ROOT, SEEDS, Results
 from .rivals import RIVALS
 from .rows import FRAMES, SIDE, Group, Reference, Row
-from .statistics_table import statistics_table
+from .statistics_table import reading_line, statistics_table
 
 TINY = WanDimensions(dim=128, ffn_dim=512, layers=6, text=len(SHAPES.vocabulary))
 TINY_SHAPE, PAPER_SHAPE = LatentShape(5, 16, 16), LatentShape(21, 56, 104)
@@ -214,7 +214,14 @@ def group_lines(
         lines += ["", "At no more than the cost of a plain run:", "", *comparison_table(group, measured, compared)]
     if reference.decoded:
         rendered = data[replace(reference, decoded=False)].first(number)
-        lines += ["", "Statistics in octaves of space:", "", *statistics_table(group.rows, measured, compared, rendered)]
+        lines += [
+            "",
+            reading_line(compared),
+            "",
+            "Statistics in octaves of space:",
+            "",
+            *statistics_table(group.rows, measured, compared, rendered),
+        ]
     return [*lines, "", group.note] if group.note else lines
 
 

@@ -94,4 +94,5 @@ def test_the_section_has_all_tables(folder, measured):
     references = {GROUP.rows[0].reference: data, Reference("leaves"): data}
     text = tables.section(tables.page([GROUP], {"leaves-plain-50": data, "leaves-plain-4": data}, references), GROUP.title)
     assert "all four" in text and f"| {statistics_table.RENDERED} | | 1.00" in text and text.endswith(GROUP.note)
+    assert "\nRead from the reference: palette 100.0, scale " in text
     assert text.startswith("n = 24: 6 prompts, 4 seeds each.")
