@@ -267,11 +267,10 @@ def _at_half_size(row: Row) -> Row:
     return replace(row, name=f"half-size-{row.name}", label=f"{row.label}, at half width and height", side=SIDE // 2)
 
 
-def _full_size_first(steps: int) -> Row:
+def _full_size_first(steps: int, row: Row) -> Row:
     """Return a training-free row whose first steps run at full size."""
-    row = _lifted(ON_WORLD, "20-10")
     label = f"{row.label}, {steps} of the low steps at full size first"
-    return replace(row, name=f"u-{steps}-20-10", label=label, full_size_first=steps)
+    return replace(row, name=f"u-{steps}-{row.name.removeprefix(f'{ON_WORLD}-')}", label=label, full_size_first=steps)
 
 
 PLAIN_FULL_SIZE = _knows_full_size_only(BASE)
@@ -287,7 +286,8 @@ FULL_SIZE_ONLY = tuple(
             _at_three_quarters("20-10"), name="three-quarters-0.9", label=f"at three quarters, {LIFTS[ON_WORLD]}, boundary 0.9",
             spec=replace(THREE_QUARTERS, boundaries=(0.9,)),
         ),
-        *(_full_size_first(steps) for steps in (2, 5)),
+        *(_full_size_first(steps, _lifted(ON_WORLD, "20-10")) for steps in (2, 5)),
+        _full_size_first(5, _at_three_quarters("20-10")),
     )
 )  # fmt: skip
 """Ratios, boundaries, hand-overs and U runs with weights that have never seen a small video."""
