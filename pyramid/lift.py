@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
@@ -151,22 +151,6 @@ class LinearMap:
         if channels != self.channels:
             raise ValueError(f"the fitted map is for latents of {self.channels} channels, got {channels}")
         check_ratios(self.ratios, source, target)
-
-    def rescaled(self, mean: Tensor, deviation: Tensor) -> LinearMap:
-        """Return the map for latents ``deviation * clean + mean``, such as those of a VAE before their normalisation.
-
-        Args:
-            mean: Mean of each channel, ``(C,)``.
-            deviation: Standard deviation of each channel, ``(C,)``.
-        """
-
-        def weights(matrix: Tensor) -> Tensor:
-            inputs = (matrix.shape[-1] - 1) // self.channels
-            linear = deviation[:, None] * matrix[..., :-1] / deviation.repeat_interleave(inputs)
-            bias = deviation * matrix[..., -1] + mean - linear @ mean.repeat_interleave(inputs)
-            return torch.cat([linear, bias[..., None]], dim=-1)
-
-        return replace(self, first=weights(self.first), rest=weights(self.rest))
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return tensors and metadata for a safetensors file; ``from_tensors`` is the inverse."""

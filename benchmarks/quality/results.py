@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 FOLDER = ROOT / ".state" / "quality"
-NOT_SAMPLED = ("name", "label", "model", "loras", "plain_lora", "lift_file", "clips", "config")
+NOT_SAMPLED = ("name", "label", "model", "loras", "plain_lora", "clips", "config")
 """Fields of a row that do not change its clips; the contents of its weights count instead of their names."""
 
 PROMPTS, SEEDS = 64, 4

@@ -16,7 +16,6 @@ from pyramid.stages import PRESETS, PyramidSpec
 from pyramid.training.config.distill import DistillConfig
 from pyramid.training.config.finetune import FinetuneConfig
 from pyramid.training.config.toml_config import load_config
-from pyramid.training.fitted_maps import LIFT
 from tiny_wan.worlds import LEAVES, SHAPES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +86,6 @@ class Row:
         grid: Grid of the noise levels.
         shift: Flow shift of the grid.
         lift: Method of the lift, as of the node 'Pyramidal Lift from VAE'.
-        lift_file: The lift that the weights were trained with, instead of a method, from the root of the checkout.
         drop: Whether the lift also brings conditioning down; otherwise latents are averaged.
         rival: Another method instead of the sampler node, one of ``rivals.RIVALS``.
         clips: Number of clips.
@@ -111,7 +109,6 @@ class Row:
     grid: str = "auto"
     shift: float = 5.0
     lift: str = "none"
-    lift_file: str = ""
     drop: bool = True
     rival: str = ""
     clips: int = 256
@@ -139,7 +136,7 @@ class Row:
     @property
     def weights(self) -> tuple[str, ...]:
         """The files that determine the clips."""
-        return (self.model, *self.loras.values(), *filter(None, [self.plain_lora, self.lift_file]), self.vae)
+        return (self.model, *self.loras.values(), *filter(None, [self.plain_lora]), self.vae)
 
 
 def _plain(steps: int) -> Row:
@@ -367,22 +364,6 @@ ABLATIONS = (
     _finetuned("lora_shared", "one LoRA of rank 32 instead of all weights"),
     _finetuned("lora_per_stage", "a LoRA of rank 32 per stage"),
 )
-LIFTED = "two_stages_lifted"
-"""The configuration whose path starts from lifted data."""
-
-
-def _two_stages(name: str, label: str, steps: str) -> Row:
-    """Return the row of a configuration of two stages, sampled with the lift of its path."""
-    row = _finetuned(name, label)
-    out = load_config(FinetuneConfig, ROOT / row.config).out
-    return replace(row, name=f"{name}-{steps}", steps=steps, lift_file=f"{out}/{LIFT}" if name == LIFTED else "")
-
-
-TWO_STAGES = tuple(
-    _two_stages(name, label, steps)
-    for steps in ("20-10", "8-4", "4-2", "2-1")
-    for name, label in (("two_stages", "from doubled data"), (LIFTED, "from lifted data"))
-)
 UNTRAINED = Row(
     "untrained-2-2-1", "finetuned, not distilled", "2-2-1", PRESETS["pyramidal-wan"], "1", FINETUNED, sampler=FEW_STEP,
     config="runs/tiny/20-20-10.toml",
@@ -481,7 +462,6 @@ GROUPS = (
     Group("Stock weights with a four-step LoRA", (WITH_FOUR_STEP_LORA, *FOUR_STEPS), 2.0),
     Group("Image to video, stock weights", (PLAIN_FROM_IMAGE, *FROM_IMAGE), 5.0),
     Group("Finetuned for three stages", (BASE, BEST, *ABLATIONS), 5.0),
-    Group("Trained for two stages: the path from doubled or from lifted data", (BASE, *TWO_STAGES), 5.0),
     Group("Distilled to a few steps", (BASE, BEST, UNTRAINED, *STUDENTS), 6.0),
     Group(
         "Longer videos than in training",

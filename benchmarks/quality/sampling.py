@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from harness.in_process import pack_module, use_comfyui
 from pyramid.schedules import parse_steps
-from pyramid.training.fitted_maps import read_map
 from tiny_wan.worlds import SHAPES, WORLDS, World
 
 from . import leaves, rivals
@@ -156,23 +155,10 @@ class ComfyUISampler:
         self.vae = load_vae(row.vae)
         self.pyramid = pack_module("pyramid.stages").PyramidSpec.from_json(row.spec.to_json())
         folder_paths.folder_names_and_paths["pyramidal_lifts"] = ([str(lift_folder(row))], set())  # no other kept lift
-        self.lift = self._trained_lift() if row.lift_file else self._made_lift()
-
-    def _trained_lift(self) -> Any:
-        """Return the lift that the weights were trained with, in the scale of the VAE."""
-        model: Any = self.model
-        latent_format = model.get_model_object("latent_format")
-        scale = latent_format.latents_mean.flatten(), latent_format.latents_std.flatten()
-        lift = read_map(ROOT / self.row.lift_file).rescaled(*scale)
-        (axes,) = self.row.spec.downsample_axes
-        return pack_module("samplers.video_lift").VideoLift("of the training", lift.channels, {axes: lift})
-
-    def _made_lift(self) -> Any:
-        """Return the lift that the node makes for the row."""
-        clips = world_clips(WORLDS[self.row.world]) if self.row.lift == ON_WORLD else None
+        clips = world_clips(WORLDS[row.world]) if row.lift == ON_WORLD else None
         with torch.no_grad():
-            lift, _ = pack_module("samplers.lifts").make_lift(self.vae, self.row.lift, clips, self.pyramid)
-        return lift if self.row.drop else dataclasses.replace(lift, drops={})
+            lift, _ = pack_module("samplers.lifts").make_lift(self.vae, row.lift, clips, self.pyramid)
+        self.lift = lift if row.drop else dataclasses.replace(lift, drops={})
 
     @torch.no_grad()
     def conditioning(self, prompts: Sequence[Any], start: int) -> tuple[list, list]:

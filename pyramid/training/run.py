@@ -26,7 +26,7 @@ from .engine.loop import Recipe, TrainingLoop
 from .engine.run_log import BOARD, LOG
 from .export import EXPORT, export
 from .files import read_json
-from .fitted_maps import check_maps, fitted_drops, fitted_lift, kept_files
+from .fitted_drops import check_drops, fitted_drops, kept_files
 from .models.network_form import check_forms
 from .models.networks import transformer_dimensions, transformer_files
 from .recipes.adversarial import check_taps
@@ -50,7 +50,7 @@ def run_finetuning(config: FinetuneConfig) -> list[Path]:
         StoppedError: The run ended before its last step.
     """
     with _started(config) as (accelerator, cache):
-        recipe = Finetuning(config, accelerator, fitted_lift(config, cache))
+        recipe = Finetuning(config, accelerator)
         return _train(config, recipe, FinetuneValidation(recipe, cache), cache, accelerator)
 
 
@@ -75,7 +75,7 @@ def _started(config: RunConfig) -> Iterator[tuple[Accelerator, Cache]]:
     accelerator = parallel.start(config.system)
     cache = open_cache(config)
     check_cache(config, cache)
-    check_maps(config, cache.info)
+    check_drops(config, cache.info)
     check_texts(config, cache)
     check_forms(config.checkpoints_by_setting, config.form)
     if isinstance(config, DistillConfig) and config.traits.adversarial:

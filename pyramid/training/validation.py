@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..forms import starting_levels, starting_signal
-from ..lift import lift_correction
 from ..noise_levels import NoiseLevel
 from ..noise_pyramid import derive_seed, noise_pyramid, stage_seed, top_up_seed
 from ..resize import make_resize, missing_band
@@ -150,7 +149,14 @@ def sample(recipe: Finetuning, cache: Cache, item: int, *, steps: str, cfg: floa
     spec, counts = without_skipped(recipe.spec, counts)
     skipped = recipe.spec.number_of_stages - spec.number_of_stages
     context = torch.stack([cache.text(item), cache.empty]).to(recipe.accelerator.device)
-    guided = _Guided(recipe, context, cfg, skipped)
+
+    def velocity(x: Tensor, level: NoiseLevel, stage: Stage) -> Tensor:
+        trained_stage = recipe.stages[stage.index + skipped]
+        if cfg == 1:
+            return recipe.velocity(x, level, trained_stage, context[:1])
+        conditional, empty = recipe.velocity(torch.cat([x, x]), level, trained_stage, context).chunk(2)
+        return dmd.guided(conditional, empty, cfg)
+
     device, stages = recipe.accelerator.device, spec.stages(recipe.shape)
     noises = [part.to(device) for part in noise_pyramid(_noise(cache, item), stages)]
 
@@ -161,35 +167,7 @@ def sample(recipe: Finetuning, cache: Cache, item: int, *, steps: str, cfg: floa
     levels = stage_levels(spec, counts)
     levels[0] = starting_levels(levels[0], stages[0], recipe.form)
     signal = starting_signal(noises[0], stages[0].at(torch.tensor(levels[0][0])).sigma.to(device))
-    run_stage = solver_stage(guided.velocity, euler, levels)
-    return sample_pyramid(run_stage, noises, stages, signal=signal, top_up=top_up, correction=guided.correction).float().cpu()
-
-
-class _Guided:
-    """The guided velocity of a network for one prompt, and what its lift adds between the stages."""
-
-    def __init__(self, recipe: Finetuning, context: Tensor, cfg: float, skipped: int) -> None:
-        """Take the embeddings of the prompt and of the empty one, and the number of stages that do not run."""
-        self.recipe, self.context, self.cfg, self.skipped = recipe, context, cfg, skipped
-        self.clean = context.new_zeros(0)
-
-    def velocity(self, x: Tensor, level: NoiseLevel, stage: Stage) -> Tensor:
-        """Return ``d x / d sigma``, of the shape ``(1, C, T, H, W)`` of ``x``."""
-        velocity = self._velocity(x, level, self.recipe.stages[stage.index + self.skipped])
-        self.clean = x - level.sigma * velocity
-        return velocity
-
-    def _velocity(self, x: Tensor, level: NoiseLevel, stage: Stage) -> Tensor:
-        if self.cfg == 1:
-            return self.recipe.velocity(x, level, stage, self.context[:1])
-        conditional, empty = self.recipe.velocity(torch.cat([x, x]), level, stage, self.context).chunk(2)
-        return dmd.guided(conditional, empty, self.cfg)
-
-    def correction(self, coarse: Stage, fine: Stage) -> Tensor | None:
-        """Return what the upsampled signal lacks, from the last clean prediction of the first stage, whose path has no blur."""
-        if self.recipe.lift is None or fine.from_coarser is None:
-            return None
-        return lift_correction(self.clean, fine.from_coarser, self.recipe.lift)
+    return sample_pyramid(solver_stage(velocity, euler, levels), noises, stages, signal=signal, top_up=top_up).float().cpu()
 
 
 def sample_student(student: FewStepStudent, cache: Cache, item: int) -> Tensor:

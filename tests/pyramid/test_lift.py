@@ -242,16 +242,6 @@ def test_ratios_must_be_near():
         lift(draw(1, 16, 2, 4, 6), (2, 6, 9))
 
 
-@pytest.mark.parametrize("name", ["HW", "THW", "3/2"])
-def test_a_rescaled_map_is_the_map_between_normalised_latents(name):
-    source, target = SIZES[name]
-    fitted, clean = random_map(source, target), draw(2, CHANNELS, *source, seed=3)
-    mean, deviation = torch.tensor([0.5, -2.0]), torch.tensor([3.0, 0.25])
-    rescale = lambda latents: deviation[:, None, None, None] * latents + mean[:, None, None, None]  # noqa: E731
-    made = fitted.rescaled(mean, deviation)(rescale(clean), target)
-    torch.testing.assert_close(made, rescale(fitted(clean, target)), atol=1e-3, rtol=1e-3)
-
-
 def test_half_precision_latents_stay_so():
     lift = random_map(*SIZES["HW"])
     clean = draw(1, CHANNELS, *SIZES["HW"][0])

@@ -74,11 +74,6 @@ def test_an_unknown_table_is_an_error_that_lists_the_known_ones():
             {"losses": {"teacher_levels": [99]}},
             "losses.teacher_levels is [99]; expected different numbers from 0 (full size) to 2",
         ),
-        ({"train": {"lift": True}}, "train.lift requires a pyramid of 2 stages of field 'pyramidal'; got 3 stages of field"),
-        (
-            {"train": {"lift": True}, "pyramid": {"preset": "training-free"}, "validation": {"steps": "1-1"}},
-            "train.lift requires a pyramid of 2 stages of field 'pyramidal'; got 2 stages of field 'natural'",
-        ),
         ({"losses": {"teacher_levels": [-1]}}, "losses.teacher_levels is [-1]; expected different numbers"),
         ({"losses": {"teacher_levels": [1, 1]}}, "losses.teacher_levels is [1, 1]; expected different numbers"),
     ],

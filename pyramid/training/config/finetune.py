@@ -38,10 +38,6 @@ class FinetuneTrain(TrainSection):
         default=False,
         description="data-noise alignment (TPDiff): assign a stage's draws of noise in one forward pass to the nearest clips",
     )
-    lift: bool = Field(
-        default=False,
-        description="start the finer of two stages from coarse latents that a fitted linear map enlarges, not doubled ones",
-    )
 
 
 class FinetuneLosses(Section):
@@ -142,14 +138,6 @@ class FinetuneConfig(RunConfig):
                 f"losses.teacher_levels is {list(levels)!s:.100}; expected different numbers from 0 (full size) to {last}, as "
                 f"the pyramid has {stages} stage{'s' * (stages > 1)}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_lift(self) -> FinetuneConfig:
-        spec = self.pyramid.spec()
-        if self.train.lift and (spec.number_of_stages != 2 or spec.field != "pyramidal"):
-            stages = f"{spec.number_of_stages} stage{'s' * (spec.number_of_stages > 1)} of field '{spec.field}'"
-            raise ValueError(f"train.lift requires a pyramid of 2 stages of field 'pyramidal'; got {stages}")
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ...forms import Form, starting_rho
 from ...latent_shape import LatentShape
-from ...lift import Lift
 from ...noise_levels import NoiseLevel
 from ...paths import stage_path
 from ...stages import PyramidSpec, Stage
@@ -33,13 +32,12 @@ class Finetuning:
         teacher: The plain teacher; None if L_dist is switched off.
         stages: The stages of the pyramid, in running order.
         form: What the network and the teacher predict.
-        lift: Enlarges the data that the finer stage's path starts from; None for the stage's resize.
         trainables: The network with its optimiser, as "network".
     """
 
-    def __init__(self, config: FinetuneConfig, accelerator: Accelerator, lift: Lift | None = None) -> None:
+    def __init__(self, config: FinetuneConfig, accelerator: Accelerator) -> None:
         """Open the network and, if there is one, the teacher."""
-        self.config, self.accelerator, self.lift = config, accelerator, lift
+        self.config, self.accelerator = config, accelerator
         self.stages, self.form = self.spec.stages(self.shape), config.form
         path = config.model.transformer
         self.model = open_trained(path, config, accelerator, seed=config.train.seed)
@@ -69,7 +67,7 @@ class Finetuning:
         rho = batch.rho * starting_rho(stage, self.form)
         sigma = batch.rho if self.config.train.levels == "all" else stage.reference_sigma_at(rho)
         natural = stage.natural_level(sigma)
-        path = stage_path(batch.clean, blurred_signal(batch, stage, self.lift), batch.noise, stage, natural)
+        path = stage_path(batch.clean, blurred_signal(batch, stage), batch.noise, stage, natural)
         velocity = self.velocity(path.x, path.level, stage, batch.context)
         losses = {"flow": (1.0, flow_loss(velocity, path, self.form))}
         if self.teacher is not None and stage.level in self.config.losses.teacher_levels:

@@ -6,25 +6,17 @@ import torch
 from torch import Tensor
 
 from ...forms import FLOW, Form
-from ...lift import Lift
-from ...neighbourhoods import size_of
 from ...noise_levels import add_noise
 from ...paths import PathSample
 from ...stages import Stage
 from ..data.batches import StageBatch
 
 
-def blurred_signal(batch: StageBatch, stage: Stage, lift: Lift | None = None) -> Tensor:
-    """Return the coarser stage's data at this stage's size; zeros in the coarsest stage.
-
-    Args:
-        batch: Samples of the stage.
-        stage: The stage.
-        lift: Enlarges the data; None for the stage's resize.
-    """
+def blurred_signal(batch: StageBatch, stage: Stage) -> Tensor:
+    """Return the coarser stage's data, upsampled to this stage's size; zeros in the coarsest stage."""
     if stage.from_coarser is None or batch.coarse is None:
         return torch.zeros_like(batch.clean)
-    return stage.from_coarser.up(batch.coarse) if lift is None else lift(batch.coarse, size_of(batch.clean))
+    return stage.from_coarser.up(batch.coarse)
 
 
 def flow_loss(velocity: Tensor, path: PathSample, form: Form = FLOW) -> Tensor:
