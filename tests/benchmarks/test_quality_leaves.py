@@ -41,7 +41,7 @@ def test_rows_have_the_settings_of_those_of_the_shapes_and_other_weights():
     assert [row.name for row in GROUP.rows[:4]] == [f"leaves-plain-{steps}" for steps in (50, 10, 6, 4)]
     for row in GROUP.rows:
         usual = BY_NAME[row.name.removeprefix("leaves-")]
-        assert (row.steps, row.spec, row.cfg, row.lift) == (usual.steps, usual.spec, usual.cfg, usual.lift)
+        assert (row.steps, row.spec, row.lift, row.cfg) == (usual.steps, usual.spec, usual.lift, "2")
         assert not set(row.weights) & set(usual.weights)
         assert results.lift_folder(row) != results.lift_folder(usual)
     assert len(GROUP.equal_cost) == len(EQUAL_COST) and BY_NAME[PLAIN].world == SHAPES.name
