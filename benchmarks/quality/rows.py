@@ -254,9 +254,9 @@ RIVALS = (
 )  # fmt: skip
 
 
-def _knows_full_size_only(row: Row, **settings: Any) -> Row:
+def _knows_full_size_only(row: Row) -> Row:
     """Return the row with weights that have never seen a small video."""
-    return replace(row, name=f"full-size-{row.name}", model=FULL_SIZE_MODEL, **settings)
+    return replace(row, name=f"full-size-{row.name}", model=FULL_SIZE_MODEL, clips=64)
 
 
 def _at_half_size(row: Row) -> Row:
@@ -331,7 +331,9 @@ FOUR_STEP_LORA = "runs/tiny/0-0-4_dmd_lora.toml"
 def _four_steps(name: str, label: str, steps: str, spec: PyramidSpec, sampler: str = "lcm", lift: str = "none") -> Row:
     """Return a row of stock weights with a four-step LoRA, as artists run them: without cfg, at the levels of shift 5."""
     lora = _exported(load_config(DistillConfig, ROOT / FOUR_STEP_LORA).out)
-    return Row(f"lora-{name}", label, steps, spec, "1", plain_lora=lora, sampler=sampler, lift=lift, config=FOUR_STEP_LORA)
+    return Row(
+        f"lora-{name}", label, steps, spec, "1", plain_lora=lora, sampler=sampler, lift=lift, clips=128, config=FOUR_STEP_LORA
+    )  # fmt: skip
 
 
 WITH_FOUR_STEP_LORA = _four_steps("plain-4", "plain with the LoRA", "4", PRESETS["plain"])
@@ -398,7 +400,7 @@ LONGER = tuple(
 
 def _of_leaves(row: Row) -> Row:
     """Return the same row on the dead leaves, at a guidance scale that leaves the energies about those of the data."""
-    return replace(row, name=f"leaves-{row.name}", cfg="2", model=LEAVES_MODEL, world=LEAVES.name, clips=128)
+    return replace(row, name=f"leaves-{row.name}", cfg="2", model=LEAVES_MODEL, world=LEAVES.name, clips=64)
 
 
 PLAIN_LEAVES = _of_leaves(BASE)
