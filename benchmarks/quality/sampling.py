@@ -215,9 +215,10 @@ class ComfyUISampler:
         sigmas = schedule.to_sigmas(levels)
         pyramidal = pack_module("samplers.any_sampler").pyramidal_model(self.model, self.pyramid, lambda text: None, self.lift)
         empty = torch.zeros(positive[0][0].shape[0], 16, *row.latent)
-        noise, sampler = comfy.sample.prepare_noise(empty, seed), comfy.samplers.sampler_object(row.sampler)
+        sampler = comfy.samplers.sampler_object(row.sampler)
+        noise: Any = comfy.sample.prepare_noise(empty, seed)
 
-        def run(model: Any, noise: Tensor, sigmas: Tensor, latent: Tensor) -> Tensor:
+        def run(model: Any, noise: Any, sigmas: Tensor, latent: Tensor) -> Tensor:
             return comfy.sample.sample_custom(
                 model, noise, float(row.cfg), sampler, sigmas, positive, negative, latent, disable_pbar=True, seed=seed
             )
