@@ -9,6 +9,8 @@ import torch
 from benchmarks.quality import leaves, results, sampling, statistics_table, tables
 from benchmarks.quality.results import Results, captions, fingerprint
 from benchmarks.quality.rows import EQUAL_COST, GROUPS, PLAIN, ROWS, Reference
+from tiny_wan.leaves.reading import PALE_ABOVE, place, tint
+from tiny_wan.leaves.scenes import PLACES, TINTS
 from tiny_wan.worlds import LEAVES, SHAPES
 
 BY_NAME = {row.name: row for row in ROWS}
@@ -96,3 +98,22 @@ def test_the_section_has_all_tables(folder, measured):
     assert "all four" in text and f"| {statistics_table.RENDERED} | | 1.00" in text and text.endswith(GROUP.note)
     assert "\nRead from the reference: palette 100.0, scale " in text
     assert text.startswith("n = 24: 6 prompts, 4 seeds each.")
+
+
+@pytest.mark.skipif(not all(path.is_file() for path in results.weights(GROUP.rows[3])), reason="no trained weights")
+def test_a_short_run_in_comfyui_has_the_palette_and_the_layout_of_its_prompts():
+    """Four steps are enough for what is coarse."""
+    prompts = captions(16, LEAVES)[::4]
+    sampler = sampling.ComfyUISampler(BY_NAME["leaves-plain-4"])
+    latents = sampler.sample(sampler.conditioning(prompts, 0), seed=1)
+    image = sampler.decode(latents).add(1).div(2)
+    pale = image.amin(dim=1) > PALE_ABOVE
+    tints, places = (
+        torch.tensor([table[word] for word in words])
+        for table, words in (
+            (TINTS, [caption.palette for caption in prompts]),
+            (PLACES, [caption.layout for caption in prompts]),
+        )
+    )
+    assert (tint(image, pale) - tints).norm(dim=1).max() < 0.08
+    assert (place(pale) - places).norm(dim=1).max() < 0.12
