@@ -95,7 +95,8 @@ def test_the_initial_checkpoint_is_wan_with_layers_that_read_averages(tmp_path):
         cells = fold(x, stage.cell).shape[1] // 16
         expected = unfold(wan(small, told, context).repeat_interleave(cells, 1), stage.cell)
         assert torch.allclose(network(x, told, context, stage), expected, atol=1e-5)
-    assert torch.equal(network(x, told, context), wan(x, told, context))
+    # the same weights at other offsets in their files are rounded otherwise by some CPUs
+    torch.testing.assert_close(network(x, told, context), wan(x, told, context), atol=1e-5, rtol=0)
 
 
 def test_image_to_video_models_and_folders_are_initialised_too(tmp_path):
