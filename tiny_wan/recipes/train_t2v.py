@@ -12,10 +12,9 @@ fly at each size: every sample is new, and a smaller stage sees the encoding of 
 
 from __future__ import annotations
 
-import argparse
-import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -32,6 +31,7 @@ from pyramid.training.engine.ema import ExponentialMovingAverage
 from pyramid.training.engine.schedules import learning_rate_factor
 
 from ..worlds import SHAPES, World
+from .command_line import train_or_export
 from .loop import drawn_ahead
 from .patch_code import PatchCode, fit
 from .training_state import Run
@@ -323,32 +323,8 @@ def export(run: Run, path: Path, recipe: Recipe) -> None:
 
 
 def main(description: str, recipe: Recipe, state: Path) -> None:
-    """Read the command line, and train or export.
-
-    Args:
-        description: Docstring of the script; its first paragraph is the help text.
-        recipe: The recipe to run.
-        state: Default run folder.
-    """
-    parser = argparse.ArgumentParser(
-        description=description.partition("\n\n")[0], epilog="To continue, run the same command again."
-    )
-    parser.add_argument("--out", type=Path, default=state, help="run folder (default: %(default)s)")
-    parser.add_argument("--mirror", type=Path, help="second folder for a copy of every saved state")
-    parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="stop after this long (default: at the recipe's last step)"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="threads that draw batches ahead (default: 8 with a GPU, else 0)")
-    parser.add_argument("--export", type=Path, help="write the weights of the run folder to this file, and stop")
-    options = parser.parse_args()
-    run = Run(options.out, options.mirror)
-    if options.export:
-        return export(run, options.export, recipe)
-    torch.set_num_threads(options.threads)
-    workers = options.workers if options.workers is not None else 8 * (options.device != "cpu")
-    train(recipe, run, device=torch.device(options.device), seconds=60 * options.minutes, workers=workers)
+    """Train or export as the command line says; see ``train_or_export``."""
+    train_or_export(description, state, train=partial(train, recipe), export=partial(export, recipe=recipe))
 
 
 if __name__ == "__main__":
