@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..samplers.lifts import AUTO, METHODS, make_lift
+from ..samplers.lift.choice import AUTO, METHODS, make_lift
 from .schema import Lift, Pyramid, checked, schema, show_text
 
 

@@ -26,14 +26,14 @@ from .comfyui.node_inputs import check_latent_input
 from .comfyui.stage_lora import stage_loras
 from .comfyui.stage_model import check_model, samples_by_frame
 from .comfyui.stage_wrappers import MODEL_KEY, add_outermost_wrapper
-from .lifts import choose_lift
+from .lift.choice import choose_lift
+from .lift.video_lift import VideoLift
 from .noise import batch_index_of
 from .patches_by_level import run_by_level
 from .run import PyramidRun
 from .run_report import describe_run, plan, setting_warnings
 from .schedule import Levels, follow_sigmas, levels_by_stage
 from .supported_samplers import name_of
-from .video_lift import VideoLift
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

@@ -33,10 +33,10 @@ from .comfyui.stage_patches import check_patches, with_shared_patches
 from .comfyui.stage_wrappers import add_outermost_wrapper
 from .comfyui.step_memory import StepMemory
 from .execution import negative_model
+from .lift.video_lift import VideoLift
 from .noise import DerivedNoise, Noise, full_noise, seeded_noise, top_up_noise
 from .schedule import from_sigmas
 from .supported_samplers import check_sampler
-from .video_lift import VideoLift
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

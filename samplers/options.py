@@ -21,13 +21,13 @@ from .comfyui.flow_shift import flow_shift, with_flow_shift
 from .comfyui.latents import fit_channels, full_size, spec_at
 from .comfyui.stage_model import check_model
 from .execution import Result
-from .lifts import choose_lift
+from .lift.choice import choose_lift
+from .lift.video_lift import VideoLift
 from .noise import Noise, SeedNoise
 from .quality import CUSTOM, Settings, settings_for, settings_text
 from .run import PyramidRun
 from .schedule import Levels, follow_sigmas, levels_for, levels_of_student, steps_text
 from .supported_samplers import make_sampler
-from .video_lift import VideoLift
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..pyramid.stages import PyramidSpec
 from .comfyui.conditioning import LatentDown
+from .lift.video_lift import VideoLift
 from .noise import Noise
 from .progress import SamplerCallback
 from .schedule import Levels
-from .video_lift import VideoLift
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

@@ -9,7 +9,7 @@ from comfy_extras.nodes_custom_sampler import CFGGuider, KSamplerSelect, RandomN
 
 from pyramidalwan.nodes import NODES
 from pyramidalwan.pyramid.lift_fit import PairSums
-from pyramidalwan.samplers.video_lift import VideoLift
+from pyramidalwan.samplers.lift.video_lift import VideoLift
 
 NODE = {node.__name__.removeprefix("PyramidalWan"): node for node in NODES}
 STAGES = {1: ("high",), 2: ("low", "high"), 3: ("low", "mid", "high")}

@@ -181,7 +181,7 @@ def _pyramid(valid: Mapping[str, Any], rng: random.Random) -> Any:
 
 
 def _lift(valid: Mapping[str, Any], rng: random.Random) -> Any:
-    lift = pack_module("samplers.video_lift").VideoLift
+    lift = pack_module("samplers.lift.video_lift").VideoLift
     function = pack_module("pyramid.lift").FunctionLift
 
     def bad(clean: torch.Tensor, size: Any) -> torch.Tensor:

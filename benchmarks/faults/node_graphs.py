@@ -131,7 +131,7 @@ def values() -> dict[str, Any]:
         "clean": ended.denoised,
         "noise": pack_module("samplers.noise").SeedNoise(1), "sampler": comfy.samplers.sampler_object("euler"),
         "sigmas": schedule.to_sigmas(schedule.levels_for(spec, "1-1", "auto", 5.0)[1]),
-        "lift": pack_module("samplers.video_lift").VideoLift("none", 16), "vae": comfy.sd.VAE(sd=vae_state_dict(dim=4)),
+        "lift": pack_module("samplers.lift.video_lift").VideoLift("none", 16), "vae": comfy.sd.VAE(sd=vae_state_dict(dim=4)),
         "clips": torch.rand(17, 128, 128, 3, generator=generator), **_wrong_models(model, spec),
     }  # fmt: skip
 
@@ -218,7 +218,7 @@ def _other_adapters() -> dict[str, torch.Tensor]:
 
 
 def _write_lift(path: Path) -> None:
-    files, lift, fit = (pack_module(name) for name in ("samplers.lift_files", "pyramid.lift", "pyramid.neighbourhoods"))
+    files, lift, fit = (pack_module(name) for name in ("samplers.lift.files", "pyramid.lift", "pyramid.neighbourhoods"))
     generator = torch.Generator().manual_seed(1)
 
     def fitted(small: tuple[int, int, int], large: tuple[int, int, int]) -> Any:

@@ -74,7 +74,7 @@ def selflift(
         least: Weight of the correction at the smallest corrected difference.
         most: Weight at the largest; the three defaults are SGLang's.
     """
-    pixel_lift = pack_module("samplers.pixel_lift").pixel_lift(vae)
+    pixel_lift = pack_module("samplers.lift.pixels").pixel_lift(vae)
     latent = model.model.process_latent_out(clean)
     repeated = functional.interpolate(latent, size=tuple(size), mode="nearest-exact")
     difference = pixel_lift(latent, tuple(size)) - repeated

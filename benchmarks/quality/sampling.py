@@ -157,7 +157,7 @@ class ComfyUISampler:
         folder_paths.folder_names_and_paths["pyramidal_lifts"] = ([str(lift_folder(row))], set())  # no other kept lift
         clips = world_clips(WORLDS[row.world]) if row.lift == ON_WORLD else None
         with torch.no_grad():
-            lift, _ = pack_module("samplers.lifts").make_lift(self.vae, row.lift, clips, self.pyramid)
+            lift, _ = pack_module("samplers.lift.choice").make_lift(self.vae, row.lift, clips, self.pyramid)
         self.lift = lift if row.drop else dataclasses.replace(lift, drops={})
 
     @torch.no_grad()

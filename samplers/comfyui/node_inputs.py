@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...pyramid.stages import PyramidSpec
 from ...pyramid.untrusted import shown
-from ..video_lift import VideoLift
+from ..lift.video_lift import VideoLift
 from .finite import NUMBERS, is_finite, tensor_problem
 from .latents import SIZE_NOTES
 

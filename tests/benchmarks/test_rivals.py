@@ -12,7 +12,7 @@ from pyramid.latent_shape import LatentShape
 from pyramid.noise_levels import shift_sigma
 from pyramid.resize import make_resize
 from pyramid.stages import PyramidSpec
-from pyramidalwan.samplers.pixel_lift import pixel_lift
+from pyramidalwan.samplers.lift.pixels import pixel_lift
 from tiny_wan.checkpoints import vae_state_dict
 
 FULL = LatentShape(5, 16, 16)

@@ -22,10 +22,10 @@ from pyramidalwan.pyramid.lift import FunctionLift, LinearMap, ResizeDrop, Resiz
 from pyramidalwan.pyramid.neighbourhoods import size_of
 from pyramidalwan.pyramid.resize import make_resize
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
-from pyramidalwan.samplers import lift_fitting, lifts
-from pyramidalwan.samplers.lift_files import FOLDER, digest_of, kept_files, path_for, read_lift, write_lift
-from pyramidalwan.samplers.pixel_lift import encode, encode_clips, resize_video
-from pyramidalwan.samplers.video_lift import VideoLift
+from pyramidalwan.samplers.lift import choice, fitting
+from pyramidalwan.samplers.lift.files import FOLDER, digest_of, kept_files, path_for, read_lift, write_lift
+from pyramidalwan.samplers.lift.pixels import encode, encode_clips, resize_video
+from pyramidalwan.samplers.lift.video_lift import VideoLift
 from tiny_wan.checkpoints import vae_state_dict
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -180,8 +180,8 @@ def fit(vae, *, clips, frames=9):
     """Fit on a few small clips."""
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         for name, value in {"CLIPS": clips, "STILLS": clips, "SIDE": 8, "LENGTH": frames}.items():
-            patch.setattr(lift_fitting, name, value)
-        return lifts.LiftFile(digest_of(vae), 16, lift_fitting.fit_axes(vae, ["THW", "HW"], None))
+            patch.setattr(fitting, name, value)
+        return choice.LiftFile(digest_of(vae), 16, fitting.fit_axes(vae, ["THW", "HW"], None))
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +194,8 @@ def test_a_fitted_map_beats_the_resize_on_clips_that_it_has_not_seen():
     """Both directions, against an encode of a new clip at both sizes."""
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(ROOT / "tiny_wan" / "weights" / "tiny_wan_vae.safetensors")))
     fitted = fit(vae, clips=10, frames=17)
-    clip = lift_fitting.dead_leaves(seed=1000, frames=17, height=64, width=64)
-    small = lift_fitting.area_resize(clip, height=32, width=32)
+    clip = fitting.dead_leaves(seed=1000, frames=17, height=64, width=64)
+    small = fitting.area_resize(clip, height=32, width=32)
     large_latent, small_latent = encode(vae, clip), encode(vae, small)
     haar, lift = make_resize("haar", "HW"), fitted.as_lift()
     lifted = (lift.lifts["HW"](small_latent, size_of(large_latent)) - large_latent).square().mean()
@@ -223,7 +223,7 @@ def test_a_file_round_trips(fitted, folder):
 @pytest.mark.one_version
 def test_the_node_fits_once_and_keeps_the_lift(vae, folder, monkeypatch):
     for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 8}.items():
-        monkeypatch.setattr(lift_fitting, name, value)
+        monkeypatch.setattr(fitting, name, value)
     first, text = call(NODE["LiftFromVAE"], vae, "auto", None, FREE)
     assert text.startswith("fitted, and kept as models/pyramidal_lifts/") and "5 rendered clips, 5 rendered frames" in text
     assert "frame 0" in text and "other frames" in text and set(first.lifts) == {"HW"}
@@ -242,10 +242,10 @@ def test_the_node_fits_once_and_keeps_the_lift(vae, folder, monkeypatch):
 @pytest.mark.one_version
 def test_auto_fits_a_map_for_every_scale_that_it_chooses_from(vae, folder, monkeypatch):
     for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 8, "LENGTH": 5}.items():
-        monkeypatch.setattr(lift_fitting, name, value)
+        monkeypatch.setattr(fitting, name, value)
     lift, text = call(NODE["LiftFromVAE"], vae, "auto")
     assert set(lift.lifts) == set(lift.drops) == {"HW", "HW 2/3", "HW 3/4"} and "HW 2/3, fitted on 5 rendered clips" in text
-    clean = encode(vae, lift_fitting.dead_leaves(seed=3, frames=5, height=96, width=96))
+    clean = encode(vae, fitting.dead_leaves(seed=3, frames=5, height=96, width=96))
     for axes, side in (("HW", 6), ("HW 2/3", 8), ("HW 3/4", 10)):  # nine at three quarters, in whole patches
         assert lift.down(clean, axes).shape == (1, 16, 2, side, side)
     assert lift.lifts["HW 2/3"](lift.down(clean, "HW 2/3"), (2, 12, 12)).shape == clean.shape
@@ -259,16 +259,16 @@ def test_auto_fits_a_map_for_every_scale_that_it_chooses_from(vae, folder, monke
 )
 def test_the_fit_ends_when_more_clips_are_of_no_use(vae, monkeypatch, flat, expected):
     for name, value in {"CLIPS": 15, "STILLS": 15, "SIDE": 4, "LENGTH": 5, "FLAT": flat}.items():
-        monkeypatch.setattr(lift_fitting, name, value)
-    fitted = lift_fitting.fit_axes(vae, ["HW"], None)["HW"]
+        monkeypatch.setattr(fitting, name, value)
+    fitted = fitting.fit_axes(vae, ["HW"], None)["HW"]
     assert fitted.fitted_on.startswith(expected)
 
 
 def test_the_way_through_the_pixels_is_judged_as_on_all_pairs(monkeypatch):
     """A function that errs like the map must get the map's error, though only the first pairs, the easiest ones, try it."""
-    monkeypatch.setattr(lift_fitting, "REFERENCES", 2)
+    monkeypatch.setattr(fitting, "REFERENCES", 2)
     generator, resize = torch.Generator().manual_seed(0), make_resize("haar", "HW")
-    fit = lift_fitting.RunningFit(ridge=1e-3)
+    fit = fitting.RunningFit(ridge=1e-3)
     pairs = []
     for index in range(8):
         small = torch.randn(1, 4, 3, 4, 4, generator=generator)
@@ -277,19 +277,19 @@ def test_the_way_through_the_pixels_is_judged_as_on_all_pairs(monkeypatch):
         fit.add(small, large, held_out=False)
         fit.add(small, large, held_out=True)
     solved = fit.solve()
-    made = lift_fitting._with_references(solved, pairs, ResizeLift(resize), solved[0])
+    made = fitting._with_references(solved, pairs, ResizeLift(resize), solved[0])
     for errors in (made.first, made.rest):
         assert errors.pixels == pytest.approx(errors.fitted, rel=1e-4)
         assert errors.resize == pytest.approx(sum(i * i for i in range(1, 9)) / 8, rel=0.2)
     broken = FunctionLift(lambda clean, size: clean.new_full((*clean.shape[:2], *size), NAN))
     with pytest.raises(ValueError, match="the VAE decodes a clip to NaN or infinity; load another file"):
-        lift_fitting._with_references(solved, pairs, ResizeLift(resize), broken)
+        fitting._with_references(solved, pairs, ResizeLift(resize), broken)
 
 
 @pytest.mark.one_version
 def test_the_pixel_lift_decodes_resizes_and_encodes(vae):
     lift, text = call(NODE["LiftFromVAE"], vae, "pixels")
-    clean = encode(vae, lift_fitting.dead_leaves(seed=3, frames=9, height=64, width=64))
+    clean = encode(vae, fitting.dead_leaves(seed=3, frames=9, height=64, width=64))
     video = vae.decode(clean)[0]
     video = torch.nn.functional.interpolate(video.movedim(-1, 1), (128, 128), mode="bicubic").clamp(0, 1).movedim(1, -1)
     torch.testing.assert_close(lift.everywhere(clean, (3, 16, 16)), vae.encode(video), atol=1e-4, rtol=1e-4)
@@ -311,7 +311,7 @@ def test_clips_have_the_same_latents_together_as_alone(vae, kind, frames):
 
 def test_a_video_larger_than_the_memory_is_tiled(vae, monkeypatch):
     """ComfyUI's estimates decide; its tiles blend to nearly the same latent."""
-    clip = lift_fitting.dead_leaves(seed=3, frames=5, height=640, width=64)
+    clip = fitting.dead_leaves(seed=3, frames=5, height=640, width=64)
     whole = encode(vae, clip)
     monkeypatch.setattr(vae, "memory_used_encode", lambda shape, dtype: 1e18)
     monkeypatch.setattr(type(vae), "encode", None)
@@ -324,7 +324,7 @@ def test_a_video_larger_than_the_memory_is_tiled(vae, monkeypatch):
 def test_a_vae_of_16_pixels_and_48_channels_gets_larger_clips(folder, monkeypatch):
     vae = vae_of_5b()
     for name, value in {"CLIPS": 5, "STILLS": 5, "SIDE": 4}.items():
-        monkeypatch.setattr(lift_fitting, name, value)
+        monkeypatch.setattr(fitting, name, value)
     lift, _ = call(NODE["LiftFromVAE"], vae, "auto", None, FREE)
     assert lift.channels == 48 and lift.lifts["HW"](torch.randn(1, 48, 3, 4, 4), (3, 8, 8)).shape == (1, 48, 3, 8, 8)
     assert [path.stem for path in kept_files(48, {"HW"})] == [digest_of(vae)] and not kept_files(16, {"HW"})
@@ -355,7 +355,7 @@ class TestKeptLifts:
         with_kept = self.sample(t2v_model, None)
         assert torch.equal(with_kept, self.sample(t2v_model, fitted.as_lift()))
         assert torch.equal(before, self.sample(t2v_model, none)) and not torch.equal(before, with_kept)
-        assert lifts.choose_lift(None, t2v_model, FREE)[1] == f"lift: {fitted.name}"
+        assert choice.choose_lift(None, t2v_model, FREE)[1] == f"lift: {fitted.name}"
 
     def test_finetuned_weights_never_use_one(self, t2v_model, fitted, folder):
         spec = PRESETS["pyramidal-wan"]
@@ -367,7 +367,7 @@ class TestKeptLifts:
     def test_two_are_not_chosen_between(self, t2v_model, fitted, folder):
         for name in ("a", "b"):
             write_lift(folder / f"{name}.safetensors", fitted)
-        lift, text = lifts.choose_lift(None, t2v_model, FREE)
+        lift, text = choice.choose_lift(None, t2v_model, FREE)
         assert lift is None and text == (
             "no lift: models/pyramidal_lifts has 2 for latents of 16 channels; connect 'Pyramidal Lift from VAE' to choose"
         )

@@ -14,13 +14,13 @@ from pyramidalwan.nodes.sampler import PyramidalWanSampler, PyramidalWanSamplerA
 from pyramidalwan.nodes.stages import PyramidalWanStageModel
 from pyramidalwan.pyramid.lift import FunctionLift
 from pyramidalwan.pyramid.stages import PRESETS
-from pyramidalwan.samplers import lift_fitting
 from pyramidalwan.samplers.comfyui.finite import is_finite, key_of_nan
 from pyramidalwan.samplers.comfyui.flow_shift import flow_shift
 from pyramidalwan.samplers.hand_wired import stage_sigmas
-from pyramidalwan.samplers.lifts import make_lift
+from pyramidalwan.samplers.lift import fitting
+from pyramidalwan.samplers.lift.choice import make_lift
+from pyramidalwan.samplers.lift.video_lift import VideoLift
 from pyramidalwan.samplers.noise import SeedNoise
-from pyramidalwan.samplers.video_lift import VideoLift
 from tiny_wan.checkpoints import t2v_state_dict, vae_state_dict
 
 NAN, FREE = math.nan, PRESETS["training-free"]
@@ -182,7 +182,7 @@ def test_a_vae_that_encodes_to_no_numbers_is_refused_at_the_first_clip():
     weights = vae_state_dict(dim=4)
     weights["conv1.bias"][3] = NAN
     with pytest.raises(ValueError, match="the VAE encodes a clip to NaN or infinity"):
-        lift_fitting._encoded(comfy.sd.VAE(sd=weights), torch.rand(1, 5, 32, 32, 3), ["HW"])
+        fitting._encoded(comfy.sd.VAE(sd=weights), torch.rand(1, 5, 32, 32, 3), ["HW"])
 
 
 @pytest.mark.parametrize("shift", [NAN, 0.0, -1.0, math.inf])

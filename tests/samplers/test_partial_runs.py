@@ -23,7 +23,7 @@ from pyramidalwan.pyramid.lift import FunctionLift
 from pyramidalwan.pyramid.noise_pyramid import noise_pyramid
 from pyramidalwan.pyramid.stages import PRESETS, PyramidSpec
 from pyramidalwan.samplers.any_sampler import pyramidal_model
-from pyramidalwan.samplers.video_lift import VideoLift
+from pyramidalwan.samplers.lift.video_lift import VideoLift
 
 FULL = LatentShape(5, 32, 32)
 FREE = PRESETS["training-free"]

@@ -527,8 +527,8 @@ def test_inputs_that_cannot_be_read_in_patches_are_refused(ppf):
 
 def test_the_lift_and_other_nodes_of_latents_are_refused(ppf):
     from pyramidalwan.samplers.analysis import calibrate
+    from pyramidalwan.samplers.lift.video_lift import VideoLift
     from pyramidalwan.samplers.schedule import levels_for
-    from pyramidalwan.samplers.video_lift import VideoLift
 
     with pytest.raises(ValueError, match="a lift enlarges latents, but those of a pyramid of patches keep their size"):
         sample(ppf, lift=VideoLift("x", 16, {"THW": None}))

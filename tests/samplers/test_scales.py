@@ -16,10 +16,10 @@ from pyramidalwan.pyramid.stages import PRESETS, STOCK
 from pyramidalwan.samplers import run_report
 from pyramidalwan.samplers.any_sampler import pyramidal_model
 from pyramidalwan.samplers.comfyui.conditioning import stage_conds
+from pyramidalwan.samplers.lift.video_lift import VideoLift
 from pyramidalwan.samplers.noise import SeedNoise
 from pyramidalwan.samplers.options import StageOptions, sample_with_conds, sample_with_guider
 from pyramidalwan.samplers.supported_samplers import make_sampler
-from pyramidalwan.samplers.video_lift import VideoLift
 
 FREE = PRESETS["training-free"]
 TWO_THIRDS, THREE_QUARTERS = FREE.scaled("two thirds"), FREE.scaled("three quarters")

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, safe_open, save_file
 
 from pyramidalwan.pyramid.patches import PREFIX
 from pyramidalwan.pyramid.stages import PRESETS
-from pyramidalwan.samplers import lifts
 from pyramidalwan.samplers.comfyui.draft_files import DRAFT_FILES, load_draft, save_draft
 from pyramidalwan.samplers.comfyui.latent_tag import END, StageTag, tagged
 from pyramidalwan.samplers.comfyui.lora_file import load_lora_file
@@ -24,7 +23,8 @@ from pyramidalwan.samplers.comfyui.model_files import lora_problem, spec_from_fi
 from pyramidalwan.samplers.comfyui.patch_files import read_patches
 from pyramidalwan.samplers.comfyui.prompt_files import PROMPT_FILES, load_conditioning, save_conditioning
 from pyramidalwan.samplers.comfyui.safetensors_file import MAX_HEADER, write_safetensors
-from pyramidalwan.samplers.lift_files import read_lift
+from pyramidalwan.samplers.lift import choice
+from pyramidalwan.samplers.lift.files import read_lift
 from tiny_wan.checkpoints import vae_state_dict
 
 FREE = PRESETS["training-free"]
@@ -325,10 +325,10 @@ def test_folders_that_cannot_be_listed_are_left_out(folder):
 def test_a_lift_that_cannot_be_kept_still_serves_the_run(tmp_path, monkeypatch):
     file = tmp_path / "folder"
     file.write_bytes(b"")
-    monkeypatch.setattr(lifts, "path_for", lambda digest: file / f"{digest}.safetensors")
-    monkeypatch.setattr(lifts, "fit_axes", lambda vae, axes, clips: {})  # takes half a minute
+    monkeypatch.setattr(choice, "path_for", lambda digest: file / f"{digest}.safetensors")
+    monkeypatch.setattr(choice, "fit_axes", lambda vae, axes, clips: {})  # takes half a minute
 
-    made, outcome = lifts._kept_or_fitted(comfy.sd.VAE(sd=vae_state_dict(dim=4)), None, ["HW"])
+    made, outcome = choice._kept_or_fitted(comfy.sd.VAE(sd=vae_state_dict(dim=4)), None, ["HW"])
     assert made.channels == 16 and outcome.startswith("fitted, but not kept: cannot write '")
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..pyramid.axes import is_auto
-from ..pyramid.latent_shape import LatentShape
-from ..pyramid.lift import Lift, lift_correction
-from ..pyramid.stages import PyramidSpec, Stage
-from .comfyui.conditioning import halve_latent
-from .comfyui.finite import is_finite
+from ...pyramid.axes import is_auto
+from ...pyramid.latent_shape import LatentShape
+from ...pyramid.lift import Lift, lift_correction
+from ...pyramid.stages import PyramidSpec, Stage
+from ..comfyui.conditioning import halve_latent
+from ..comfyui.finite import is_finite
 
 
 def check_changes_size(spec: PyramidSpec) -> None:

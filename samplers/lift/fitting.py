@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..pyramid.axes import space_scale
-from ..pyramid.dead_leaves import area_resize, dead_leaves
-from ..pyramid.latent_shape import PATCH, VAE_TIME, LatentShape
-from ..pyramid.lift import Lift, LinearMap, ResizeDrop, ResizeLift
-from ..pyramid.lift_fit import DROP_RIDGE, LIFT_RIDGE, FitReport, RunningFit
-from ..pyramid.neighbourhoods import size_of
-from ..pyramid.resize import make_resize
-from .comfyui.finite import damaged_weights, is_finite
-from .lift_files import RENDERED, Errors, FittedAxes, FittedMap
-from .pixel_lift import encode_clips, pixel_lift
+from ...pyramid.axes import space_scale
+from ...pyramid.dead_leaves import area_resize, dead_leaves
+from ...pyramid.latent_shape import PATCH, VAE_TIME, LatentShape
+from ...pyramid.lift import Lift, LinearMap, ResizeDrop, ResizeLift
+from ...pyramid.lift_fit import DROP_RIDGE, LIFT_RIDGE, FitReport, RunningFit
+from ...pyramid.neighbourhoods import size_of
+from ...pyramid.resize import make_resize
+from ..comfyui.finite import damaged_weights, is_finite
+from .files import RENDERED, Errors, FittedAxes, FittedMap
+from .pixels import encode_clips, pixel_lift
 
 LENGTH = 17
 """Video frames of a clip: five latent frames, or three at half the frame rate."""

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..pyramid.axes import AUTO_SCALE, SCALES, is_auto
-from ..pyramid.stages import STOCK, PyramidSpec
-from ..pyramid.untrusted import first_line, shown
-from .lift_files import (
+from ...pyramid.axes import AUTO_SCALE, SCALES, is_auto
+from ...pyramid.stages import STOCK, PyramidSpec
+from ...pyramid.untrusted import first_line, shown
+from .files import (
     FOLDER,
     Errors,
     FittedAxes,
@@ -21,8 +21,8 @@ from .lift_files import (
     unreadable_files,
     write_lift,
 )
-from .lift_fitting import check_vae, check_vae_weights, fit_axes, source_of
-from .pixel_lift import pixel_lift
+from .fitting import check_vae, check_vae_weights, fit_axes, source_of
+from .pixels import pixel_lift
 from .video_lift import VideoLift, check_changes_size
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..pyramid.latent_shape import latent_frames, video_frames
-from ..pyramid.lift import FunctionLift
-from ..pyramid.neighbourhoods import Size
+from ...pyramid.latent_shape import latent_frames, video_frames
+from ...pyramid.lift import FunctionLift
+from ...pyramid.neighbourhoods import Size
 
 TILE, OVERLAP = 512, 64
 """Side and overlap of tiles in pixels, those of ComfyUI's tiled VAE nodes."""

@@ -20,12 +20,12 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ..pyramid.axes import is_auto, parse_axes, space_scale
-from ..pyramid.lift import METADATA_KEY, LinearMap
-from ..pyramid.neighbourhoods import TOLERANCE
-from ..pyramid.untrusted import first_line, read_json_object, shown
-from .comfyui.finite import NUMBERS, is_finite
-from .comfyui.safetensors_file import file_problem, read_metadata, write_safetensors
+from ...pyramid.axes import is_auto, parse_axes, space_scale
+from ...pyramid.lift import METADATA_KEY, LinearMap
+from ...pyramid.neighbourhoods import TOLERANCE
+from ...pyramid.untrusted import first_line, read_json_object, shown
+from ..comfyui.finite import NUMBERS, is_finite
+from ..comfyui.safetensors_file import file_problem, read_metadata, write_safetensors
 from .video_lift import VideoLift
 
 FOLDER = "pyramidal_lifts"
