@@ -6,12 +6,13 @@ import dataclasses
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from tiny_wan.recipes import train_t2v, train_vae, whole_clip
+from tiny_wan.recipes import train_t2v, train_t2v_leaves, train_vae, whole_clip
 from tiny_wan.recipes.patch_code import fit
 from tiny_wan.recipes.train_t2v import Phase, Size, draw_batch
 from tiny_wan.recipes.train_t2v_leaves import LeavesRecipe
+from tiny_wan.recipes.train_t2v_leaves_longer import LongerLeavesRecipe
 from tiny_wan.recipes.train_vae import Crop, draw_video, fold_latent_format, psnr, unfold_latent_format
 from tiny_wan.recipes.train_vae_leaves import START
 from tiny_wan.recipes.train_vae_leaves import LeavesRecipe as LeavesVaeRecipe
@@ -71,6 +72,24 @@ def test_both_recipes_start_from_the_shapes_and_train(tmp_path, code):
         changes = [(value - start[name]).abs().max().item() for name, value in state["model"].items()]
         assert state["step"] == 2 and 0 < max(changes) < 0.1
         assert max((value - shapes[name]).abs().max().item() for name, value in start.items()) > 0.5  # those of no training
+
+
+def test_the_longer_run_starts_where_the_first_one_ended_with_other_clips_in_the_same_latent_space(tmp_path, monkeypatch, code):
+    first = {name: value + 0.5 for name, value in load_file(LeavesRecipe.start).items()}
+    save_file(first, tmp_path / "first.safetensors")
+    assert LongerLeavesRecipe.start.parent == train_t2v_leaves.STATE  # where the first run keeps its state
+    monkeypatch.setattr(LongerLeavesRecipe, "start", tmp_path / "first.safetensors")
+    recipe = LongerLeavesRecipe(phases=(Phase(1, (Size(2, 4, 2, 1.0),)),), warm_up=1)
+    for name, value in recipe.build().state_dict().items():
+        assert torch.equal(value, first[name].float()), name
+    run, fitted = Run(tmp_path / "run"), []
+    monkeypatch.setattr(train_t2v, "fit", lambda *, seed: fitted.append(seed) or code)
+    with torch.enable_grad():
+        train_t2v.train(recipe, run, device=torch.device("cpu"), seconds=60)
+    assert fitted == [train_t2v.Recipe().seed]
+    size = recipe.phases[0].sizes[0]
+    batches = [draw_batch(0, size, drawn, code).clean for drawn in (recipe, LeavesRecipe())]
+    assert not torch.equal(*batches)
 
 
 def test_the_start_of_the_vae_reconstructs_leaves():

@@ -78,7 +78,7 @@ def main() -> None:
     context, model = embed_all(captions).to(options.device), model.to(options.device)
     pieces = zip(noise.to(options.device).split(16), context.split(16), strict=True)
     parts = [sample_plain(model, x, c, steps=options.steps, cfg=options.cfg, shift=options.shift).cpu() for x, c in pieces]
-    video = saved_code(options.out, seed=Recipe().seed).video(torch.cat(parts))
+    video = saved_code(options.out, seed=Recipe.code_seed).video(torch.cat(parts))
     shares = {name: round(share, 3) for name, share in accuracy(read(video), captions).items()}
     print({"step": step, "size": options.size} | shares)
     if options.video:

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--definition", default="pixels", choices=["pixels", "latents"])
     parser.add_argument("--code", type=Path, default=train_t2v.STATE, help="run folder that holds the patch code")
     options = parser.parse_args()
-    code = train_t2v.saved_code(options.code, seed=train_t2v.Recipe().seed)
+    code = train_t2v.saved_code(options.code, seed=train_t2v.Recipe.code_seed)
     make_cache(options.out, code, clips=options.clips, preset=options.preset, definition=options.definition)
 
 

@@ -10,6 +10,7 @@ render as a large one, so batches of small clips are smaller than those of the s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from safetensors.torch import load_file
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from comfy.ldm.wan.model import WanModel
 
 STATE = ROOT / ".state" / "t2v-leaves"
-START = ROOT / "tiny_wan" / "weights" / "tiny_wan_t2v.safetensors"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class LeavesRecipe(Recipe):
     """The text-to-video recipe in fewer steps."""
 
     world: ClassVar[World] = LEAVES
+    start: ClassVar[Path] = ROOT / "tiny_wan" / "weights" / "tiny_wan_t2v.safetensors"
     phases: tuple[Phase, ...] = (
         Phase(1_500, (Size(5, 8, 12, 5.0), Size(3, 8, 12, 1.5), Size(2, 4, 12, 1.0), Size(5, 16, 8, 2.5))),
         Phase(
@@ -48,9 +49,9 @@ class LeavesRecipe(Recipe):
     warm_up: int = 200
 
     def build(self) -> WanModel:
-        """Build the trained transformer of the shapes."""
+        """Build the trained transformer that training starts with."""
         model = super().build()
-        model.load_state_dict({name: value.float() for name, value in load_file(START).items()})
+        model.load_state_dict({name: value.float() for name, value in load_file(self.start).items()})
         return model
 
 
