@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..pyramid.axes import AUTO_SCALE, SCALES
 from ..pyramid.resize import RESIZES
-from ..pyramid.stages import COARSE, FIELDS, FIRST_FRAME, PRESETS, ROPE, TIMESTEP_SOURCES, PyramidSpec
+from ..pyramid.stages import COARSE, FIELDS, FIRST_FRAME, PRESETS, ROPE, STOCK, TIMESTEP_SOURCES, PyramidSpec
 from ..pyramid.untrusted import shown
 from .schema import Pyramid, checked, explaining, schema, show_text
 
@@ -94,7 +94,7 @@ class PyramidalWanCustom(io.ComfyNode):
 
 
 def _transition_widgets() -> list[io.Input]:
-    default = PRESETS[DEFAULT]
+    default = STOCK
     return [
         io.String.Input(
             "boundaries",
@@ -120,7 +120,7 @@ def _transition_widgets() -> list[io.Input]:
 
 
 def _weights_widgets() -> list[io.Input]:
-    default = PRESETS[DEFAULT]
+    default = STOCK
     return [
         io.Combo.Input(
             "field",

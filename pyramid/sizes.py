@@ -190,9 +190,10 @@ def small_stage_note(spec: PyramidSpec, full: LatentShape, *, pixels: int = VAE_
     """
     if not spec.for_stock_weights or spec.number_of_stages == 1:
         return []
-    for index, shape in enumerate(spec.shapes(full)):
+    for index, (shape, boundary) in enumerate(zip(spec.shapes(full), spec.boundaries, strict=False)):
         short = min(shape.height, shape.width) * pixels
         if short < MIN_SIDE:
             name = stage_name(index, spec.number_of_stages)
-            return [f"stage '{name}' has a short side of {short} pixels, and stock Wan gets worse below {TRAINED_SIDE}"]
+            note = f"stage '{name}' has a short side of {short} pixels, and stock Wan gets worse below {TRAINED_SIDE}"
+            return [note + "; boundaries 0.9 in 'Custom Pyramid' leave less to it" if boundary < 0.85 else note]
     return []

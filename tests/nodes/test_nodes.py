@@ -69,9 +69,10 @@ def test_texts_on_nodes_are_short_lines_that_can_be_read_in_one():
     assert as_shown("") == ""
 
 
-def test_a_custom_pyramid_starts_with_the_values_of_training_free():
+def test_a_custom_pyramid_starts_as_the_one_of_stock_weights_with_the_scale_that_fits_the_video():
+    """One who changes a boundary and nothing else keeps the size of the small stage."""
     defaults = {given.id: given.default for given in PyramidalWanCustom.define_schema().inputs}
-    assert values(PyramidalWanCustom.execute(**defaults)) == (PRESETS["training-free"],)
+    assert values(PyramidalWanCustom.execute(**defaults)) == (STOCK,) == values(PyramidalWanPreset.execute("training-free"))
 
 
 def test_a_custom_pyramid_has_the_values_of_its_widgets():

@@ -157,6 +157,8 @@ class TestAuto:
             told += [by_node[0], by_model[0]]
         note = "stage 'low' has a short side of 368 pixels, and stock Wan gets worse below 480"
         assert [note in text for text in told] == [False, False, True, True] and told[3].startswith("low 368x368 · 1 step; ")
+        advice = "; boundaries 0.9 in 'Custom Pyramid' leave less to it"
+        assert note + advice in told[2] and advice not in told[3]  # its only small step ends at 0.89
 
     def test_every_node_chooses_the_same(self, t2v_model):
         none = VideoLift("none", 16)
