@@ -197,6 +197,12 @@ def _at_three_quarters(steps: str) -> Row:
     return Row(f"three-quarters-{steps}", label, steps, THREE_QUARTERS, grid="shift", lift=ON_WORLD)
 
 
+EARLY_AT_THREE_QUARTERS = replace(
+    _at_three_quarters("20-10"), name="three-quarters-0.9", label=f"at three quarters, {LIFTS[ON_WORLD]}, boundary 0.9",
+    spec=replace(THREE_QUARTERS, boundaries=(0.9,)),
+)  # fmt: skip
+
+
 def _with_boundary(lift: str, boundary: float) -> Row:
     spec = replace(TWO, boundaries=(boundary,))
     return Row(f"{lift}-{boundary}", f"{LIFTS[lift]}, boundary {boundary:g}", "20-10", spec, grid="shift", lift=lift)
@@ -207,7 +213,7 @@ STOCK = (
     *(_lifted(FITTED, steps) for steps in ("20-10", "8-6", "8-3", "4-2")),
     *(_lifted(ON_WORLD, steps) for steps in ("20-10", "8-6", "8-3", "4-2")),
     _lifted(THROUGH_PIXELS, "20-10"),
-    *(_lifted(WITHOUT, steps) for steps in ("20-10", "8-6", "8-3", "4-2")),
+    _lifted(WITHOUT, "20-10"),
 )
 EQUAL_COST = {
     f"{lift}-{steps}": plain
@@ -249,7 +255,7 @@ RIVALS = (
         "speed", "SPEED (noisy latent, DCT, its boundary)", "20-10",
         replace(TWO, resize="dct", boundaries=(speed_boundary(CUT_POWER),)), grid="shift",
     ),
-    Row("selflift", "SelfLift-zero", "20-10", TWO, rival="selflift"),
+    Row("selflift", "SelfLift-zero", "20-10", TWO, shift=8.0, rival="selflift"),
     Row("jenga", "ProRes of Jenga, as in LightX2V", "9-9", TWO, shift=8.0, rival="jenga"),
 )  # fmt: skip
 
@@ -279,10 +285,7 @@ FULL_SIZE_ONLY = tuple(
         _lifted(ON_WORLD, "20-10"), _lifted(FITTED, "20-10"), _lifted(THROUGH_PIXELS, "20-10"), _lifted(WITHOUT, "20-10"),
         *(_with_boundary(ON_WORLD, boundary) for boundary in (0.9, 0.95)),
         _at_three_quarters("20-10"),
-        replace(
-            _at_three_quarters("20-10"), name="three-quarters-0.9", label=f"at three quarters, {LIFTS[ON_WORLD]}, boundary 0.9",
-            spec=replace(THREE_QUARTERS, boundaries=(0.9,)),
-        ),
+        EARLY_AT_THREE_QUARTERS,
         *(_full_size_first(steps, _lifted(ON_WORLD, "20-10")) for steps in (2, 5)),
         _full_size_first(5, _at_three_quarters("20-10")),
     )
@@ -296,12 +299,20 @@ def _scanned(name: str, label: str, steps: str = "8-3", boundary: float = 0.8, *
     return Row(f"scan-{name}", label, steps, spec, grid="shift", lift=FITTED, clips=64, **settings)
 
 
+DIVIDED = tuple(
+    _scanned(f"{steps}-{boundary}", f"boundary {boundary:g}", steps, boundary)
+    for boundary in (0.602, 0.7, 0.8, 0.9, 0.95)
+    for steps in ("3-4", "8-3", "13-2")
+)
+DIVIDED_LARGER = tuple(
+    _scanned(f"{steps}-{boundary}", f"boundary {boundary:g}", steps, boundary)
+    for boundary in (0.8, 0.9)
+    for steps in ("4-13", "8-12")
+)
+"""Divisions of the cost of 20-10."""
+
 SCAN = (
-    *(
-        _scanned(f"{steps}-{boundary}", f"boundary {boundary:g}", steps, boundary)
-        for boundary in (0.602, 0.7, 0.8, 0.9, 0.95)
-        for steps in ("3-4", "8-3", "13-2")
-    ),
+    *DIVIDED,
     *(_scanned(f"cfg-{cfg}", f"boundary 0.8, cfg {cfg}", cfg=cfg) for cfg in ("6-4", "4-6", "4-2")),
     *(_scanned(f"shift-{shift:g}", f"boundary 0.8, shift {shift:g}", shift=shift) for shift in (3.0, 8.0)),
 )
@@ -412,6 +423,16 @@ OF_LEAVES = tuple(
         *(_lifted(WITHOUT, steps) for steps in ("20-10", "4-2")),
     )
 )
+BOUNDARIES_OF_LEAVES = tuple(
+    _of_leaves(row)
+    for row in (
+        _plain(20), _plain(14), _plain(5),
+        *(_with_boundary(FITTED, boundary) for boundary in (0.9, 0.95)),
+        _at_three_quarters("20-10"), EARLY_AT_THREE_QUARTERS,
+        *DIVIDED_LARGER,
+        *(row for row in DIVIDED if row.steps != "13-2" and row.spec.boundaries in ((0.8,), (0.9,))),
+    )
+)  # fmt: skip
 EQUAL_COST_OF_LEAVES = {f"leaves-{row}": f"leaves-{plain}" for row, plain in EQUAL_COST.items()}
 
 
@@ -451,6 +472,7 @@ GROUPS = (
         "row. Camera: movement along the prompt's direction, relative to the reference. The guidance scale is 2 instead of 4, "
         "at which contrast is too high.",
     ),
+    Group("Dead leaves, stock weights: other boundaries", (PLAIN_LEAVES, *BOUNDARIES_OF_LEAVES), 2.0),
     Group("Stock weights: as many steps, with and without a small stage", (_plain(30), *SAME_STEPS), 2.0, SAME_STEPS_AS),
     Group(
         "Weights that have never seen a small video",
@@ -461,6 +483,7 @@ GROUPS = (
     ),
     Group("Stock weights: other boundaries and stages", (BASE, *BOUNDARIES), 2.0),
     Group("Stock weights: how to divide the cost of five steps", (BASE, *SCAN), 2.0),
+    Group("Stock weights: how to divide the cost of 20-10", (BASE, replace(_plain(14), clips=64), *DIVIDED_LARGER), 2.0),
     Group("Stock weights: other methods", (BASE, *RIVALS), 2.0),
     Group("Stock weights with a four-step LoRA", (WITH_FOUR_STEP_LORA, *FOUR_STEPS), 2.0),
     Group("Image to video, stock weights", (PLAIN_FROM_IMAGE, *FROM_IMAGE), 5.0),
