@@ -7,6 +7,10 @@ import pytest
 from messages import MESSAGES, quotes
 
 from benchmarks import cards, written_page
+from pyramid.flops import WAN_DIMENSIONS, schedule_cost, total_tflops
+from pyramid.schedules import parse_steps
+from pyramid.sizes import VideoSize
+from pyramid.stages import PRESETS, STOCK
 from tools.graphs import WORKFLOWS, title
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -54,3 +58,16 @@ def test_pages_name_graphs_by_their_titles(page):
 def test_the_tables_are_what_the_script_prints():
     """After a change: .venv/bin/python -m benchmarks.cards --write docs/artists.md"""
     assert written_page.block(cards.SCRIPT, cards.table()) in read(ROOT / "docs" / "artists.md")
+
+
+def test_the_steps_of_the_artists_guide_cost_as_much_as_the_plain_ones():
+    rows = re.findall(r"^\| (\d+) plain steps \| `(\S+)` \| `(\S+)` \|$", read(ROOT / "docs" / "artists.md"), re.MULTILINE)
+    assert [int(plain) for plain, *_ in rows] == [20, 10, 6, 4]
+    for plain, *cells in rows:
+        for steps, (width, height) in zip(cells, ((832, 480), (1280, 720)), strict=True):
+            full = VideoSize(width, height, 81).latent
+            costs = [
+                total_tflops(schedule_cost(spec.at_size(full), full, count, WAN_DIMENSIONS["14B"]))
+                for spec, count in ((STOCK, parse_steps(steps, 2)), (PRESETS["plain"], (int(plain),)))
+            ]
+            assert 0.93 < costs[0] / costs[1] < 1.005, (plain, steps, width)
