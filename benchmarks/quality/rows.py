@@ -304,6 +304,8 @@ DIVIDED = tuple(
     for boundary in (0.602, 0.7, 0.8, 0.9, 0.95)
     for steps in ("3-4", "8-3", "13-2")
 )
+"""Divisions of the cost of five plain steps."""
+
 DIVIDED_LARGER = tuple(
     _scanned(f"{steps}-{boundary}", f"boundary {boundary:g}", steps, boundary)
     for boundary in (0.8, 0.9)
