@@ -14,7 +14,7 @@ from tiny_wan.leaves.scenes import PLACES, TINTS
 from tiny_wan.worlds import LEAVES, SHAPES
 
 BY_NAME = {row.name: row for row in ROWS}
-(GROUP,) = [group for group in GROUPS if group.rows[0].world == LEAVES.name]
+GROUP, BOUNDARIES = (group for group in GROUPS if group.rows[0].world == LEAVES.name)
 
 
 @pytest.fixture
@@ -41,8 +41,10 @@ def results_of(measurements, name):
 
 def test_rows_have_the_settings_of_those_of_the_shapes_and_other_weights():
     assert [row.name for row in GROUP.rows[:4]] == [f"leaves-plain-{steps}" for steps in (50, 10, 6, 4)]
-    for row in GROUP.rows:
-        usual = BY_NAME[row.name.removeprefix("leaves-")]
+    rows = {row: BY_NAME.get(row.name.removeprefix("leaves-")) for row in (*GROUP.rows, *BOUNDARIES.rows)}
+    alone = {"leaves-none-4-2", "leaves-plain-20", "leaves-auto-0.95", "leaves-three-quarters-0.9"}
+    assert {row.name for row, usual in rows.items() if usual is None} == alone
+    for row, usual in ((row, usual) for row, usual in rows.items() if usual is not None):
         assert (row.steps, row.spec, row.lift, row.cfg) == (usual.steps, usual.spec, usual.lift, "2")
         assert not set(row.weights) & set(usual.weights)
         assert results.lift_folder(row) != results.lift_folder(usual)
