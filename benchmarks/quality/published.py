@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 NOT_RUN = "not run"
@@ -20,10 +20,12 @@ class Published:
     Attributes:
         number: Clips of each row; 0 of an empty section.
         tables: Cells by column, for each row, a pair of label and steps; first the accuracies, then the other table.
+        lines: The lines of every table, by the table's heading.
     """
 
     number: int = 0
     tables: tuple[Mapping[tuple[str, str], Mapping[str, str]], ...] = field(default=({}, {}))
+    lines: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, section: str) -> Published:
@@ -31,7 +33,8 @@ class Published:
         number, tables = NUMBER.match(section), list(_tables(section))
         if number is None or len(tables) < 2:
             return cls()
-        return cls(int(number[1]), tuple(tables[:2]))
+        blocks = [[line for line in block.splitlines() if line.startswith("|")] for block in section.split("\n\n")]
+        return cls(int(number[1]), tuple(tables[:2]), {block[0]: block[2:] for block in blocks if block})
 
     def cells(self, table: int, key: tuple[str, str], columns: list[str]) -> list[str] | None:
         """Return a row's cells in these columns, or None if the section does not have them."""
@@ -41,6 +44,11 @@ class Published:
         absent = SATURATED if table == 0 else None
         cells = [row.get(column, absent) for column in columns]
         return None if None in cells else [cell for cell in cells if cell is not None]
+
+    def line(self, heading: str, start: str) -> str | None:
+        """Return the measured line of a table that begins like this, or None if the section has none."""
+        lines = self.lines.get(heading, ())
+        return next((line for line in lines if line.startswith(start) and NOT_RUN not in line), None)
 
     def columns(self) -> set[str]:
         """Return the columns of the table of accuracies."""

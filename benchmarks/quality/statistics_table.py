@@ -11,7 +11,7 @@ from tiny_wan.leaves.scenes import CAMERA
 from tiny_wan.world.metrics import Interval
 from tiny_wan.world.octaves import OCTAVES, patch_distances
 
-from .published import NOT_RUN
+from .published import NOT_RUN, NOTHING, Published
 from .results import Results, captions
 from .rows import Row
 
@@ -20,7 +20,7 @@ RENDERED = "rendered clips, not decoded"
 
 
 def statistics_table(
-    rows: Sequence[Row], results_by_row: Mapping[str, Results], data: Results, rendered: Results
+    rows: Sequence[Row], results_by_row: Mapping[str, Results], data: Results, rendered: Results, published: Published = NOTHING
 ) -> Iterator[str]:
     """Yield the lines of the energies, patches and camera movements.
 
@@ -29,16 +29,21 @@ def statistics_table(
         results_by_row: Measurements by name of the row.
         data: The reference, rendered clips that were decoded.
         rendered: The same clips before that.
+        published: The section so far, which has the lines of rows that were measured earlier.
     """
     columns = [f"energy, octave {octave + 1}" for octave in range(OCTAVES)] + ["patches", "camera"]
-    yield "| row | steps | " + " | ".join(columns) + " |"
+    heading = "| row | steps | " + " | ".join(columns) + " |"
+    yield heading
     yield "|---" * (2 + len(columns)) + "|"
     yield f"| {RENDERED} | | " + " | ".join(_cells(rendered, data, None)) + " |"
     first = results_by_row[rows[0].name]
     for row in rows:
         results = results_by_row.get(row.name)
-        cells = [NOT_RUN] * len(columns) if results is None else _cells(results, data, None if row is rows[0] else first)
-        yield f"| {row.label} | {row.steps} | " + " | ".join(cells) + " |"
+        start = f"| {row.label} | {row.steps} | "
+        if results is None:
+            yield published.line(heading, start) or start + " | ".join([NOT_RUN] * len(columns)) + " |"
+        else:
+            yield start + " | ".join(_cells(results, data, None if row is rows[0] else first)) + " |"
 
 
 def reading_line(data: Results) -> str:

@@ -138,18 +138,21 @@ def other_table(
         yield f"| {row.label} | {row.steps} | {shares} | " + " | ".join(cells) + " |"
 
 
-def comparison_table(group: Group, results_by_row: Mapping[str, Results], data: Results) -> Iterator[str]:
+def comparison_table(
+    group: Group, results_by_row: Mapping[str, Results], data: Results, published: Published = NOTHING
+) -> Iterator[str]:
     """Yield the lines that compare training-free rows with plain ones of at least the same cost."""
     by_name, dimensions = {row.name: row for row in group.rows}, tiny(group.rows[0])
     plain_cost, every = cost(group.rows[0], TINY_SHAPE, dimensions), ALL[group.rows[0].world]
-    yield f"| row | steps | cost | than | cost | {every}, difference in points | distance | fine detail | coarser detail |"
+    heading = f"| row | steps | cost | than | cost | {every}, difference in points | distance | fine detail | coarser detail |"
+    yield heading
     yield "|---" * 9 + "|"
     for name, other in group.equal_cost.items():
         row, plain = by_name[name], by_name[other]
         shares = [f"{cost(each, TINY_SHAPE, dimensions) / plain_cost:.1%}" for each in (row, plain)]
         start = f"| {row.label} | {row.steps} | {shares[0]} | {plain.label} | {shares[1]} | "
         if name not in results_by_row or other not in results_by_row:
-            yield start + " | ".join(["not run"] * 4) + " |"
+            yield published.line(heading, start) or start + " | ".join([MISSING] * 4) + " |"
             continue
         results, against = results_by_row[name], results_by_row[other]
         interval = difference(results, against, every)
@@ -211,7 +214,7 @@ def group_lines(
     lines += [f"Rows that were measured earlier and not again: {len(older)}."] if older else []
     lines += ["", *accuracy_table(group, measured, published), "", *other_table(group.rows, measured, compared, published)]
     if group.equal_cost:
-        lines += ["", "At no more than the cost of a plain run:", "", *comparison_table(group, measured, compared)]
+        lines += ["", "At no more than the cost of a plain run:", "", *comparison_table(group, measured, compared, published)]
     if reference.decoded:
         rendered = data[replace(reference, decoded=False)].first(number)
         lines += [
@@ -220,7 +223,7 @@ def group_lines(
             "",
             "Statistics in octaves of space:",
             "",
-            *statistics_table(group.rows, measured, compared, rendered),
+            *statistics_table(group.rows, measured, compared, rendered, published),
         ]
     return [*lines, "", group.note] if group.note else lines
 

@@ -210,6 +210,19 @@ def test_rows_whose_weights_are_gone_keep_their_results(folder):
     ]
 
 
+def test_comparisons_at_equal_cost_are_kept_where_a_row_is_not_measured_again(folder):
+    group = next(group for group in GROUPS if group.equal_cost)
+    by_name, _ = measured_groups(PLAIN, "linear-8-6", "plain-10")
+    before = tables.page([group], by_name, {Reference(): by_name[PLAIN]})
+    (line,) = (
+        line for line in before.splitlines() if "| 8-6 |" in line and "| plain, 10 steps |" in line and "against" in line
+    )
+    by_name = {PLAIN: by_name[PLAIN], "plain-10": results_with("plain-10", np.zeros((256, 6), dtype=int))}
+    text = tables.page([group], by_name, {Reference(): by_name[PLAIN]}, before=before)
+    assert line in text.splitlines()
+    assert line not in tables.page([group], by_name, {Reference(): by_name[PLAIN]}).splitlines()
+
+
 def test_a_group_is_compared_on_the_clips_that_all_of_its_rows_have(folder):
     by_name, groups = measured_groups(PLAIN)
     by_name["plain-4"] = results_with("plain-4", np.ones((64, 6), dtype=int))

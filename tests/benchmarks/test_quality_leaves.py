@@ -85,6 +85,17 @@ def test_the_statistics_of_a_row_are_relative_to_the_reference(folder, measured)
     assert sum("not run" in line for line in lines) == len(GROUP.rows) - 2
 
 
+def test_statistics_are_kept_where_a_row_is_not_measured_again(folder, measured):
+    data, blurred = (results_of(part, name) for part, name in zip(measured, ("a", "b"), strict=True))
+    references = {GROUP.rows[0].reference: data, Reference("leaves"): data}
+    before = tables.page([GROUP], {"leaves-plain-50": data, "leaves-plain-4": blurred}, references)
+    kept = [line for line in before.splitlines() if line.startswith("| plain, 4 steps") and "not run" not in line]
+    again = {"leaves-plain-50": data, "leaves-plain-6": blurred}
+    text = tables.page([GROUP], again, references, before=before)
+    assert len(kept) == 3 and set(kept) <= set(text.splitlines())
+    assert not set(kept) & set(tables.page([GROUP], again, references).splitlines())
+
+
 def test_the_interval_of_a_distance_is_of_paired_clips(measured):
     moments, blurred = (np.array(part["patches"]) for part in measured)
     interval = statistics_table.distance_interval(blurred, moments, moments)
